@@ -1,0 +1,43 @@
+"""What every test gets: one thread, no hub, a fixed seed, and the reference material where it is present."""
+
+import os
+
+# Set before any library reads them. One thread: tests are small, and several test processes may share a machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SEED = 1234
+
+
+@pytest.fixture(scope="session")
+def root():
+    """Path of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Path of the reference material (goldens, real tokenizer, upstream's sample files); skips where it is absent."""
+    path = Path(os.environ.get("PADDLE_XC2_SHARED") or ROOT.parent / "shared")
+    if not (path / "goldens").is_dir():
+        pytest.skip(f"no reference material at {path}; PADDLE_XC2_SHARED names another place")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    """Starts each test from the same random state, whichever tests ran before it. Paddle only where it is in use."""
+    random.seed(SEED)
+    np.random.seed(SEED)
+    if "paddle" in sys.modules:
+        sys.modules["paddle"].seed(SEED)
