@@ -1,0 +1,26 @@
+"""InternLM-XComposer2 on PaddlePaddle: convert, fine-tune, chat.
+
+Importing this package is cheap: Paddle is imported when one of the names below is first used.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "XComposer2Config": "paddle_xc2.configuration",
+    "XComposer2ForCausalLM": "paddle_xc2.models.xcomposer2",
+    "XComposer2Tokenizer": "paddle_xc2.data.tokenizer",
+    "XComposer2Processor": "paddle_xc2.data.processor",
+}
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name):
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,168 @@
+"""XComposer2Config: sizes of the language model, the vision encoder and the projector; it checks itself."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass, fields
+
+from paddlenlp.transformers import PretrainedConfig
+
+from paddle_xc2.families import Family, detect_family, family_named
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Sizes of the CLIP vision transformer; the defaults are those of CLIP ViT-L/14.
+
+    Attributes:
+        hidden_size, intermediate_size, num_hidden_layers, num_attention_heads: the usual ones.
+        patch_size: pixels, side of a patch.
+        layer_norm_eps: epsilon of every layer norm.
+        hidden_act: "quick_gelu" is CLIP's.
+    """
+
+    hidden_size: int = 1024
+    intermediate_size: int = 4096
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    patch_size: int = 14
+    layer_norm_eps: float = 1e-5
+    hidden_act: str = "quick_gelu"
+
+    @classmethod
+    def from_dict(cls, values: dict) -> VisionConfig:
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+
+ROPE_SCALING_TYPES = ("linear", "dynamic")
+
+
+class XComposer2Config(PretrainedConfig):
+    """Configuration of an XComposer2 model.
+
+    Follows upstream's `configuration_internlm_xcomposer2.py`; unknown keys of a config.json are kept and written back.
+
+    Args:
+        vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads: decoder sizes.
+        img_size: pixels, side of the square image; None takes the family's.
+        vision_config: sizes of the ViT, keys as in `VisionConfig`.
+        rope_scaling: None or {"type": "linear" | "dynamic", "factor": float}.
+        xc2_family: name of the row in `families.py`; None detects it.
+        chat_layout: None (upstream's own chat layout) or "as_trained" (the layout of the fine-tuning data).
+    Raises: ValueError naming every value that contradicts another.
+    """
+
+    model_type = "internlmxcomposer2"
+
+    def __init__(
+        self,
+        vocab_size: int = 92544,
+        hidden_size: int = 4096,
+        intermediate_size: int = 14336,
+        num_hidden_layers: int = 32,
+        num_attention_heads: int = 32,
+        num_key_value_heads: int | None = 8,
+        hidden_act: str = "silu",
+        max_position_embeddings: int = 32768,
+        initializer_range: float = 0.02,
+        rms_norm_eps: float = 1e-5,
+        bias: bool = False,
+        rope_theta: float = 1000000.0,
+        rope_scaling: dict | None = None,
+        max_length: int = 4096,
+        img_size: int | None = None,
+        vision_config: dict | None = None,
+        xc2_family: str | None = None,
+        chat_layout: str | None = None,
+        use_recompute: bool = False,
+        **kwargs,
+    ):
+        kwargs.setdefault("architectures", ["InternLMXComposer2ForCausalLM"])
+        kwargs.setdefault("bos_token_id", 1)
+        kwargs.setdefault("eos_token_id", 2)
+        kwargs.setdefault("pad_token_id", 2)
+        kwargs.setdefault("tie_word_embeddings", False)
+        super().__init__(**kwargs)
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.intermediate_size = intermediate_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = num_attention_heads if num_key_value_heads is None else num_key_value_heads
+        self.hidden_act = hidden_act
+        self.max_position_embeddings = max_position_embeddings
+        self.initializer_range = initializer_range
+        self.rms_norm_eps = rms_norm_eps
+        self.bias = bias
+        self.rope_theta = rope_theta
+        self.rope_scaling = rope_scaling
+        self.max_length = max_length
+        self.use_recompute = use_recompute
+        self.chat_layout = chat_layout
+        if xc2_family is None:
+            detected = {"architectures": self.architectures, "img_size": img_size, "model_type": kwargs.get("model_type")}
+            xc2_family = detect_family(detected, source="XComposer2Config").name
+        self.xc2_family = xc2_family
+        self.img_size = self.family.image_size if img_size is None else img_size
+        self.vision_config = asdict(VisionConfig.from_dict(vision_config or {}))
+        self.check()
+
+    @property
+    def family(self) -> Family:
+        return family_named(self.xc2_family)
+
+    @property
+    def vision(self) -> VisionConfig:
+        return VisionConfig.from_dict(self.vision_config)
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def patches_per_side(self) -> int:
+        return self.img_size // self.vision.patch_size
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Tokens that one image takes in the sequence."""
+        return self.patches_per_side**2
+
+    def check(self) -> None:
+        """Raises: ValueError naming every value that contradicts another."""
+        wrong = []
+        vision = self.vision
+        if self.hidden_size % self.num_attention_heads:
+            wrong.append(f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}")
+        elif self.head_dim % 2:
+            wrong.append(f"hidden_size / num_attention_heads is {self.head_dim}, but rotary embedding needs an even number")
+        if self.num_attention_heads % self.num_key_value_heads:
+            wrong.append(
+                f"num_attention_heads {self.num_attention_heads} is no multiple of num_key_value_heads {self.num_key_value_heads}"
+            )
+        if vision.hidden_size % vision.num_attention_heads:
+            wrong.append(
+                f"vision_config: hidden_size {vision.hidden_size} is no multiple of num_attention_heads {vision.num_attention_heads}"
+            )
+        if self.img_size % vision.patch_size:
+            wrong.append(f"img_size {self.img_size} is no multiple of the patch size {vision.patch_size}")
+        if vision.hidden_act != "quick_gelu":
+            wrong.append(f'vision_config: hidden_act "{vision.hidden_act}" is not supported, only "quick_gelu"')
+        if self.hidden_act != "silu":
+            wrong.append(f'hidden_act "{self.hidden_act}" is not supported, only "silu"')
+        if self.rope_scaling is not None:
+            kind, factor = self.rope_scaling.get("type"), self.rope_scaling.get("factor")
+            if kind not in ROPE_SCALING_TYPES:
+                wrong.append(f'rope_scaling: type "{kind}" is not one of {", ".join(ROPE_SCALING_TYPES)}')
+            if not isinstance(factor, (int, float)) or factor < 1:
+                wrong.append(f"rope_scaling: factor is {factor!r}, but must be a number of at least 1")
+        if self.bias:
+            wrong.append("bias true is not supported: no released checkpoint has biases in the language model")
+        if self.chat_layout not in (None, "as_trained", "official"):
+            wrong.append(f'chat_layout "{self.chat_layout}" is not one of as_trained, official')
+        if wrong:
+            raise ValueError("the model configuration does not hold together: " + "; ".join(wrong))
+
+    def copy(self) -> XComposer2Config:
+        return copy.deepcopy(self)

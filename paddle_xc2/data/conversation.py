@@ -1,0 +1,102 @@
+"""Message and Conversation: the one sample type that every JSON dialect becomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER, RESERVED
+
+ROLES = ("system", "user", "assistant")
+
+
+class DataError(ValueError):
+    """A record that can't be used. The message says what is wrong, where, and what to do."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn.
+
+    Attributes:
+        role: who speaks.
+        text: what is said, with one `<ImageHere>` where each image belongs.
+    """
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A sample, or the prompt of a chat.
+
+    Attributes:
+        messages: the turns in order.
+        images: one path (or PIL image, in chat) per `<ImageHere>`, in reading order.
+        source: where it came from, for messages to the user: "train.json[17]".
+    """
+
+    messages: tuple[Message, ...]
+    images: tuple[Path | object, ...] = ()
+    source: str = "conversation"
+
+    def __post_init__(self):
+        check(self)
+
+
+def check(conversation: Conversation) -> None:
+    """Raises: DataError if the conversation breaks a rule that training and chat both need."""
+    source, messages = conversation.source, conversation.messages
+    if not messages:
+        raise DataError(f"{source}: there is no message; a conversation needs at least one question")
+    for index, message in enumerate(messages):
+        if message.role not in ROLES:
+            raise DataError(f'{source}: message {index} has role "{message.role}"; use one of {", ".join(ROLES)}')
+        if message.role == "system" and index > 0:
+            raise DataError(f"{source}: message {index} is a system turn; only the first message can be one")
+        if index > 0 and message.role == messages[index - 1].role:
+            raise DataError(
+                f"{source}: messages {index - 1} and {index} are both from the {message.role}; "
+                "question and answer must alternate"
+            )
+        for reserved in RESERVED:
+            if reserved in message.text:
+                raise DataError(
+                    f"{source}: message {index} holds {reserved}, which the prompt template uses itself; "
+                    "remove it or write it differently"
+                )
+    first = messages[1] if messages[0].role == "system" and len(messages) > 1 else messages[0]
+    if first.role != "user":
+        raise DataError(f"{source}: the conversation starts with the {first.role}; the first turn must be the user's")
+    num_placeholders = sum(message.text.count(IMAGE_PLACEHOLDER) for message in messages)
+    if num_placeholders != len(conversation.images):
+        raise DataError(
+            f"{source}: the messages hold {num_placeholders} {IMAGE_PLACEHOLDER} but {len(conversation.images)} "
+            f"image{'s are' if len(conversation.images) != 1 else ' is'} given; write one {IMAGE_PLACEHOLDER} per image"
+        )
+    for index, message in enumerate(messages):
+        if message.role == "assistant":
+            if not message.text.strip():
+                raise DataError(f"{source}: message {index} (assistant) is empty; write the answer or remove the turn")
+
+
+def check_trainable(conversation: Conversation) -> None:
+    """Raises: DataError if there is no answer to learn, or the last turn is a question nobody answers."""
+    if conversation.messages[-1].role != "assistant":
+        raise DataError(
+            f"{conversation.source}: the last message is from the {conversation.messages[-1].role}; "
+            "a training sample must end with the assistant's answer"
+        )
+
+
+def place_leading_image(messages: tuple[Message, ...], num_images: int) -> tuple[Message, ...]:
+    """One image and no placeholder anywhere: the image goes before the first question (as XComposer-2.5 does)."""
+    if num_images != 1 or any(IMAGE_PLACEHOLDER in message.text for message in messages):
+        return messages
+    first_user = next((i for i, message in enumerate(messages) if message.role == "user"), None)
+    if first_user is None:
+        return messages
+    placed = Message("user", IMAGE_PLACEHOLDER + messages[first_user].text)
+    return messages[:first_user] + (placed,) + messages[first_user + 1 :]

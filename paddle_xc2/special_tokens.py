@@ -1,0 +1,18 @@
+"""The only place where special-token strings and reserved ids are written."""
+
+# Token ids that no model computes with.
+IGNORE_INDEX = -100  # in labels: this position is not trained
+IMAGE_SLOT_ID = 0  # in input_ids where image_mask is true; the embedding there is replaced, so any valid id would do
+
+# Placeholders that users write in their texts.
+IMAGE_PLACEHOLDER = "<ImageHere>"  # XComposer2: one per image, at its place
+
+# Pieces of InternLM2's tokenizer.
+BOS = "<s>"
+EOS = "</s>"
+UNK = "<unk>"
+TURN_START = "[UNUSED_TOKEN_146]"  # XComposer2 opens every message with it
+TURN_END = "[UNUSED_TOKEN_145]"  # ... and closes it with this one; generation stops here
+
+# Strings that belong to the template. A message that holds one could forge turns, so it is refused.
+RESERVED = (BOS, EOS, TURN_START, TURN_END)
