@@ -49,6 +49,7 @@ class XComposer2Config(PretrainedConfig):
         vision_config: sizes of the ViT, keys as in `VisionConfig`.
         rope_scaling: None or {"type": "linear" | "dynamic", "factor": float}.
         xc2_family: name of the row in `families.py`; None detects it.
+        plora_dropout: dropout on the input of PLoRA's update while training; upstream's is 0.05.
         chat_layout: None (upstream's own chat layout) or "as_trained" (the layout of the fine-tuning data).
     Raises: ValueError naming every value that contradicts another.
     """
@@ -75,6 +76,7 @@ class XComposer2Config(PretrainedConfig):
         vision_config: dict | None = None,
         xc2_family: str | None = None,
         chat_layout: str | None = None,
+        plora_dropout: float = 0.05,
         use_recompute: bool = False,
         **kwargs,
     ):
@@ -100,6 +102,7 @@ class XComposer2Config(PretrainedConfig):
         self.max_length = max_length
         self.use_recompute = use_recompute
         self.chat_layout = chat_layout
+        self.plora_dropout = plora_dropout
         if xc2_family is None:
             detected = {"architectures": self.architectures, "img_size": img_size, "model_type": kwargs.get("model_type")}
             xc2_family = detect_family(detected, source="XComposer2Config").name

@@ -42,7 +42,7 @@ class Family:
         name: the row's name, written into converted checkpoints.
         released_names: hub names whose checkpoints belong to it.
         image_size: pixels, side of the square that an image is squashed to.
-        plora: whether linear layers carry PLoRA matrices (rank and alpha below) for image tokens.
+        plora_rank, plora_alpha: of the PLoRA matrices beside every linear layer of the decoder.
         template: the text layout.
         meta_instruction: default system turn of chat; "" is none.
         chat_bos_at_every_text: upstream's chat puts BOS before every text between images (training does not), and
@@ -53,7 +53,6 @@ class Family:
     name: str
     released_names: tuple[str, ...]
     image_size: int
-    plora: bool = True
     plora_rank: int = 256
     plora_alpha: float = 256.0
     template: Template = XCOMPOSER2_TEMPLATE

@@ -1,0 +1,140 @@
+"""Softmax attention whose memory grows with the sequence, not with its square.
+
+Scores are computed for a chunk of queries at a time and computed again in the backward pass (arXiv:2205.14135 without the
+fused kernel), so that no [seq, seq] matrix is ever kept. Grouped key and value heads are never repeated: the queries of a
+group are rows of one product. On a GPU with tensor cores of compute capability 8 or more, Paddle's flash attention does the
+same; the code here is its reference.
+"""
+
+from __future__ import annotations
+
+import math
+
+import paddle
+import paddle.nn.functional as F
+from paddle.autograd import PyLayer
+
+# Elements of one chunk of scores. 2^21 float32 are 8 MB: measured best on 2 cores between 2^19 and 2^24.
+CHUNK_ELEMENTS = 2**21
+
+
+def attention(query, key, value, segments=None, causal=True):
+    """Scaled dot-product attention with grouped key and value heads.
+
+    Query head h uses key head h // (heads / kv_heads). The last query stands at the last key (cached decoding).
+
+    Args:
+        query: float [batch, queries, heads, head_dim].
+        key, value: float [batch, keys, kv_heads, head_dim], keys >= queries.
+        segments: int [batch, keys] or None. A query sees only keys of its own segment; padding is a segment like any
+            other, so that no row of scores is ever empty.
+        causal: whether a query sees only keys up to its own position.
+    Returns: float [batch, queries, heads, head_dim], dtype of `query`. Softmax is float32.
+    """
+    if _flash_attention_serves(query):
+        return _flash_attention(query, key, value, segments, causal)
+    batch, num_queries, heads, head_dim = query.shape
+    kv_heads = key.shape[2]
+    group = heads // kv_heads
+    # [batch, kv_heads, queries * group, head_dim]: the heads of a group are neighbouring rows of one product.
+    query = (query * (1.0 / math.sqrt(head_dim))).reshape([batch, num_queries, kv_heads, group, head_dim])
+    query = query.transpose([0, 2, 1, 3, 4]).reshape([batch, kv_heads, num_queries * group, head_dim])
+    key = key.transpose([0, 2, 1, 3])
+    value = value.transpose([0, 2, 1, 3])
+    if num_queries == 1 and segments is None:
+        weights = F.softmax(paddle.matmul(query, key, transpose_y=True).astype("float32"), axis=-1)
+        out = paddle.matmul(weights.astype(value.dtype), value)
+    else:
+        out = _ChunkedAttention.apply(query, key, value, segments, group, causal)
+    out = out.reshape([batch, kv_heads, num_queries, group, head_dim]).transpose([0, 2, 1, 3, 4])
+    return out.reshape([batch, num_queries, heads, head_dim])
+
+
+class _ChunkedAttention(PyLayer):
+    """query [batch, kv_heads, queries * group, head_dim], already scaled; key, value [batch, kv_heads, keys, head_dim]."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, segments, group, causal):
+        ctx.save_for_backward(query, key, value)
+        ctx.segments, ctx.group, ctx.causal = segments, group, causal
+        out = [
+            paddle.matmul(weights, value[:, :, :visible])
+            for _, visible, weights in _weight_chunks(query, key, segments, group, causal)
+        ]
+        return out[0] if len(out) == 1 else paddle.concat(out, axis=2)
+
+    @staticmethod
+    def backward(ctx, grad):
+        query, key, value = ctx.saved_tensor()
+        grad_query, grad_key, grad_value = [], None, None
+        for rows, visible, weights in _weight_chunks(query, key, ctx.segments, ctx.group, ctx.causal):
+            seen_key, seen_value, grad_rows = key[:, :, :visible], value[:, :, :visible], grad[:, :, rows]
+            grad_weights = paddle.matmul(grad_rows, seen_value, transpose_y=True).astype("float32")
+            weights32 = weights.astype("float32")
+            mean = (grad_weights * weights32).sum(axis=-1, keepdim=True)
+            grad_scores = ((grad_weights - mean) * weights32).astype(query.dtype)
+            grad_query.append(paddle.matmul(grad_scores, seen_key))
+            grad_key = _add(grad_key, paddle.matmul(grad_scores, query[:, :, rows], transpose_x=True), key.shape[2])
+            grad_value = _add(grad_value, paddle.matmul(weights, grad_rows, transpose_x=True), key.shape[2])
+        grad_query = grad_query[0] if len(grad_query) == 1 else paddle.concat(grad_query, axis=2)
+        return grad_query, grad_key, grad_value
+
+
+def _weight_chunks(query, key, segments, group, causal):
+    """Yields (rows, visible, weights): attention weights of a slice of query rows over the first `visible` keys."""
+    batch, kv_heads, num_rows, _ = query.shape
+    num_queries, num_keys = num_rows // group, key.shape[2]
+    offset = num_keys - num_queries
+    per_chunk = max(1, min(num_queries, CHUNK_ELEMENTS // (batch * kv_heads * group * num_keys)))
+    positions = paddle.arange(num_keys)
+    for start in range(0, num_queries, per_chunk):
+        stop = min(start + per_chunk, num_queries)
+        visible = offset + stop if causal else num_keys
+        rows = slice(start * group, stop * group)
+        scores = paddle.matmul(query[:, :, rows], key[:, :, :visible], transpose_y=True).astype("float32")
+        allowed = None
+        if causal and visible > 1:
+            allowed = (positions[offset + start : offset + stop].unsqueeze(1) >= positions[:visible]).unsqueeze(0)
+        if segments is not None:
+            same = segments[:, offset + start : offset + stop].unsqueeze(2) == segments[:, :visible].unsqueeze(1)
+            allowed = same if allowed is None else paddle.logical_and(allowed, same)
+        if allowed is not None:
+            # [1 or batch, chunk, visible] -> [1 or batch, 1, chunk, 1, visible]; every row keeps its own position.
+            bias = (1.0 - allowed.astype("float32")) * -1e30
+            shape = [batch, kv_heads, stop - start, group, visible]
+            scores = (scores.reshape(shape) + bias.unsqueeze(1).unsqueeze(3)).reshape([batch, kv_heads, -1, visible])
+        yield rows, visible, F.softmax(scores, axis=-1).astype(query.dtype)
+
+
+def _add(total, part, num_keys):
+    """Adds the gradient of the first part.shape[2] keys to `total` [batch, kv_heads, num_keys, head_dim]."""
+    missing = num_keys - part.shape[2]
+    if missing:
+        part = paddle.concat([part, paddle.zeros([*part.shape[:2], missing, part.shape[3]], part.dtype)], axis=2)
+    return part if total is None else total + part
+
+
+def _flash_attention_serves(query):
+    return (
+        query.place.is_gpu_place()
+        and query.dtype in (paddle.float16, paddle.bfloat16)
+        and paddle.device.cuda.get_device_capability()[0] >= 8
+    )
+
+
+def _flash_attention(query, key, value, segments, causal):
+    """The same through Paddle's kernels (arXiv:2307.08691); segments as column bounds of flashmask (arXiv:2410.01359)."""
+    from paddle.nn.functional.flash_attention import flash_attention, flashmask_attention
+
+    if segments is None or query.shape[1] == 1:
+        if segments is None:
+            return flash_attention(query, key, value, causal=causal and query.shape[1] > 1)[0]
+        allowed = (segments[:, -1:] == segments).unsqueeze(1).unsqueeze(1)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+    # A key is hidden from the rows at and below the end of its segment; causality hides the rows above it.
+    changes = paddle.concat([segments[:, 1:] != segments[:, :-1], paddle.ones_like(segments[:, :1], dtype="bool")], axis=1)
+    num_keys = segments.shape[1]
+    ends = paddle.where(changes, paddle.arange(1, num_keys + 1).expand_as(segments), paddle.full_like(segments, num_keys))
+    ends = paddle.flip(paddle.cummin(paddle.flip(ends, [1]), axis=1)[0], [1])
+    bounds = ends.unsqueeze(1).unsqueeze(-1).astype("int32")  # [batch, 1, keys, 1]
+    return flashmask_attention(query, key, value, startend_row_indices=bounds, causal=causal)

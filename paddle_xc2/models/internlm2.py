@@ -1,0 +1,212 @@
+"""InternLM2's decoder: norm, rotary embedding, attention, MLP, layer, stack.
+
+Follows arXiv:2403.17297 and `modeling_internlm2.py` of the upstream checkpoint. Shapes are Paddle's:
+[batch, seq, heads, head_dim].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+from paddle.distributed.fleet.utils import recompute
+
+from paddle_xc2.configuration import XComposer2Config
+from paddle_xc2.models.attention import attention
+from paddle_xc2.models.plora import PLoRALinear
+
+
+class RMSNorm(nn.Layer):
+    """x / rms(x) * weight; the statistics are float32."""
+
+    def __init__(self, hidden_size: int, epsilon: float):
+        super().__init__()
+        self.weight = self.create_parameter([hidden_size], default_initializer=nn.initializer.Constant(1.0))
+        self.epsilon = epsilon
+
+    def forward(self, hidden_states):
+        x = hidden_states.astype("float32")
+        x = x * paddle.rsqrt(x.square().mean(axis=-1, keepdim=True) + self.epsilon)
+        return x.astype(hidden_states.dtype) * self.weight
+
+
+def rotary_frequencies(config: XComposer2Config, num_keys: int) -> np.ndarray:
+    """Angles per position of each pair of channels, float32 [head_dim / 2].
+
+    Linear scaling divides them by the factor; dynamic NTK scaling raises the base once `num_keys` exceeds
+    max_position_embeddings. Upstream keeps the table of the longest sequence ever seen; here the current one decides.
+    """
+    dim, base, scaling = config.head_dim, config.rope_theta, config.rope_scaling or {}
+    kind, factor = scaling.get("type"), scaling.get("factor", 1.0)
+    if kind == "dynamic" and num_keys > config.max_position_embeddings:
+        growth = factor * num_keys / config.max_position_embeddings - (factor - 1)
+        base = base * growth ** (dim / (dim - 2))
+    frequencies = 1.0 / np.power(np.float32(base), np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim))
+    return frequencies / np.float32(factor) if kind == "linear" else frequencies
+
+
+def rotary_tables(config: XComposer2Config, position_ids, num_keys: int):
+    """Cosines and sines of the rotary embedding (arXiv:2104.09864), float32.
+
+    Args:
+        position_ids: int64 [batch or 1, seq].
+        num_keys: length of the whole sequence, cached part included; decides dynamic scaling.
+    Returns: (cos, sin), each [batch or 1, seq, 1, head_dim].
+    """
+    frequencies = paddle.to_tensor(rotary_frequencies(config, num_keys))
+    angles = position_ids.astype("float32").unsqueeze(-1) * frequencies
+    angles = paddle.concat([angles, angles], axis=-1).unsqueeze(2)
+    return angles.cos(), angles.sin()
+
+
+def apply_rotary(x, cos, sin):
+    """Rotates channel i with channel i + head_dim / 2. x: float [batch, seq, heads, head_dim]; computed in float32."""
+    x32 = x.astype("float32")
+    first, second = x32.chunk(2, axis=-1)
+    rotated = paddle.concat([-second, first], axis=-1)
+    return (x32 * cos + rotated * sin).astype(x.dtype)
+
+
+class KeyValueCache:
+    """Keys and values of the tokens computed so far, per layer [batch, keys, kv_heads, head_dim]."""
+
+    def __init__(self):
+        self.keys: list[paddle.Tensor] = []
+        self.values: list[paddle.Tensor] = []
+
+    def __len__(self) -> int:
+        """Number of cached positions."""
+        return self.keys[0].shape[1] if self.keys else 0
+
+    def append(self, layer: int, key, value):
+        """Adds new positions and returns all keys and values of the layer."""
+        if layer == len(self.keys):
+            self.keys.append(key)
+            self.values.append(value)
+        else:
+            self.keys[layer] = paddle.concat([self.keys[layer], key], axis=1)
+            self.values[layer] = paddle.concat([self.values[layer], value], axis=1)
+        return self.keys[layer], self.values[layer]
+
+    def select_rows(self, rows) -> None:
+        """Keeps the given rows of the batch, in the given order. rows: int64 [new batch]."""
+        self.keys = [paddle.gather(key, rows) for key in self.keys]
+        self.values = [paddle.gather(value, rows) for value in self.values]
+
+
+def _plora_linear(config: XComposer2Config, in_features: int, out_features: int) -> PLoRALinear:
+    family = config.family
+    return PLoRALinear(
+        in_features, out_features, family.plora_rank, family.plora_alpha, config.plora_dropout, config.initializer_range
+    )
+
+
+class InternLM2Attention(nn.Layer):
+    def __init__(self, config: XComposer2Config):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.num_kv_heads = config.num_key_value_heads
+        self.head_dim = config.head_dim
+        # Per key-value head: its group of query heads, then the key, then the value.
+        self.wqkv = _plora_linear(config, config.hidden_size, (self.num_heads + 2 * self.num_kv_heads) * self.head_dim)
+        self.wo = _plora_linear(config, self.num_heads * self.head_dim, config.hidden_size)
+
+    def forward(self, hidden_states, rotary, segments=None, image_weight=None, cache=None, layer=0):
+        batch, seq, _ = hidden_states.shape
+        qkv = self.wqkv(hidden_states, image_weight).reshape([batch, seq, self.num_kv_heads, -1, self.head_dim])
+        query = qkv[:, :, :, :-2].reshape([batch, seq, self.num_heads, self.head_dim])
+        query = apply_rotary(query, *rotary)
+        key = apply_rotary(qkv[:, :, :, -2], *rotary)
+        value = qkv[:, :, :, -1]
+        if cache is not None:
+            key, value = cache.append(layer, key, value)
+        out = attention(query, key, value, segments)
+        return self.wo(out.reshape([batch, seq, -1]), image_weight)
+
+
+class InternLM2MLP(nn.Layer):
+    def __init__(self, config: XComposer2Config):
+        super().__init__()
+        self.w1 = _plora_linear(config, config.hidden_size, config.intermediate_size)
+        self.w3 = _plora_linear(config, config.hidden_size, config.intermediate_size)
+        self.w2 = _plora_linear(config, config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states, image_weight=None):
+        gate = F.silu(self.w1(hidden_states, image_weight))
+        return self.w2(gate * self.w3(hidden_states, image_weight), image_weight)
+
+
+class InternLM2DecoderLayer(nn.Layer):
+    def __init__(self, config: XComposer2Config):
+        super().__init__()
+        self.attention = InternLM2Attention(config)
+        self.feed_forward = InternLM2MLP(config)
+        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.ffn_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, hidden_states, rotary, segments=None, image_weight=None, cache=None, layer=0):
+        hidden_states = hidden_states + self.attention(
+            self.attention_norm(hidden_states), rotary, segments, image_weight, cache, layer
+        )
+        return hidden_states + self.feed_forward(self.ffn_norm(hidden_states), image_weight)
+
+
+class InternLM2Model(nn.Layer):
+    """Token embedding, decoder layers and the final norm."""
+
+    def __init__(self, config: XComposer2Config):
+        super().__init__()
+        self.config = config
+        initializer = nn.initializer.Normal(0.0, config.initializer_range)
+        # No padding_idx: Paddle would return zeros for it, PyTorch (upstream) returns the row.
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, weight_attr=initializer)
+        self.layers = nn.LayerList([InternLM2DecoderLayer(config) for _ in range(config.num_hidden_layers)])
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def embed(self, input_ids):
+        """int64 [batch, seq] -> float [batch, seq, hidden]. The pad token's row (also `</s>`) is never trained, as upstream."""
+        embeddings = self.tok_embeddings(input_ids)
+        if embeddings.stop_gradient:
+            return embeddings
+        is_pad = (input_ids == self.config.pad_token_id).unsqueeze(-1)
+        return paddle.where(is_pad, embeddings.detach(), embeddings)
+
+    def forward(self, embeddings, attention_mask=None, position_ids=None, image_mask=None, cache=None):
+        """Args:
+            embeddings: float [batch, seq, hidden].
+            attention_mask: int64 [batch, cached + seq]: 0 is padding, else the number of the sample within the row. None
+                is one sample a row without padding.
+            position_ids: int64 [batch, seq]; None counts within each sample.
+            image_mask: bool [batch, seq], true at image tokens; None where there are none.
+            cache: keys and values so far; extended in place.
+        Returns: float [batch, seq, hidden] after the final norm.
+        """
+        batch, seq, _ = embeddings.shape
+        num_keys = seq + (len(cache) if cache is not None else 0)
+        if attention_mask is not None and attention_mask.shape[1] != num_keys:
+            raise ValueError(
+                f"attention_mask has {attention_mask.shape[1]} columns, but there are {num_keys} tokens "
+                f"({num_keys - seq} cached, {seq} new)"
+            )
+        if position_ids is None:
+            position_ids = count_positions(attention_mask, num_keys)[:, num_keys - seq :]
+        rotary = rotary_tables(self.config, position_ids, num_keys)
+        image_weight = None if image_mask is None else image_mask.unsqueeze(-1).astype(embeddings.dtype)
+        hidden_states = embeddings
+        for index, layer in enumerate(self.layers):
+            if self.config.use_recompute and self.training and not hidden_states.stop_gradient:
+                hidden_states = recompute(layer, hidden_states, rotary, attention_mask, image_weight)
+            else:
+                hidden_states = layer(hidden_states, rotary, attention_mask, image_weight, cache, index)
+        return self.norm(hidden_states)
+
+
+def count_positions(attention_mask, num_keys: int):
+    """Position of every token within its own sample. attention_mask: int64 [batch, num_keys] or None -> int64 [.., num_keys]."""
+    columns = paddle.arange(num_keys, dtype="int64").unsqueeze(0)
+    if attention_mask is None:
+        return columns
+    before = paddle.concat([paddle.full_like(attention_mask[:, :1], -1), attention_mask[:, :-1]], axis=1)
+    starts = paddle.where(attention_mask != before, columns.expand_as(attention_mask), paddle.zeros_like(attention_mask))
+    return columns - paddle.cummax(starts, axis=1)[0]

@@ -1,0 +1,70 @@
+"""Token cross-entropy over a large vocabulary without a [batch, seq, vocab] tensor."""
+
+from __future__ import annotations
+
+import paddle
+from paddle.autograd import PyLayer
+
+from paddle_xc2.special_tokens import IGNORE_INDEX
+
+# Float32 logits that may exist at once: 64 MB a chunk, of which the forward pass holds about three.
+CHUNK_ELEMENTS = 2**24
+
+
+def token_loss_sum(hidden_states, weight, labels):
+    """Sum of the cross-entropy of every trained token, and their number.
+
+    The token at position t is predicted from position t - 1. Only rows that predict a trained token are multiplied with the
+    vocabulary, a chunk at a time; gradients of a chunk are computed with it, so that no logits outlive their chunk.
+
+    Args:
+        hidden_states: float [batch, seq, hidden].
+        weight: float [hidden, vocab].
+        labels: int64 [batch, seq], IGNORE_INDEX where a token is not trained.
+    Returns: (float32 scalar, int): the sum in nats, and the number of trained tokens.
+    Raises: ValueError if no token is trained.
+    """
+    targets = labels[:, 1:].flatten()
+    rows = paddle.nonzero(targets != IGNORE_INDEX).flatten()
+    num_trained = rows.shape[0]
+    if num_trained == 0:
+        raise ValueError(
+            f"the labels hold no trained token: all of labels[:, 1:] is {IGNORE_INDEX}; "
+            "such a batch would train nothing, check the answers of its samples"
+        )
+    hidden = hidden_states[:, :-1].reshape([-1, hidden_states.shape[-1]])
+    return _ChunkedCrossEntropy.apply(paddle.gather(hidden, rows), weight, paddle.gather(targets, rows)), num_trained
+
+
+class _ChunkedCrossEntropy(PyLayer):
+    """hidden [tokens, hidden], weight [hidden, vocab], targets [tokens] -> sum of losses, float32."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, targets):
+        per_chunk = max(1, CHUNK_ELEMENTS // weight.shape[1])
+        train_hidden, train_weight = not hidden.stop_gradient, not weight.stop_gradient
+        total, grads, grad_weight = paddle.zeros([], "float32"), [], None
+        for start in range(0, hidden.shape[0], per_chunk):
+            rows, target = hidden[start : start + per_chunk], targets[start : start + per_chunk].unsqueeze(1)
+            logits = paddle.matmul(rows, weight).astype("float32")
+            log_sum = paddle.logsumexp(logits, axis=1, keepdim=True)
+            total = total + (log_sum - paddle.take_along_axis(logits, target, axis=1)).sum()
+            if train_hidden or train_weight:
+                minus_one = paddle.full_like(target, -1.0, dtype="float32")
+                grad = (logits - log_sum).exp_()
+                grad = paddle.put_along_axis(grad, target, minus_one, axis=1, reduce="add").astype(rows.dtype)
+                if train_hidden:
+                    grads.append(paddle.matmul(grad, weight, transpose_y=True))
+                if train_weight:
+                    part = paddle.matmul(rows, grad, transpose_x=True)
+                    grad_weight = part if grad_weight is None else grad_weight + part
+        ctx.grad_hidden = paddle.concat(grads) if grads else None
+        ctx.grad_weight = grad_weight
+        return total
+
+    @staticmethod
+    def backward(ctx, grad):
+        return tuple(
+            None if part is None else (part.astype("float32") * grad).astype(part.dtype)
+            for part in (ctx.grad_hidden, ctx.grad_weight)
+        ) + (None,)

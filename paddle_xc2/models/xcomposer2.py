@@ -1,0 +1,184 @@
+"""The whole model: fill image slots, run the decoder, compute the loss.
+
+Follows `modeling_internlm_xcomposer2.py` of the upstream checkpoints (arXiv:2401.16420).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import paddle
+from paddlenlp.transformers import PretrainedModel
+
+from paddle_xc2 import runtime
+from paddle_xc2.configuration import XComposer2Config
+from paddle_xc2.models.clip_vit import ClipVisionTransformer
+from paddle_xc2.models.image_features import build_projector, encode_images, fill_image_slots
+from paddle_xc2.models.internlm2 import InternLM2Model, KeyValueCache
+from paddle_xc2.models.loss import token_loss_sum
+from paddle_xc2.models.plora import linear
+
+
+class CausalLMOutput:
+    """What the model returns.
+
+    Attributes:
+        loss: float32 scalar, or None without labels.
+        num_trained_tokens: how many tokens the loss is over, or None.
+        hidden_states: float [batch, seq, hidden], after the final norm.
+        past_key_values: the cache, or None.
+    """
+
+    def __init__(self, hidden_states, head, loss=None, num_trained_tokens=None, past_key_values=None):
+        self.hidden_states = hidden_states
+        self.loss = loss
+        self.num_trained_tokens = num_trained_tokens
+        self.past_key_values = past_key_values
+        self._head = head
+
+    @cached_property
+    def logits(self):
+        """float32 [batch, seq, vocab]; computed when first asked for, because training never needs it."""
+        return self._head(self.hidden_states).astype("float32")
+
+
+class XComposer2ForCausalLM(PretrainedModel):
+    """InternLM-XComposer2: InternLM2 with PLoRA, a CLIP ViT, and a projector between them.
+
+    Attributes:
+        run_vision_always: in training with several processes, a batch without images still passes one (blank, weighted by
+            zero) through ViT and projector, so that every rank reduces the same gradients.
+        source_dir: the directory it was loaded from, or None.
+    """
+
+    config_class = XComposer2Config
+    base_model_prefix = "model"
+    # PaddleNLP would look for its own file layout; loading and saving go through `paddle_xc2.weights`.
+
+    def __init__(self, config: XComposer2Config):
+        runtime.prepare()
+        super().__init__(config)
+        std = config.initializer_range
+        self.model = InternLM2Model(config)
+        self.output = linear(config.hidden_size, config.vocab_size, std)
+        self.vit = ClipVisionTransformer(config.vision, config.patches_per_side, std)
+        self.vision_proj = build_projector(config)
+        self.run_vision_always = False
+        self.source_dir = None
+
+    def get_input_embeddings(self):
+        return self.model.tok_embeddings
+
+    def get_output_embeddings(self):
+        return self.output
+
+    def recompute_enable(self):
+        """Keeps only the inputs of every layer and computes the rest again in the backward pass."""
+        self.config.use_recompute = self.vit.use_recompute = True
+
+    def recompute_disable(self):
+        self.config.use_recompute = self.vit.use_recompute = False
+
+    def forward(
+        self,
+        input_ids,
+        image_mask=None,
+        pixel_values=None,
+        attention_mask=None,
+        position_ids=None,
+        labels=None,
+        past_key_values: KeyValueCache | None = None,
+        use_cache: bool = False,
+        loss_denominator=None,
+    ) -> CausalLMOutput:
+        """Args:
+            input_ids: int64 [batch, seq]; any id stands at image slots.
+            image_mask: bool [batch, seq], true at image slots.
+            pixel_values: list of float32 [3, height, width], in reading order over the batch.
+            attention_mask: int64 [batch, cached + seq]: 0 is padding, else the number of the sample within its row.
+            position_ids: int64 [batch, seq]; None counts within each sample.
+            labels: int64 [batch, seq], IGNORE_INDEX where a token is not trained.
+            past_key_values: cache to extend.
+            use_cache: whether to return a cache.
+            loss_denominator: what the sum of token losses is divided by; None is the number of trained tokens.
+        Returns: CausalLMOutput.
+        Raises: ValueError if image slots and images don't match, or labels train nothing.
+        """
+        if image_mask is not None and not paddle.is_grad_enabled() and not image_mask.any():
+            image_mask = None  # with gradients, PLoRA takes part in every step, with a zero gradient if need be
+        embeddings = self.model.embed(input_ids)
+        if pixel_values:
+            if image_mask is None:
+                raise ValueError("pixel_values are given, but no image_mask that says where they belong")
+            embeddings = fill_image_slots(embeddings, self.image_tokens(pixel_values), image_mask)
+        elif image_mask is not None and image_mask.any():
+            raise ValueError(f"input_ids hold {int(image_mask.sum())} image slots, but there are no pixel_values")
+        elif self.run_vision_always and self.training:
+            embeddings = embeddings + 0.0 * self.image_tokens([self._blank_image()]).sum().astype(embeddings.dtype)
+        if attention_mask is not None:
+            attention_mask = attention_mask.astype("int64")
+            if bool((attention_mask == 1).all()):
+                attention_mask = None
+        if use_cache and past_key_values is None:
+            past_key_values = KeyValueCache()
+        hidden_states = self.model(embeddings, attention_mask, position_ids, image_mask, past_key_values)
+        loss, num_trained = None, None
+        if labels is not None:
+            loss_sum, num_trained = token_loss_sum(hidden_states, self.output.weight, labels)
+            loss = loss_sum / (num_trained if loss_denominator is None else loss_denominator)
+        return CausalLMOutput(hidden_states, self.output, loss, num_trained, past_key_values)
+
+    def image_tokens(self, pixel_values):
+        """list of float32 [3, height, width] -> float [tokens of all images, hidden], one image after the other."""
+        return encode_images(self.vit, self.vision_proj, pixel_values)
+
+    def _blank_image(self):
+        side = self.config.img_size
+        return paddle.zeros([3, side, side], "float32")
+
+    @paddle.no_grad()
+    def encode_img(self, image):
+        """Image tokens of one image, as upstream's `encode_img`.
+
+        Args:
+            image: a path, a PIL image, or the float32 tensor [3, height, width] or [1, 3, height, width] of the processor.
+        Returns: float [1, image tokens, hidden].
+        """
+        if not isinstance(image, paddle.Tensor):
+            from paddle_xc2.data.processor import XComposer2Processor  # data and models meet only here and in the batch
+
+            image = paddle.to_tensor(XComposer2Processor.for_config(self.config).image_transform(image))
+        if len(image.shape) == 4:
+            image = image[0]
+        return self.image_tokens([image]).unsqueeze(0)
+
+    def generate(self, input_ids, **kwargs):
+        """New tokens only: see `paddle_xc2.generation.generate.generate`."""
+        from paddle_xc2.generation.generate import generate
+
+        return generate(self, input_ids, **kwargs)
+
+    def chat(self, tokenizer, query, image=None, history=(), **kwargs):
+        """One answer: see `paddle_xc2.generation.chat.chat`."""
+        from paddle_xc2.generation.chat import chat
+
+        return chat(self, tokenizer, query, image, history, **kwargs)
+
+    def stream_chat(self, tokenizer, query, image=None, history=(), **kwargs):
+        """A growing answer: see `paddle_xc2.generation.chat.stream_chat`."""
+        from paddle_xc2.generation.chat import stream_chat
+
+        return stream_chat(self, tokenizer, query, image, history, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, path, dtype=None, **kwargs):
+        """Loads a checkpoint: see `paddle_xc2.weights.loading.load_model`."""
+        from paddle_xc2.weights.loading import load_model
+
+        return load_model(path, dtype=dtype, **kwargs)
+
+    def save_pretrained(self, save_dir, to="paddle", **kwargs):
+        """Writes a checkpoint: see `paddle_xc2.weights.loading.save_model`."""
+        from paddle_xc2.weights.loading import save_model
+
+        save_model(self, save_dir, to=to, **kwargs)
