@@ -1,0 +1,41 @@
+"""Reads the config.json of a checkpoint directory, upstream's or ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+CONFIG_FILE = "config.json"
+VISION_CONFIG_FILE = "clip_vision_config.json"  # upstream has none; small reference checkpoints say their ViT's sizes in it
+
+
+def read_json(path: Path) -> dict:
+    """Raises: FileNotFoundError, or ValueError with line and column if it is no JSON object."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: this is not UTF-8 text ({error})") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: invalid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, found a {type(content).__name__}")
+    return content
+
+
+def read_checkpoint_config(directory: str | Path) -> dict:
+    """config.json of a checkpoint, completed with the sizes of its ViT where they stand in a file of their own.
+
+    Raises: FileNotFoundError if the directory or its config.json is missing; ValueError for broken JSON.
+    """
+    directory = Path(directory)
+    if not (directory / CONFIG_FILE).is_file():
+        raise FileNotFoundError(
+            f"{directory}: this is no checkpoint, it has no {CONFIG_FILE}; give the directory that holds {CONFIG_FILE} "
+            "and the weights"
+        )
+    config = read_json(directory / CONFIG_FILE)
+    if "vision_config" not in config and (directory / VISION_CONFIG_FILE).is_file():
+        config["vision_config"] = read_json(directory / VISION_CONFIG_FILE)
+    return config

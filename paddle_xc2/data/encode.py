@@ -1,0 +1,133 @@
+"""Conversation -> Example: text becomes ids, every image becomes its slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from paddle_xc2.data.chat_template import Span, render_prompt, render_training
+from paddle_xc2.data.conversation import Conversation, DataError, Message
+from paddle_xc2.families import Template
+from paddle_xc2.special_tokens import BOS, IGNORE_INDEX, IMAGE_PLACEHOLDER, IMAGE_SLOT_ID
+
+
+class TooLong(DataError):
+    """A sample longer than max_length. `num_tokens`: its length, image slots included."""
+
+    def __init__(self, message: str, num_tokens: int):
+        super().__init__(message)
+        self.num_tokens = num_tokens
+
+
+@dataclass
+class Example:
+    """One encoded sample.
+
+    Attributes:
+        input_ids: int64 [seq], IMAGE_SLOT_ID at image slots.
+        labels: int64 [seq], IGNORE_INDEX where nothing is trained.
+        image_mask: bool [seq], true at image slots.
+        pixel_values: one float32 [3, height, width] per image, in reading order.
+        source: where it came from, for messages.
+        num_dropped_turns: question-answer pairs left out to fit max_length.
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    image_mask: np.ndarray
+    pixel_values: list[np.ndarray] = field(default_factory=list)
+    source: str = "example"
+    num_dropped_turns: int = 0
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def num_trained_tokens(self) -> int:
+        """Tokens that the loss is over; the first can't be predicted from anything."""
+        return int((self.labels[1:] != IGNORE_INDEX).sum())
+
+
+def encode_training(messages: tuple[Message, ...], tokenizer, template: Template, image_tokens: list[int]) -> Example:
+    """Ids, labels and slots of a training sample. BOS stands once, before the first text (upstream's training layout).
+
+    Args:
+        image_tokens: number of slots of each image, in reading order.
+    """
+    return _join(split_at_images(render_training(messages, template)), tokenizer, image_tokens, bos_at_every_text=False)
+
+
+def encode_prompt(
+    messages: tuple[Message, ...], tokenizer, template: Template, image_tokens: list[int], official_bos: bool, strip: bool
+) -> Example:
+    """Ids and slots of a chat prompt.
+
+    Args:
+        official_bos: upstream's chat layout: BOS before every text between images, and twice before a prompt without
+            images (goldens/NOTES.md, quirks 1 and 2). Else BOS stands once, as in training.
+        strip: take white space off the messages, as training does.
+    """
+    spans = render_prompt(messages, template, strip)
+    if official_bos and not image_tokens:
+        spans = [Span(BOS, False), *spans]
+    return _join(split_at_images(spans), tokenizer, image_tokens, bos_at_every_text=official_bos)
+
+
+def split_at_images(spans: list[Span]) -> list[list[Span]]:
+    """Groups spans into the texts before, between and after the images: one more text than images."""
+    texts: list[list[Span]] = [[]]
+    for span in spans:
+        first, *others = span.text.split(IMAGE_PLACEHOLDER)
+        texts[-1].append(Span(first, span.trained))
+        texts.extend([Span(other, span.trained)] for other in others)
+    return texts
+
+
+def _join(texts: list[list[Span]], tokenizer, image_tokens: list[int], bos_at_every_text: bool) -> Example:
+    ids, labels, masks = [], [], []
+    need_bos = True
+    for index, spans in enumerate(texts):
+        text_ids, trained = _encode_spans(spans, tokenizer)
+        if len(text_ids):
+            if need_bos:
+                text_ids = np.concatenate([[tokenizer.bos_token_id], text_ids])
+                trained = np.concatenate([[False], trained])
+            need_bos = bos_at_every_text
+            ids.append(text_ids)
+            labels.append(np.where(trained, text_ids, IGNORE_INDEX))
+            masks.append(np.zeros(len(text_ids), dtype=bool))
+        if index < len(image_tokens):
+            ids.append(np.full(image_tokens[index], IMAGE_SLOT_ID))
+            labels.append(np.full(image_tokens[index], IGNORE_INDEX))
+            masks.append(np.ones(image_tokens[index], dtype=bool))
+    return Example(
+        np.concatenate(ids).astype(np.int64), np.concatenate(labels).astype(np.int64), np.concatenate(masks).astype(bool)
+    )
+
+
+def _encode_spans(spans: list[Span], tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """(ids int64, trained bool) of one text. It is tokenized whole, as upstream does, then marked by character offsets."""
+    text = "".join(span.text for span in spans)
+    if not text:
+        return np.empty(0, np.int64), np.empty(0, bool)
+    ids, ends = tokenizer.encode_with_offsets(text)
+    ends = np.asarray(ends)
+    starts = np.concatenate([[0], ends[:-1]])
+    # A token belongs to the last character it completes. Bytes of a character that is not complete yet belong to that one.
+    characters = np.minimum(np.maximum(ends - 1, starts), len(text) - 1)
+    trained = np.repeat([span.trained for span in spans], [len(span.text) for span in spans])
+    return np.asarray(ids, np.int64), trained[characters]
+
+
+def drop_oldest_turn(conversation: Conversation) -> Conversation | None:
+    """Without its oldest question and answer, and their images; None if only one pair is left. A system turn stays."""
+    messages = conversation.messages
+    head = 1 if messages[0].role == "system" else 0
+    if len(messages) - head <= 2:
+        return None
+    kept = messages[:head] + messages[head + 2 :]
+    before = sum(message.text.count(IMAGE_PLACEHOLDER) for message in messages[:head])
+    gone = sum(message.text.count(IMAGE_PLACEHOLDER) for message in messages[head : head + 2])
+    images = conversation.images[:before] + conversation.images[before + gone :]
+    return Conversation(kept, images, conversation.source)
