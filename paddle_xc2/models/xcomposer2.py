@@ -90,6 +90,7 @@ class XComposer2ForCausalLM(PretrainedModel):
         past_key_values: KeyValueCache | None = None,
         use_cache: bool = False,
         loss_denominator=None,
+        image_features=None,
     ) -> CausalLMOutput:
         """Args:
             input_ids: int64 [batch, seq]; any id stands at image slots.
@@ -101,6 +102,7 @@ class XComposer2ForCausalLM(PretrainedModel):
             past_key_values: cache to extend.
             use_cache: whether to return a cache.
             loss_denominator: what the sum of token losses is divided by; None is the number of trained tokens.
+            image_features: float [tokens of all images, hidden] in place of pixel_values, where they are known already.
         Returns: CausalLMOutput.
         Raises: ValueError if image slots and images don't match, or labels train nothing.
         """
@@ -108,11 +110,13 @@ class XComposer2ForCausalLM(PretrainedModel):
             image_mask = None  # with gradients, PLoRA takes part in every step, with a zero gradient if need be
         embeddings = self.model.embed(input_ids)
         if pixel_values:
+            image_features = self.image_tokens(pixel_values)
+        if image_features is not None:
             if image_mask is None:
-                raise ValueError("pixel_values are given, but no image_mask that says where they belong")
-            embeddings = fill_image_slots(embeddings, self.image_tokens(pixel_values), image_mask)
+                raise ValueError("images are given, but no slot in image_mask says where they belong")
+            embeddings = fill_image_slots(embeddings, image_features, image_mask)
         elif image_mask is not None and image_mask.any():
-            raise ValueError(f"input_ids hold {int(image_mask.sum())} image slots, but there are no pixel_values")
+            raise ValueError(f"input_ids hold {int(image_mask.sum())} image slots, but there are no images")
         elif self.run_vision_always and self.training:
             embeddings = embeddings + 0.0 * self.image_tokens([self._blank_image()]).sum().astype(embeddings.dtype)
         if attention_mask is not None:

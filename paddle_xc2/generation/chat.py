@@ -1,0 +1,131 @@
+"""Question, images, history -> reply, whole or streamed. Chat, batch, web and server all come through here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import paddle
+
+from paddle_xc2.data.processor import XComposer2Processor
+from paddle_xc2.data.tokenizer import StreamDecoder
+from paddle_xc2.generation.generate import decode_steps, end_ids, generate, pad_left
+from paddle_xc2.generation.sampling import SamplingSettings
+
+MAX_NEW_TOKENS, TEMPERATURE, TOP_P, REPETITION_PENALTY = 1024, 1.0, 0.8, 1.005  # upstream's defaults of `chat`
+
+
+def chat(
+    model,
+    tokenizer,
+    query: str,
+    image=None,
+    history=(),
+    meta_instruction: str | None = None,
+    streamer=None,
+    do_sample: bool = True,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    temperature: float = TEMPERATURE,
+    top_p: float = TOP_P,
+    top_k: int = 50,
+    repetition_penalty: float = REPETITION_PENALTY,
+    num_beams: int = 1,
+) -> tuple[str, list]:
+    """One answer.
+
+    Args:
+        query: the question, one `<ImageHere>` per image; a single image without one goes first.
+        image: a path, a PIL image, the tensor of `encode_img` (several concatenated on axis 0), or a list of these: all
+            images of history and query, in reading order.
+        history: (question, answer) pairs.
+        meta_instruction: system turn; None is the checkpoint's default, "" is none.
+        For the others see `generate`.
+    Returns: (answer, history with this turn).
+    Raises: ValueError if images and placeholders don't match, or an argument is out of range.
+    """
+    batch = _encode(model, tokenizer, query, image, history, meta_instruction)
+    ids, _ = generate(
+        model,
+        **batch,
+        max_new_tokens=max_new_tokens,
+        do_sample=do_sample,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        num_beams=num_beams,
+        repetition_penalty=repetition_penalty,
+        eos_token_id=stop_ids(model, tokenizer),
+        streamer=streamer,
+    )
+    answer = decode_answer(tokenizer, ids[0].tolist(), stop_ids(model, tokenizer))
+    return answer, [*history, (query, answer)]
+
+
+def stream_chat(
+    model,
+    tokenizer,
+    query: str,
+    image=None,
+    history=(),
+    meta_instruction: str | None = None,
+    do_sample: bool = True,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    temperature: float = TEMPERATURE,
+    top_p: float = TOP_P,
+    top_k: int = 50,
+    repetition_penalty: float = REPETITION_PENALTY,
+) -> Iterator[tuple[str, list]]:
+    """The growing answer and history, after every token that completes a character. Arguments as of `chat`."""
+    batch = _encode(model, tokenizer, query, image, history, meta_instruction)
+    settings = SamplingSettings(do_sample, temperature, top_k, top_p, repetition_penalty)
+    stops = stop_ids(model, tokenizer)
+    answer, decoder = "", StreamDecoder(tokenizer)
+    prompt = pad_left(model, **batch)
+    for ids, _, _ in decode_steps(model, prompt, settings, max_new_tokens, end_ids(model, stops)):
+        if ids[0] in stops:
+            break
+        if new := decoder.push(int(ids[0])):
+            answer += new
+            yield answer, [*history, (query, answer)]
+    answer += decoder.flush()
+    yield answer, [*history, (query, answer)]
+
+
+def stop_ids(model, tokenizer) -> list[int]:
+    """Ids at which an answer ends."""
+    return [tokenizer.convert_tokens_to_ids(token) for token in model.config.family.template.stop_tokens]
+
+
+def decode_answer(tokenizer, ids: list[int], stops: list[int]) -> str:
+    """Text of new tokens up to the first that ends the answer."""
+    end = next((index for index, token in enumerate(ids) if token in stops), len(ids))
+    return tokenizer.decode(ids[:end], skip_special_tokens=True)
+
+
+def _encode(model, tokenizer, query, image, history, meta_instruction) -> dict:
+    processor = XComposer2Processor.for_config(model.config, tokenizer)
+    with paddle.no_grad():
+        features = [part for item in _as_list(image) for part in _features(model, processor, item)]
+    example = processor.encode_chat_text(query, [part.shape[0] for part in features], list(history), meta_instruction)
+    return {
+        "input_ids": example.input_ids[None],
+        "image_mask": example.image_mask[None],
+        "image_features": paddle.concat(features) if features else None,
+    }
+
+
+def _as_list(image) -> list:
+    if image is None:
+        return []
+    return list(image) if isinstance(image, (list, tuple)) else [image]
+
+
+def _features(model, processor, image) -> list:
+    """Image -> list of float [tokens, hidden]: one, or as many as an `encode_img` tensor holds on axis 0."""
+    if isinstance(image, paddle.Tensor):
+        if len(image.shape) != 3 or image.shape[2] != model.config.hidden_size:
+            raise ValueError(
+                f"image is a tensor of shape {image.shape}; expected what encode_img returns: "
+                f"[images, tokens, {model.config.hidden_size}]"
+            )
+        return list(image.unbind(0))
+    return [model.image_tokens([paddle.to_tensor(processor.image_transform(image))])]

@@ -1,0 +1,64 @@
+"""Logits -> next token: repetition penalty, temperature, top-k, top-p, in the order of transformers' `generate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import paddle
+import paddle.nn.functional as F
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How the next token is chosen.
+
+    Attributes:
+        do_sample: draw from the distribution; False takes the likeliest token, and the three below don't matter.
+        temperature: divides the logits; below 1 sharpens.
+        top_k: only the k likeliest tokens can be drawn; 0 is all. 50 is transformers' default, which upstream's chat has.
+        top_p: only the likeliest tokens whose probabilities reach top_p together can be drawn; 1 is all.
+        repetition_penalty: above 1 makes tokens that were seen less likely (arXiv:1909.05858).
+    Raises: ValueError for a value out of range.
+    """
+
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self):
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}, but must be above 0; for greedy decoding set do_sample false")
+        if self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k}, but must be 0 (off) or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}, but must be above 0 and at most 1 (off)")
+        if not self.repetition_penalty > 0:
+            raise ValueError(f"repetition_penalty is {self.repetition_penalty}, but must be above 0; 1 is off")
+
+
+def penalize_repetition(scores, seen, penalty: float):
+    """Divides positive scores of seen tokens by the penalty and multiplies negative ones with it.
+
+    Args:
+        scores: float32 [batch, vocab].
+        seen: bool [batch, vocab].
+    """
+    if penalty == 1.0:
+        return scores
+    return paddle.where(seen, paddle.where(scores < 0, scores * penalty, scores / penalty), scores)
+
+
+def choose(scores, settings: SamplingSettings):
+    """Next token of every row. scores: float32 [batch, vocab], penalty applied -> int64 [batch]."""
+    if not settings.do_sample:
+        return scores.argmax(axis=-1)
+    candidates = settings.top_k if 0 < settings.top_k < scores.shape[1] else scores.shape[1]
+    kept, ids = paddle.topk(scores / settings.temperature, candidates, axis=-1)  # sorted, the likeliest first
+    probabilities = F.softmax(kept, axis=-1)
+    if settings.top_p < 1:
+        likelier = probabilities.cumsum(axis=-1) - probabilities
+        probabilities = paddle.where(likelier < settings.top_p, probabilities, paddle.zeros_like(probabilities))
+    drawn = paddle.multinomial(probabilities, 1)
+    return paddle.take_along_axis(ids, drawn, axis=1).flatten()
