@@ -1,0 +1,349 @@
+"""XComposer2Tokenizer: text <-> ids, by the SentencePiece model that lies beside the checkpoint.
+
+Follows upstream's `tokenization_internlm_xcomposer2.py`, and `tokenization_internlm2.py` where tokenizer_config.json
+lists added tokens (InternLM2-chat's <|im_start|>): the same ids, and the same decoded strings with their odd spaces
+around special tokens. Two differences: upstream's `decode` drops the space before a full stop, a comma or "n't" though
+its tokenizer_config.json says clean_up_tokenization_spaces false, ours gives every text back as it was; and a NUL
+character is the byte piece <0x00>, as in SentencePiece since 0.2.1, where it was piece 354 before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import sentencepiece
+
+from paddle_xc2.special_tokens import BOS, EOS, UNK
+
+MODEL_FILE = "tokenizer.model"
+CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+
+_SPECIAL_TOKENS = {"bos_token": BOS, "eos_token": EOS, "unk_token": UNK, "pad_token": EOS}
+_GIT_LFS_POINTER = b"version https://git-lfs"
+
+
+class XComposer2Tokenizer:
+    """Tokenizer of an InternLM2 vocabulary.
+
+    Args:
+        files: content of tokenizer.model and, where they exist, tokenizer_config.json and special_tokens_map.json.
+        source: the directory they came from, for messages.
+    Raises: ValueError if a file is damaged, or is no InternLM2 tokenizer.
+    """
+
+    def __init__(self, files: dict[str, bytes], source: str = "tokenizer"):
+        self._files = files
+        self._source = source
+        self._sp = _load_sentencepiece(files[MODEL_FILE], f"{source}/{MODEL_FILE}")
+        config = {**_SPECIAL_TOKENS, "additional_special_tokens": []}
+        for name in (CONFIG_FILE, SPECIAL_TOKENS_FILE):
+            settings = _read_json_object(files[name], f"{source}/{name}") if name in files else {}
+            config.update({key: value for key, value in settings.items() if value is not None})
+        self.padding_side = config.get("padding_side", "right")
+        self._special_ids = self._added_tokens(config)
+        for token in [config[name] for name in _SPECIAL_TOKENS] + config["additional_special_tokens"]:
+            if _content(token) not in self._special_ids:
+                self._special_ids[_content(token)] = self._vocabulary_id(_content(token))
+        self._special_texts = {token_id: text for text, token_id in reversed(self._special_ids.items())}
+        # The longest first: a token that begins like another must win over it.
+        alternatives = sorted(self._special_ids, key=len, reverse=True)
+        self._special_pattern = re.compile(f"({'|'.join(map(re.escape, alternatives))})")
+        self.bos_token, self.eos_token, self.unk_token, self.pad_token = (
+            _content(config[name]) for name in ("bos_token", "eos_token", "unk_token", "pad_token")
+        )
+
+    @classmethod
+    def from_pretrained(cls, directory) -> XComposer2Tokenizer:
+        """The tokenizer of a checkpoint directory.
+
+        Raises: FileNotFoundError without a tokenizer.model; ValueError if a file is damaged.
+        """
+        directory = Path(directory)
+        if not (directory / MODEL_FILE).is_file():
+            raise FileNotFoundError(
+                f"{directory}: there is no {MODEL_FILE}; copy the one of the released checkpoint into this directory"
+            )
+        names = (MODEL_FILE, CONFIG_FILE, SPECIAL_TOKENS_FILE)
+        return cls({n: (directory / n).read_bytes() for n in names if (directory / n).is_file()}, source=str(directory))
+
+    def save_pretrained(self, directory) -> None:
+        """Writes upstream's tokenizer files: byte for byte what was read, upstream's defaults where there was none."""
+        defaults = {
+            CONFIG_FILE: {
+                **_SPECIAL_TOKENS,
+                "auto_map": {"AutoTokenizer": ["tokenization_internlm_xcomposer2.InternLMXComposer2Tokenizer", None]},
+                "clean_up_tokenization_spaces": False,
+                "padding_side": self.padding_side,
+                "tokenizer_class": "InternLMXComposer2Tokenizer",
+            },
+            SPECIAL_TOKENS_FILE: _SPECIAL_TOKENS,
+        }
+        files = {name: json.dumps(value, indent=2).encode() + b"\n" for name, value in defaults.items()}
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in {**files, **self._files}.items():
+            (directory / name).write_bytes(content)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of pieces."""
+        return self._sp.get_piece_size()
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    @property
+    def bos_token_id(self) -> int:
+        return self._special_ids[self.bos_token]
+
+    @property
+    def eos_token_id(self) -> int:
+        return self._special_ids[self.eos_token]
+
+    @property
+    def unk_token_id(self) -> int:
+        return self._special_ids[self.unk_token]
+
+    @property
+    def pad_token_id(self) -> int:
+        return self._special_ids[self.pad_token]
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """Ids that `decode(..., skip_special_tokens=True)` leaves out."""
+        return list(self._special_texts)
+
+    def __call__(
+        self,
+        text: str | list[str],
+        add_special_tokens: bool = True,
+        padding: bool = False,
+        padding_side: str | None = None,
+    ) -> dict:
+        """Encodes one text, or a batch of them.
+
+        Args:
+            padding: fill the shorter texts of a batch up with the padding token.
+            padding_side: "left" or "right"; None is the tokenizer's own.
+        Returns: {"input_ids", "attention_mask"}: lists of int, lists of them for a batch; the mask is 0 at padding.
+        """
+        side = padding_side or self.padding_side
+        if side not in ("left", "right"):
+            raise ValueError(f'padding_side is "{side}"; use "left" or "right"')
+        if isinstance(text, str):
+            ids = self.encode(text, add_special_tokens)
+            return {"input_ids": ids, "attention_mask": [1] * len(ids)}
+        rows = [self.encode(one, add_special_tokens) for one in text]
+        masks = [[1] * len(row) for row in rows]
+        if padding:
+            width = max(map(len, rows), default=0)
+            rows, masks = _pad(rows, width, self.pad_token_id, side), _pad(masks, width, 0, side)
+        return {"input_ids": rows, "attention_mask": masks}
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Ids of `text`, after BOS if `add_special_tokens`. Special tokens written in the text become their ids.
+
+        Raises: ValueError if `text` holds half of a surrogate pair, which is no character.
+        """
+        ids = [self.bos_token_id] if add_special_tokens else []
+        for part in self._special_pattern.split(text):
+            if part in self._special_ids:
+                ids.append(self._special_ids[part])
+            else:
+                ids.extend(self._sentencepiece_encode(part, int))
+        return ids
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
+        """Ids of `text` without BOS, and how many of its characters are consumed after each.
+
+        A character that takes several tokens, one per byte, is consumed by the last of them.
+
+        Returns: (ids, ends), ends rising from token to token, up to len(text).
+        Raises: ValueError as `encode` does.
+        """
+        ids, ends, start = [], [], 0
+        for part in self._special_pattern.split(text):
+            if part in self._special_ids:
+                ids.append(self._special_ids[part])
+                ends.append(start + len(part))
+            else:
+                mapping = self._sentencepiece_encode(part, "offset_mapping")
+                ids.extend(mapping["ids"])
+                ends.extend(start + end for _, end in mapping["offsets"])
+            start += len(part)
+        return ids, ends
+
+    def decode(self, ids, skip_special_tokens: bool = False) -> str:
+        """Text of `ids` (an int, or a list, array or tensor of them), as upstream's `decode`.
+
+        Upstream writes a space before a special token that follows a normal one, and after BOS none.
+
+        Raises: ValueError for an id outside the vocabulary.
+        """
+        ids = self._valid_ids(ids)
+        if skip_special_tokens:
+            return self._sp.decode([i for i in ids if i not in self._special_texts])
+        text, normal, after_special = [], [], False
+        for i in ids:
+            special = self._special_texts.get(i)
+            if special is None:
+                normal.append(i)
+            else:
+                text += ["" if after_special else " ", self._sp.decode(normal), special]
+                normal = []
+            after_special = special is not None
+        return "".join(text) + self._sp.decode(normal)
+
+    def batch_decode(self, batch, skip_special_tokens: bool = False) -> list[str]:
+        """`decode` of every row."""
+        return [self.decode(ids, skip_special_tokens) for ids in batch]
+
+    def convert_tokens_to_ids(self, tokens: str | list[str]):
+        """Id of a piece or special token, or a list of them; as upstream, the unknown token's id for anything else."""
+        if isinstance(tokens, str):
+            return self._special_ids.get(tokens, self._sp.piece_to_id(tokens))
+        return [self.convert_tokens_to_ids(token) for token in tokens]
+
+    def convert_ids_to_tokens(self, ids) -> list[str]:
+        """Pieces and special tokens of `ids`. Raises: ValueError for an id outside the vocabulary."""
+        return [self._special_texts.get(i) or self._sp.id_to_piece(i) for i in self._valid_ids(ids)]
+
+    def byte_value(self, token_id: int) -> int | None:
+        """0 to 255 if the token is one byte of a character, such as <0xE4>; None if it is text of its own."""
+        return int(self._sp.id_to_piece(token_id)[3:5], 16) if self._sp.is_byte(token_id) else None
+
+    def _valid_ids(self, ids) -> list[int]:
+        ids = ids.tolist() if hasattr(ids, "tolist") else ids
+        ids = [ids] if isinstance(ids, int) else [int(i) for i in ids]
+        outside = [i for i in ids if not 0 <= i < self.vocab_size]
+        if outside:
+            raise ValueError(
+                f"token ids {outside[:5]} are outside the vocabulary of {self.vocab_size} of {self._source}; "
+                "is this the tokenizer of the checkpoint that gave them?"
+            )
+        return ids
+
+    def _sentencepiece_encode(self, text: str, return_type):
+        try:
+            return self._sp.encode(text, return_type=return_type)
+        except RuntimeError:
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"the text holds {text[error.start]!r}, half of a surrogate pair, at character {error.start}; "
+                    "remove it, or write the whole character"
+                ) from error
+            raise
+
+    def _vocabulary_id(self, token: str) -> int:
+        token_id = self._sp.piece_to_id(token)
+        if self._sp.id_to_piece(token_id) != token:
+            raise ValueError(
+                f'{self._source}: the special token "{token}" is not in {MODEL_FILE}; '
+                "take the tokenizer files of one and the same checkpoint"
+            )
+        return token_id
+
+    def _added_tokens(self, config: dict) -> dict[str, int]:
+        """Special tokens that tokenizer_config.json gives an id in place of the piece that SentencePiece has there."""
+        added = {}
+        for token_id, token in config.get("added_tokens_decoder", {}).items():
+            if not int(token_id) < self.vocab_size:
+                raise ValueError(
+                    f'{self._source}: added token "{token["content"]}" has id {token_id}, outside the vocabulary of '
+                    f"{self.vocab_size}; this version can't grow a vocabulary"
+                )
+            if not token.get("special") or any(token.get(key) for key in ("lstrip", "rstrip", "single_word")):
+                raise ValueError(
+                    f'{self._source}: added token "{token["content"]}" must be special, without lstrip, rstrip and '
+                    f"single_word, as InternLM2's are; mend it in {CONFIG_FILE}"
+                )
+            added[token["content"]] = int(token_id)
+        return added
+
+
+class StreamDecoder:
+    """Turns ids into text one by one. What is pushed and flushed adds up to `decode(ids, skip_special_tokens=True)`.
+
+    Bytes of a character that is not complete yet are held back, so that no half character is shown.
+    """
+
+    def __init__(self, tokenizer: XComposer2Tokenizer):
+        self._tokenizer = tokenizer
+        self._skipped = frozenset(tokenizer.all_special_ids)
+        self._held: list[int] = []
+
+    def push(self, token_id: int) -> str:
+        """The text that `token_id` completes; often "" for the bytes of an emoji or a rare Chinese character."""
+        if token_id in self._skipped:
+            return ""
+        self._held.append(token_id)
+        return self._release(len(self._held) - self._num_open_bytes())
+
+    def flush(self) -> str:
+        """What is still held back; bytes that make no character become U+FFFD."""
+        return self._release(len(self._held))
+
+    def _release(self, count: int) -> str:
+        text, self._held = self._tokenizer.decode(self._held[:count]), self._held[count:]
+        return text
+
+    def _num_open_bytes(self) -> int:
+        """How many of the last tokens are bytes that begin a character and don't complete it: 0 to 3."""
+        values = [self._tokenizer.byte_value(token_id) for token_id in self._held]
+        for count in range(min(3, len(values)), 0, -1):
+            if None not in values[-count:] and _is_open_character(bytes(values[-count:])):
+                return count
+        return 0
+
+
+def _load_sentencepiece(model: bytes, source: str) -> sentencepiece.SentencePieceProcessor:
+    if model.startswith(_GIT_LFS_POINTER):
+        raise ValueError(f"{source}: this is a Git LFS pointer, not the file; run `git lfs pull` where it was cloned")
+    # Errors only: InternLM2's model makes SentencePiece warn about its piece 354 at every start.
+    sentencepiece.set_min_log_level(2)
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.load_from_serialized_proto(model)
+    except (RuntimeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{source}: this is no SentencePiece model, or a damaged one ({len(model)} bytes); copy it again"
+        ) from error
+    # Offsets and streaming rely on it: text goes in as it is, only spaces become "▁".
+    if processor.normalize(" Ａ  é ") != "▁Ａ▁▁é▁":
+        raise ValueError(f"{source}: this model changes texts before it splits them; InternLM2's doesn't, take its own")
+    return processor
+
+
+def _is_open_character(start: bytes) -> bool:
+    """Whether more bytes could make `start` one character."""
+    try:
+        start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start == 0 and error.reason == "unexpected end of data"
+    return False
+
+
+def _read_json_object(content: bytes, source: str) -> dict:
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"{source}: this is not valid JSON ({error}); copy it again") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{source}: this is JSON, but no object with settings; copy it again")
+    return value
+
+
+def _content(token: str | dict) -> str:
+    """A special token is written as a string, or as an object that holds it."""
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _pad(rows: list[list[int]], width: int, value: int, side: str) -> list[list[int]]:
+    if side == "left":
+        return [[value] * (width - len(row)) + row for row in rows]
+    return [row + [value] * (width - len(row)) for row in rows]
