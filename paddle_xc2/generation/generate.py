@@ -131,7 +131,7 @@ def decode_steps(
             return
         chosen = paddle.to_tensor(ids).unsqueeze(1)
         if seen is not None:
-            seen = paddle.put_along_axis(seen, chosen, paddle.ones_like(chosen, dtype="bool"), axis=1)
+            seen = _mark(seen, chosen)
         logits = runner.step(chosen)
 
 
@@ -178,12 +178,17 @@ class _Runner:
 
 
 def _seen_tokens(prompt: Prompt, vocab_size: int):
-    """bool [batch, vocab]: the tokens of prompts without an image; upstream passes image prompts as embeddings, unseen."""
-    seen = np.zeros([len(prompt.input_ids), vocab_size], bool)
+    """uint8 [batch, vocab]: the tokens of prompts without an image; upstream passes image prompts as embeddings, unseen."""
+    seen = np.zeros([len(prompt.input_ids), vocab_size], np.uint8)
     for row, (ids, mask, slots) in enumerate(zip(prompt.input_ids, prompt.attention_mask, prompt.image_mask, strict=True)):
         if not slots.any():
-            seen[row, ids[mask == 1]] = True
+            seen[row, ids[mask == 1]] = 1
     return paddle.to_tensor(seen)
+
+
+def _mark(seen, ids):
+    """Marks one more token in every row. seen: uint8 [batch, vocab]; ids: int64 [batch, 1]."""
+    return paddle.put_along_axis(seen, ids, paddle.ones_like(ids).astype("uint8"), axis=1)
 
 
 def _search_beams(model, prompt, num_beams, max_new_tokens, length_penalty, repetition_penalty, ends):
@@ -236,7 +241,7 @@ def _search_beams(model, prompt, num_beams, max_new_tokens, length_penalty, repe
         chosen = paddle.to_tensor(tokens).unsqueeze(1)
         if seen is not None:
             seen = paddle.gather(seen, paddle.to_tensor(parents))
-            seen = paddle.put_along_axis(seen, chosen, paddle.ones_like(chosen, dtype="bool"), axis=1)
+            seen = _mark(seen, chosen)
         logits = runner.step(chosen)
     for row in np.flatnonzero(open_rows):
         for beam in range(row * num_beams, (row + 1) * num_beams):

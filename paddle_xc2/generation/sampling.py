@@ -43,11 +43,11 @@ def penalize_repetition(scores, seen, penalty: float):
 
     Args:
         scores: float32 [batch, vocab].
-        seen: bool [batch, vocab].
+        seen: uint8 [batch, vocab], 1 at seen tokens.
     """
     if penalty == 1.0:
         return scores
-    return paddle.where(seen, paddle.where(scores < 0, scores * penalty, scores / penalty), scores)
+    return paddle.where(seen == 1, paddle.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
 def choose(scores, settings: SamplingSettings):

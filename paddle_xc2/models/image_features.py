@@ -28,7 +28,7 @@ def encode_images(vit, projector, pixel_values):
     Args:
         vit: the vision transformer. If none of its parameters learns, it runs without a graph.
         projector: [.., vision hidden] -> [.., hidden].
-        pixel_values: list of float32 [3, height, width].
+        pixel_values: list of float32 tensors [3, height, width].
     Returns: float [tokens of all images, hidden].
     Raises: ValueError if an image has another size than the ViT takes.
     """
@@ -36,7 +36,7 @@ def encode_images(vit, projector, pixel_values):
     with paddle.set_grad_enabled(learns):
         step = len(pixel_values) if learns else IMAGES_AT_ONCE
         features = [
-            vit(paddle.stack([paddle.to_tensor(image) for image in pixel_values[start : start + step]]))
+            vit(paddle.stack(pixel_values[start : start + step]))
             for start in range(0, len(pixel_values), step)
         ]
         features = features[0] if len(features) == 1 else paddle.concat(features)
