@@ -57,6 +57,7 @@ class _ChunkedAttention(PyLayer):
     def forward(ctx, query, key, value, segments, group, causal):
         ctx.save_for_backward(query, key, value)
         ctx.segments, ctx.group, ctx.causal = segments, group, causal
+        ctx.learns = [not tensor.stop_gradient for tensor in (query, key, value)]
         out = [
             paddle.matmul(weights, value[:, :, :visible])
             for _, visible, weights in _weight_chunks(query, key, segments, group, causal)
@@ -77,7 +78,9 @@ class _ChunkedAttention(PyLayer):
             grad_key = _add(grad_key, paddle.matmul(grad_scores, query[:, :, rows], transpose_x=True), key.shape[2])
             grad_value = _add(grad_value, paddle.matmul(weights, grad_rows, transpose_x=True), key.shape[2])
         grad_query = grad_query[0] if len(grad_query) == 1 else paddle.concat(grad_query, axis=2)
-        return grad_query, grad_key, grad_value
+        # Paddle refuses a gradient for an input that wants none: say, the key where LoRA trains query and value only.
+        grads = (grad_query, grad_key, grad_value)
+        return tuple(grad if learns else None for grad, learns in zip(grads, ctx.learns, strict=True))
 
 
 def _weight_chunks(query, key, segments, group, causal):

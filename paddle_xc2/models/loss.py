@@ -33,16 +33,20 @@ def token_loss_sum(hidden_states, weight, labels):
             "such a batch would train nothing, check the answers of its samples"
         )
     hidden = hidden_states[:, :-1].reshape([-1, hidden_states.shape[-1]])
-    return _ChunkedCrossEntropy.apply(paddle.gather(hidden, rows), weight, paddle.gather(targets, rows)), num_trained
+    hidden, targets = paddle.gather(hidden, rows), paddle.gather(targets, rows)
+    return _ChunkedCrossEntropy.apply(hidden, weight, targets, paddle.is_grad_enabled()), num_trained
 
 
 class _ChunkedCrossEntropy(PyLayer):
-    """hidden [tokens, hidden], weight [hidden, vocab], targets [tokens] -> sum of losses, float32."""
+    """hidden [tokens, hidden], weight [hidden, vocab], targets [tokens] -> sum of losses, float32.
+
+    `learning` is whether gradients are wanted at all; Paddle hides that inside of `forward`.
+    """
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets):
+    def forward(ctx, hidden, weight, targets, learning):
         per_chunk = max(1, CHUNK_ELEMENTS // weight.shape[1])
-        train_hidden, train_weight = not hidden.stop_gradient, not weight.stop_gradient
+        train_hidden, train_weight = learning and not hidden.stop_gradient, learning and not weight.stop_gradient
         total, grads, grad_weight = paddle.zeros([], "float32"), [], None
         for start in range(0, hidden.shape[0], per_chunk):
             rows, target = hidden[start : start + per_chunk], targets[start : start + per_chunk].unsqueeze(1)
@@ -54,9 +58,10 @@ class _ChunkedCrossEntropy(PyLayer):
                 grad = (logits - log_sum).exp_()
                 grad = paddle.put_along_axis(grad, target, minus_one, axis=1, reduce="add").astype(rows.dtype)
                 if train_hidden:
-                    grads.append(paddle.matmul(grad, weight, transpose_y=True))
+                    # Cast back: under autocast (level O1) a product of float32 tensors is in half precision.
+                    grads.append(paddle.matmul(grad, weight, transpose_y=True).astype(hidden.dtype))
                 if train_weight:
-                    part = paddle.matmul(rows, grad, transpose_x=True)
+                    part = paddle.matmul(rows, grad, transpose_x=True).astype(weight.dtype)
                     grad_weight = part if grad_weight is None else grad_weight + part
         ctx.grad_hidden = paddle.concat(grads) if grads else None
         ctx.grad_weight = grad_weight
