@@ -1,0 +1,239 @@
+"""Every JSON dialect -> Conversation. Nothing after this file knows that dialects exist.
+
+A dialect is one function, record -> (messages with `<ImageHere>`, references to images). Which one reads a record is
+seen from the record itself, so that one file may hold several.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from pathlib import Path
+
+from paddle_xc2.data.conversation import Conversation, DataError, Message, check_trainable, place_leading_image
+from paddle_xc2.data.downloads import ImageCache, is_url
+from paddle_xc2.data.image_transform import ImageMissing
+from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
+
+# Who speaks, as records name them, in lower case.
+SPEAKERS = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "bot": "assistant",
+    "gpt": "assistant",
+}
+
+_NUM_ERRORS_SHOWN = 20
+_IMAGE_TAG = re.compile(r"<img>(.*?)</img>")
+
+
+def load_conversations(path, image_folder=None, cache: ImageCache | None = None) -> list[Conversation]:
+    """Every record of a JSON or JSONL file as a training sample.
+
+    Args:
+        image_folder: where relative image paths start; None is the file's own folder, then the working directory.
+        cache: where images named by an address are fetched to; None is the user's cache folder.
+    Raises: FileNotFoundError; DataError that lists the records that can't be used, the first 20 of them in full.
+    """
+    path, cache = Path(path), cache or ImageCache()
+    records = read_records(path)
+    conversations, errors = [], []
+    for record, source in records:
+        try:
+            conversation = to_conversation(record, source, image_folder, path.parent, cache)
+            check_trainable(conversation)
+            conversations.append(conversation)
+        except DataError as error:
+            errors.append(str(error))
+    if errors:
+        more = len(errors) - _NUM_ERRORS_SHOWN
+        shown = errors[:_NUM_ERRORS_SHOWN] + ([f"and {more} more"] if more > 0 else [])
+        raise DataError("\n  ".join([f"{path}: {len(errors)} of {len(records)} records can't be used:", *shown]))
+    return conversations
+
+
+def read_records(path) -> list[tuple[object, str]]:
+    """The records of a JSON list, of JSON lines or of one JSON object, each with its name: "train.json[17]".
+
+    Raises: FileNotFoundError; DataError if the file is empty, not UTF-8 or not JSON, with line and column.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such data file; correct the path")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; save the file in UTF-8") from error
+    if not text.strip():
+        raise DataError(f"{path}: the file is empty; it should hold a JSON list of records, or one record per line")
+    records = _parse(text, path)
+    return [(record, f"{path}[{index}]") for index, record in enumerate(records)]
+
+
+def to_conversation(
+    record, source: str, image_folder=None, base_folder=None, cache: ImageCache | None = None
+) -> Conversation:
+    """One record of any dialect -> Conversation. One image without `<ImageHere>` goes before the first question.
+
+    Args:
+        source: the record's name, for messages.
+        image_folder: where relative image paths start. None: they are looked for in `base_folder` if that is given (the
+            folder of the JSON file), then in the working directory.
+        cache: where images named by an address are fetched to; None is the user's cache folder.
+    Raises: DataError.
+    """
+    read = _dialect_of(record, source)
+    messages, references = read(record, source)
+    folders = [Path(image_folder)] if image_folder else [Path(base_folder or "."), Path(".")]
+    images = tuple(_find_image(reference, source, folders, cache) for reference in references)
+    return Conversation(place_leading_image(messages, len(images)), images, source)
+
+
+def read_xcomposer2(record: dict, source: str) -> tuple[tuple[Message, ...], list[str]]:
+    """XComposer2's and XComposer-2.5's own: {"image": [path, ...] or path, "conversations": [{"from", "value"}, ...]}.
+
+    `value` holds `<ImageHere>` where an image belongs. Texts are taken as they are.
+    """
+    messages, references = [], _listed_images(record, source)
+    for index, turn in enumerate(record["conversations"]):
+        for key in ("from", "value"):
+            if key not in turn:
+                raise DataError(f'{source}: message {index} has no "{key}"; write {{"from": ..., "value": ...}}')
+        speaker = str(turn["from"]).lower()
+        if speaker not in SPEAKERS:
+            raise DataError(f'{source}: message {index} is from "{turn["from"]}"; use one of {", ".join(SPEAKERS)}')
+        text = _checked_text(turn["value"], f"message {index}", source)
+        if _IMAGE_TAG.search(text) or (references and "<image>" in text):
+            raise DataError(
+                f"{source}: message {index} marks an image by <img> or <image>; write {IMAGE_PLACEHOLDER} there, "
+                'and the path into "image"'
+            )
+        messages.append(Message(SPEAKERS[speaker], text))
+    return tuple(messages), references
+
+
+def read_chatml(record: dict, source: str) -> tuple[tuple[Message, ...], list[str]]:
+    """PaddleMIX's chatml: {"conversations": [[question, answer], ...]}, images inline as `<img>path or address</img>`.
+
+    The tag alone becomes `<ImageHere>`: the line break that PaddleMIX's documents write after it stays in the text, as
+    it does in what PaddleMIX feeds its model. Unlike there, every turn counts and one line may hold several tags.
+    """
+    messages, references = [], []
+    for index, pair in enumerate(record["conversations"]):
+        if len(pair) != 2:
+            raise DataError(
+                f"{source}: conversations[{index}] is a list of {len(pair)}; write [question, answer] for each turn"
+            )
+        for role, value in zip(("user", "assistant"), pair, strict=True):
+            text = _checked_text(value, f"the {role}'s text in conversations[{index}]", source)
+            references += [reference.strip() for reference in _IMAGE_TAG.findall(text)]
+            text = _IMAGE_TAG.sub(IMAGE_PLACEHOLDER, text)
+            if "<img>" in text or "</img>" in text:
+                raise DataError(
+                    f"{source}: the {role}'s text in conversations[{index}] has an <img> without its </img> on the "
+                    "same line, or the other way round; write <img>path</img>"
+                )
+            messages.append(Message(role, text))
+    listed = _listed_images(record, source)
+    if references and listed and listed != references:
+        raise DataError(f'{source}: "image" names {listed} but the <img> tags name {references}; keep one of the two')
+    return tuple(messages), references or listed
+
+
+def _dialect_of(record, source: str):
+    """The function that reads this record."""
+    if not isinstance(record, dict):
+        raise DataError(f'{source}: the record is {_kind(record)}; it must be an object with "conversations"')
+    if "conversations" not in record:
+        nearest = difflib.get_close_matches("conversations", map(str, record), n=1)
+        there = f'did you mean "{nearest[0]}"?' if nearest else f"there are {', '.join(map(str, record)) or 'no keys'}"
+        raise DataError(f'{source}: there is no "conversations"; {there}')
+    turns = record["conversations"]
+    if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns):
+        return read_xcomposer2
+    if isinstance(turns, list) and all(isinstance(turn, list) for turn in turns):
+        return read_chatml
+    found = f"a list of {' and '.join(dict.fromkeys(map(_kind, turns)))}" if isinstance(turns, list) else _kind(turns)
+    raise DataError(
+        f'{source}: "conversations" is {found}; write a list of {{"from": ..., "value": ...}}, or of [question, answer]'
+    )
+
+
+def _listed_images(record: dict, source: str) -> list[str]:
+    """What the record's "image" (or "images") names: a path or a list of them, none if it is missing or null."""
+    if record.get("image") and record.get("images"):
+        raise DataError(f'{source}: there are both "image" and "images"; keep one')
+    listed = record.get("image") or record.get("images") or []
+    listed = [listed] if isinstance(listed, str) else listed
+    if not isinstance(listed, list) or not all(isinstance(reference, str) for reference in listed):
+        raise DataError(f'{source}: "image" is neither a path nor a list of paths')
+    return listed
+
+
+def _find_image(reference: str, source: str, folders: list[Path], cache: ImageCache | None) -> Path:
+    if is_url(reference):
+        return (cache or ImageCache()).fetch(reference, source)
+    if not reference:
+        raise DataError(f"{source}: the path of an image is empty; write it, or remove the image")
+    for folder in folders:
+        path = folder / reference  # an absolute path stays what it is
+        if os.path.isfile(path):  # unlike Path's own, no error for what can't be a path
+            return path
+    shown = reference if len(reference) <= 200 else reference[:200] + "..."
+    if Path(reference).is_absolute():
+        raise ImageMissing(f'{source}: there is no image "{shown}"; correct the path or add the file')
+    places = " or ".join(dict.fromkeys(str(folder.absolute()) for folder in folders))
+    raise ImageMissing(f'{source}: there is no image "{shown}" in {places}; correct the path, or set image_folder')
+
+
+def _checked_text(value, where: str, source: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{source}: {where} is {_kind(value)}; write it as a text in quotes")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{source}: {where} holds {value[error.start]!r}, half of a surrogate pair, at character {error.start}; "
+            "remove it, or write the whole character"
+        ) from error
+    return value
+
+
+def _kind(value) -> str:
+    """What JSON calls it."""
+    if value is None:
+        return "null"
+    kinds = {bool: "a yes or no", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
+
+
+def _parse(text: str, path: Path) -> list:
+    """The records of JSON text, whichever way it is laid out."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        # Not `splitlines`: it also splits at characters that may stand inside a JSON text.
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        first = lines[0][1].strip()
+        if len(lines) == 1 or not (first.startswith("{") and first.endswith("}")):
+            raise _syntax_error(error, path) from error
+    else:
+        return value if isinstance(value, list) else [value]
+    records = []
+    for number, line in lines:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise _syntax_error(error, path, number) from error
+    return records
+
+
+def _syntax_error(error: json.JSONDecodeError, path: Path, line: int | None = None) -> DataError:
+    message = f"{path}: this is not valid JSON at line {line or error.lineno}, column {error.colno}: {error.msg}"
+    if error.doc[error.pos : error.pos + 1] == "'":
+        message += "; it looks like Python, JSON wants double quotes"
+    return DataError(message)
