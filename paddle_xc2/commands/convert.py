@@ -1,0 +1,55 @@
+"""`paddle-xc2 convert`: a checkpoint from upstream's layout to Paddle's and back."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+HELP = "convert a checkpoint between upstream's (Hugging Face) layout and Paddle's"
+EXAMPLE = "paddle-xc2 convert internlm/internlm-xcomposer2-7b ./internlm-xcomposer2-7b-paddle"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="checkpoint directory in either layout, or a released name")
+    parser.add_argument(
+        "destination",
+        metavar="DST",
+        nargs="?",
+        help="directory to write, new or empty; may be left out with --verify, which then is all that is done",
+    )
+    parser.add_argument("--to", choices=("paddle", "hf"), default="paddle", help="layout to write (%(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as in SRC")
+    parser.add_argument("--max-shard-size", metavar="SIZE", default="5GB", help="default: %(default)s")
+    parser.add_argument("--verify", action="store_true", help="hold SRC against the SHA-256 of its manifest first")
+    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that paddle-xc2 wrote at DST")
+    parser.add_argument("--disable_tqdm", action="store_true", help="no progress bar")
+
+
+def run(args: Namespace) -> int:
+    # Imported here: --help answers without them.
+    from paddle_xc2.weights.convert import convert
+    from paddle_xc2.weights.manifest import verify_manifest
+    from paddle_xc2.weights.model_path import resolve_model_path
+
+    if args.destination is None:
+        if not args.verify:
+            raise ValueError("DST is missing: give the directory to write, or --verify to check SRC only")
+        print(f"{args.source}: {verify_manifest(resolve_model_path(args.source)) / 1e9:.2f} GB verified, as written")
+        return 0
+    report = convert(
+        args.source,
+        args.destination,
+        args.to,
+        args.dtype,
+        args.max_shard_size,
+        args.verify,
+        args.overwrite,
+        progress=not args.disable_tqdm,
+    )
+    for name, reason in report.dropped.items():
+        print(f"left out: {name}: {reason}")
+    size, speed = report.num_bytes / 1e9, report.num_bytes / 1e9 / report.seconds
+    print(
+        f"{args.source} ({report.layout}) -> {args.destination} ({args.to}): {report.num_tensors} tensors, "
+        f"{size:.2f} GB in {report.seconds:.1f} s ({speed:.2f} GB/s); all files read back and verified"
+    )
+    return 0

@@ -1,0 +1,75 @@
+"""Every tensor of a checkpoint against every parameter of the model: all accounted for, or an error."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+from paddle_xc2.weights.lazy_tensor import FLOATING, LazyTensor
+from paddle_xc2.weights.name_map import reason_dropped, to_hf, to_paddle
+
+MAX_LISTED = 5  # wrong names that a message shows of each kind
+
+
+class Balance(NamedTuple):
+    """A checkpoint that fits the model.
+
+    Attributes:
+        parameters: tensors under our names and in Paddle's layout, in the checkpoint's order.
+        dropped: why, by name, for the tensors that the model has no use for.
+    """
+
+    parameters: dict[str, LazyTensor]
+    dropped: dict[str, str]
+
+
+def balance(tensors: dict[str, LazyTensor], layout: str, shapes: dict[str, list[int]], where: Path) -> Balance:
+    """Assigns each tensor to its parameter.
+
+    Args:
+        tensors: of the checkpoint, by its names.
+        layout: "hf" or "paddle", that of the checkpoint.
+        shapes: of every parameter of the model, by our names.
+        where: the checkpoint, for messages.
+    Raises: ValueError naming unknown tensors, parameters that nothing fills, and wrong shapes and dtypes, all at once.
+    """
+    parameters, dropped, unknown, wrong = {}, {}, [], []
+    for name, tensor in tensors.items():
+        target, transpose = (name, False) if layout == "paddle" else to_paddle(name) or (None, False)
+        if target not in shapes:
+            if layout == "hf" and reason_dropped(name):
+                dropped[name] = reason_dropped(name)
+            else:
+                unknown.append(name)
+            continue
+        parameters[target] = tensor.transposed() if transpose else tensor
+        expected = tuple(shapes[target][::-1] if transpose else shapes[target])
+        if tensor.shape != expected:
+            hint = _shape_hint(tensor.shape, expected)
+            wrong.append(f"{name}: checkpoint shape {list(tensor.shape)}, model expects {list(expected)} ({hint})")
+        elif tensor.dtype not in FLOATING:
+            wrong.append(f"{name}: checkpoint dtype {tensor.dtype}, expected one of {', '.join(FLOATING)}")
+    missing = [name if layout == "paddle" else to_hf(name)[0] for name in shapes if name not in parameters]
+    complaints = []
+    if unknown:
+        complaints.append(f"{len(unknown)} tensors that the model has no parameter for: {_listed(unknown)}")
+    if missing:
+        complaints.append(f"{len(missing)} tensors that the model needs are missing: {_listed(missing)}")
+    renamed = [(name, get_close_matches(name, missing, n=1, cutoff=0.9)) for name in unknown[:MAX_LISTED]]
+    complaints += [f"is {name} meant to be {close[0]}?" for name, close in renamed if close]
+    if wrong:
+        complaints.append(_listed(wrong))
+    if complaints:
+        raise ValueError(f"{where}: the weights don't fit the model of its config.json: {'; '.join(complaints)}")
+    return Balance(parameters, dropped)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:MAX_LISTED]) + (f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")
+
+
+def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    if found[::-1] == expected:
+        return "transposed: set transpose in weights/name_map.py, or take a file of the right layout"
+    return "config.json, or the shard, is of another model"

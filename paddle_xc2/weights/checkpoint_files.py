@@ -1,0 +1,296 @@
+"""Reads and writes sharded checkpoints one tensor at a time.
+
+Reading takes `model*.safetensors` or `pytorch_model*.bin`, with or without an index: the headers are read and held
+against each other at once, the tensors when they are used. Writing streams safetensors shards, with an index.
+The safetensors format: 8 bytes, the length of a JSON header; the header; the tensors' bytes without gaps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from paddle_xc2.checkpoint_config import CONFIG_FILE, read_json
+from paddle_xc2.weights.lazy_tensor import NUMPY_DTYPES, LazyTensor
+from paddle_xc2.weights.torch_files import read_torch_file
+
+INDEX_FILE = "model.safetensors.index.json"
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+_ALIGNMENT = 8  # of the tensors' bytes in the file, so that mapped views are aligned
+
+# safetensors' names of dtypes.
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+_TAGS = {dtype: tag for tag, dtype in _DTYPES.items()}
+
+# In this order: released checkpoints that have both kinds hold the same weights in them.
+_INDEXES_AND_SHARDS = (
+    (INDEX_FILE, "model*.safetensors"),
+    ("pytorch_model.bin.index.json", "pytorch_model*.bin"),
+)
+
+
+def find_shards(directory: Path) -> list[Path]:
+    """The weight files in `directory`; [] if there are none."""
+    for _, pattern in _INDEXES_AND_SHARDS:
+        shards = sorted(directory.glob(pattern))
+        if shards:
+            return shards
+    return []
+
+
+def read_checkpoint(directory: Path) -> dict[str, LazyTensor]:
+    """Every tensor of a checkpoint by name, in the order in which the files hold them; reads headers only.
+
+    Raises: ValueError or FileNotFoundError naming the file, if the directory holds no checkpoint, a shard is missing,
+        cut off or damaged, or the index and the shards do not tell the same.
+    """
+    check_is_checkpoint(directory)
+    for index_name, pattern in _INDEXES_AND_SHARDS:
+        index = directory / index_name
+        if index.is_file():
+            return _read_indexed(index)
+        shards = sorted(directory.glob(pattern))
+        if shards:
+            return _join({shard: read_shard(shard) for shard in shards})
+    raise AssertionError("check_is_checkpoint saw weights")
+
+
+def check_is_checkpoint(directory: Path) -> None:
+    """Raises: FileNotFoundError saying what is missing and what is there instead."""
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory} is no checkpoint: there is no such directory")
+    missing = []
+    if not (directory / CONFIG_FILE).is_file():
+        missing.append(f"no {CONFIG_FILE}")
+    if not find_shards(directory) and not any((directory / index).is_file() for index, _ in _INDEXES_AND_SHARDS):
+        missing.append("no weights (model*.safetensors or pytorch_model*.bin)")
+    if missing:
+        found = sorted(path.name + "/" * path.is_dir() for path in directory.iterdir())
+        listed = ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
+        raise FileNotFoundError(
+            f"{directory} is no checkpoint: it has {' and '.join(missing)}; files found: {listed or 'none'}"
+        )
+
+
+def read_shard(path: Path) -> dict[str, LazyTensor]:
+    """The tensors of one file. Raises: ValueError naming the file, if it is damaged."""
+    with open(path, "rb") as file:
+        if file.read(32).startswith(b"version https://git-lfs"):
+            raise ValueError(f"{path}: is a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
+
+
+def read_safetensors(path: Path) -> dict[str, LazyTensor]:
+    """The tensors of a safetensors file, in the order of their bytes. Raises: ValueError saying what is wrong."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(8)
+        header_bytes = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        raw_header = file.read(header_bytes) if 2 <= header_bytes <= MAX_HEADER_BYTES else b""
+    if not raw_header.startswith(b"{"):
+        raise ValueError(f"{path}: is no safetensors file (it starts with {start!r}); copy or download it again")
+    if len(raw_header) < header_bytes:
+        raise ValueError(_cut_off(path, size, f"its header alone has {header_bytes}"))
+    try:
+        header = json.loads(raw_header, object_pairs_hook=_refuse_duplicates)
+    except ValueError as error:
+        raise ValueError(f"{path}: its header is damaged ({error}); copy or download it again") from error
+    header.pop("__metadata__", None)
+    data_start = 8 + header_bytes
+    tensors, end = {}, 0
+    for name, entry in sorted(header.items(), key=lambda item: _offsets(path, *item)):
+        begin, stop = _offsets(path, name, entry)
+        dtype, shape = _DTYPES.get(entry.get("dtype")), entry.get("shape")
+        if dtype is None:
+            raise ValueError(f"{path}: {name} has dtype {entry.get('dtype')}; known are {', '.join(_DTYPES)}")
+        if not isinstance(shape, list) or any(type(length) is not int or length < 0 for length in shape):
+            raise ValueError(f"{path}: {name} has no valid shape ({shape!r}); copy or download the file again")
+        tensor = LazyTensor(dtype, tuple(shape), partial(_map, path, dtype, tuple(shape), data_start + begin))
+        if begin != end or stop - begin != tensor.num_bytes:
+            raise ValueError(
+                f"{path}: {name} of shape {shape} and dtype {dtype} stands at bytes {begin} to {stop}, expected {end} "
+                f"to {end + tensor.num_bytes}; the header is damaged, copy or download the file again"
+            )
+        tensors[name], end = tensor, stop
+    if size < data_start + end:
+        raise ValueError(_cut_off(path, size, f"its header announces {data_start + end}"))
+    if size > data_start + end:
+        raise ValueError(f"{path}: has {size} bytes, but its header announces {data_start + end}; it is damaged")
+    return tensors
+
+
+def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict:
+    """For json.loads, which else keeps the last of two values in silence."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a tensor stands in it twice")
+    return content
+
+
+def _cut_off(path: Path, size: int, announced: str) -> str:
+    return f"{path}: is cut off: it has {size} bytes, {announced}; copy or download it again"
+
+
+def _offsets(path: Path, name: str, entry) -> tuple[int, int]:
+    match entry:
+        case {"data_offsets": [int(begin), int(stop)]}:
+            return begin, stop
+    raise ValueError(f"{path}: {name} has no valid data_offsets; the file is damaged, copy or download it again")
+
+
+def _map(path: Path, dtype: str, shape: tuple[int, ...], offset: int) -> np.ndarray:
+    """A read-only view of the tensor in the mapped file."""
+    if 0 in shape:
+        return np.empty(shape, NUMPY_DTYPES[dtype])
+    return np.asarray(np.memmap(path, NUMPY_DTYPES[dtype], mode="r", offset=offset, shape=shape))
+
+
+def _join(shards: dict[Path, dict[str, LazyTensor]]) -> dict[str, LazyTensor]:
+    tensors, home = {}, {}
+    for shard, held in shards.items():
+        for name, tensor in held.items():
+            if name in tensors:
+                raise ValueError(f"{shard}: holds {name}, which {home[name].name} holds too; keep one of the files")
+            tensors[name], home[name] = tensor, shard
+    return tensors
+
+
+def _read_indexed(index: Path) -> dict[str, LazyTensor]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index}: has no weight_map; copy or download it again")
+    strange = [name for name in weight_map.values() if not isinstance(name, str) or Path(name).name != name]
+    if strange:
+        raise ValueError(f"{index}: {strange[0]!r} is no name of a file beside it")
+    paths = [index.parent / name for name in sorted(set(weight_map.values()))]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{index.parent}: {len(missing)} of {len(paths)} shards are missing: {', '.join(missing)}; "
+            f"{index.name} names them, copy or download them"
+        )
+    shards = {path: read_shard(path) for path in paths}
+    tensors = _join(shards)
+    wrong = []
+    for shard, held in shards.items():
+        promised = {name for name, file in weight_map.items() if file == shard.name}
+        wrong += [f"{shard.name} lacks {name}" for name in sorted(promised - held.keys())]
+        wrong += [f"{shard.name} holds {name} against the index" for name in held if name not in promised]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ValueError(
+            f"{index}: the index and the shards do not tell the same: {'; '.join(wrong[:5])}{more}; "
+            "take all files from one place"
+        )
+    return tensors
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes UTF-8, indented, the keys in their order."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes of "5GB" (decimal), "5GiB" (binary) or a plain number. Raises: ValueError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?)B)?", str(size).strip().upper())
+    num_bytes = 0
+    if found:
+        number, unit, binary = found.groups()
+        exponent = "KMGT".index(unit) + 1 if unit else 0
+        num_bytes = int(float(number) * (1024 if binary else 1000) ** exponent)
+    if num_bytes <= 0:
+        raise ValueError(f'shard size "{size}" is not understood; write for example 5GB or 500MB')
+    return num_bytes
+
+
+def plan_shards(sizes: dict[str, int], max_shard_bytes: int) -> list[list[str]]:
+    """Names in their order, cut into shards of at most `max_shard_bytes`; a larger tensor gets a shard of its own."""
+    shards, filled = [[]], 0
+    for name, size in sizes.items():
+        if shards[-1] and filled + size > max_shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def write_checkpoint(
+    directory: Path,
+    tensors: dict[str, LazyTensor],
+    metadata_format: str,
+    dtype: str | None = None,
+    max_shard_size: int | str = "5GB",
+    on_bytes: Callable[[int], object] = lambda count: None,
+) -> dict[str, str]:
+    """Writes shards and their index, block by block.
+
+    Args:
+        directory: an existing one without weights.
+        tensors: by the names to write.
+        metadata_format: what the shards say of themselves; "pt" is what transformers wants to read.
+        dtype: a key of NUMPY_DTYPES that everything is cast to; None keeps each tensor's own.
+        max_shard_size: bytes, or as "5GB".
+        on_bytes: is told of every block's bytes, for a progress bar.
+    Returns: SHA-256 in hexadecimal of each shard by its name, taken from the bytes on their way to the file.
+    Raises: ValueError if a value does not fit into `dtype`.
+    """
+    dtypes = {name: dtype or tensor.dtype for name, tensor in tensors.items()}
+    sizes = {name: tensor.num_bytes_as(dtypes[name]) for name, tensor in tensors.items()}
+    shards = plan_shards(sizes, parse_size(max_shard_size))
+    digests, weight_map = {}, {}
+    for number, names in enumerate(shards, start=1):
+        numbered = f"-{number:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
+        file_name = f"model{numbered}.safetensors"
+        chosen = {name: tensors[name] for name in names}
+        digests[file_name] = _write_safetensors(directory / file_name, chosen, dtypes, metadata_format, on_bytes)
+        weight_map.update(dict.fromkeys(names, file_name))
+    index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+    write_json(directory / INDEX_FILE, index)
+    return digests
+
+
+def _write_safetensors(path: Path, tensors: dict[str, LazyTensor], dtypes, metadata_format, on_bytes) -> str:
+    # Wide elements first, so that every tensor starts at a multiple of its element's size.
+    names = sorted(tensors, key=lambda name: -NUMPY_DTYPES[dtypes[name]].itemsize)
+    header, end = {"__metadata__": {"format": metadata_format}}, 0
+    for name in names:
+        begin, end = end, end + tensors[name].num_bytes_as(dtypes[name])
+        header[name] = {"dtype": _TAGS[dtypes[name]], "shape": list(tensors[name].shape), "data_offsets": [begin, end]}
+    raw_header = json.dumps(header, separators=(",", ":")).encode()
+    raw_header += b" " * (-len(raw_header) % _ALIGNMENT)
+    digest = hashlib.sha256()
+    with open(path, "xb", buffering=0) as file:
+        for piece in (struct.pack("<Q", len(raw_header)), raw_header):
+            _write(file, digest, piece)
+        for name in names:
+            for block in tensors[name].blocks(dtypes[name], name):
+                _write(file, digest, block.reshape(-1).view(np.uint8))
+                on_bytes(block.nbytes)
+    return digest.hexdigest()
+
+
+def _write(file, digest, piece) -> None:
+    # One call of an unbuffered file writes at most 2 GB on Linux, and less on a full disk, before it fails.
+    rest = memoryview(piece)
+    while rest:
+        rest = rest[file.write(rest) :]
+    digest.update(piece)

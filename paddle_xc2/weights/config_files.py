@@ -1,0 +1,97 @@
+"""config.json in both layouts.
+
+Ours has upstream's keys, what upstream's code takes for granted (family, image size, sizes of the ViT), and under
+"hf_config" the upstream file as it was, so that the way back restores it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import asdict
+from pathlib import Path
+
+from paddle_xc2.checkpoint_config import CONFIG_FILE, VISION_CONFIG_FILE, read_checkpoint_config, read_json
+from paddle_xc2.configuration import VisionConfig, XComposer2Config
+from paddle_xc2.families import XCOMPOSER2_ARCHITECTURE, detect_family
+from paddle_xc2.weights.checkpoint_files import write_json
+
+# What upstream's config.json holds beside the model's own settings; for models that were not loaded from one.
+_UPSTREAM_CONSTANTS = {
+    "architectures": [XCOMPOSER2_ARCHITECTURE],
+    "auto_map": {
+        "AutoConfig": "configuration_internlm_xcomposer2.InternLMXcomposer2Config",
+        "AutoModel": f"modeling_internlm_xcomposer2.{XCOMPOSER2_ARCHITECTURE}",
+        "AutoModelForCausalLM": f"modeling_internlm_xcomposer2.{XCOMPOSER2_ARCHITECTURE}",
+    },
+    "model_type": "internlm",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+    "tie_word_embeddings": False,
+}
+# Settings that upstream's config.json has under the same name. The others are ours, or of one run only.
+_OWN_SETTINGS = ("vision_config", "xc2_family", "use_recompute", "kwargs")
+_SETTINGS = [name for name in inspect.signature(XComposer2Config).parameters if name not in _OWN_SETTINGS]
+
+
+def load_config(directory: Path, tensor_names=()) -> XComposer2Config:
+    """The configuration of a checkpoint in either layout; `hf_config` of it is upstream's config.json, or None.
+
+    Args:
+        tensor_names: of the checkpoint, which tell families apart.
+    Raises: FileNotFoundError, or ValueError for a broken file, an unsupported family, or sizes that contradict.
+    """
+    path = Path(directory) / CONFIG_FILE
+    content = read_checkpoint_config(directory)
+    content["xc2_family"] = detect_family(content, tuple(tensor_names), source=str(path)).name
+    if "xc2_layout" not in content:
+        content["hf_config"] = read_json(path)
+    content.setdefault("hf_config", None)
+    try:
+        return XComposer2Config(**content)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def upstream_config(config: XComposer2Config, dtype: str | None = None) -> dict:
+    """config.json as upstream has it: the original, with the settings that have changed since.
+
+    Args:
+        dtype: "float32", "bfloat16" or "float16" of the weights written with it; None leaves what the original says.
+    """
+    original = getattr(config, "hf_config", None)
+    if original is None:
+        content = {**_UPSTREAM_CONSTANTS, **{name: getattr(config, name) for name in _SETTINGS}}
+    else:
+        known = {"xc2_family": config.xc2_family, "vision_config": config.vision_config}
+        before = XComposer2Config(**{**original, **known})
+        changed = [name for name in _SETTINGS if getattr(config, name) != getattr(before, name)]
+        content = {**original, **{name: getattr(config, name) for name in changed}}
+    if dtype is not None:
+        content["torch_dtype"] = dtype
+    return content
+
+
+def converted_config(config: XComposer2Config, dtype: str | None = None) -> dict:
+    """config.json of a checkpoint in Paddle layout. Args: as `upstream_config`."""
+    content = upstream_config(config, dtype)
+    return {
+        **content,
+        "xc2_layout": "paddle",
+        "xc2_family": config.xc2_family,
+        "img_size": config.img_size,
+        "vision_config": config.vision_config,
+        "hf_config": getattr(config, "hf_config", None) or content,
+    }
+
+
+def write_config(directory: Path, config: XComposer2Config, to: str, dtype: str | None = None) -> None:
+    """Writes config.json in layout `to`, and for upstream's the sizes of a ViT that is not CLIP ViT-L/14 beside it."""
+    if to == "paddle":
+        write_json(directory / CONFIG_FILE, converted_config(config, dtype))
+        return
+    content = upstream_config(config, dtype)
+    write_json(directory / CONFIG_FILE, content)
+    vision_file = directory / VISION_CONFIG_FILE
+    if "vision_config" not in content and config.vision != VisionConfig() and not vision_file.exists():
+        write_json(vision_file, asdict(config.vision))

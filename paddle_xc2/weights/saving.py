@@ -1,0 +1,116 @@
+"""Model in memory -> checkpoint directory, in either layout; what a conversion writes is written here too."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from paddle_xc2.configuration import XComposer2Config
+from paddle_xc2.weights.checkpoint_files import write_checkpoint
+from paddle_xc2.weights.config_files import write_config
+from paddle_xc2.weights.lazy_tensor import LazyTensor, check_dtype, prevailing_dtype, tensor_in_memory
+from paddle_xc2.weights.manifest import write_manifest
+from paddle_xc2.weights.name_map import to_hf
+from paddle_xc2.weights.whole_directory import whole_directory
+
+LAYOUTS = ("paddle", "hf")
+_METADATA_FORMATS = {"paddle": "pd", "hf": "pt"}  # transformers and PaddleNLP each want to read theirs in a shard
+# What belongs to a checkpoint beside config and weights; upstream's code is carried along as data and never run.
+_COMPANIONS = (
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "clip_vision_config.json",
+    "*.py",
+)
+
+
+def save_model(
+    model,
+    directory: str | Path,
+    to: str = "paddle",
+    dtype: str | None = None,
+    max_shard_size: int | str = "5GB",
+    overwrite: bool = True,
+) -> None:
+    """Writes a checkpoint, with the tokenizer's and other files of the directory that the model was loaded from.
+
+    Args:
+        model: XComposer2ForCausalLM.
+        to: "paddle" or "hf": the layout.
+        dtype: "float32", "bfloat16" or "float16"; None is each parameter's own.
+        max_shard_size: bytes, or as "5GB".
+        overwrite: whether `directory` may hold files; a checkpoint of ours in it is replaced, any other refused.
+    Raises: ValueError as `write_files` and `whole_directory`.
+    """
+    check_dtype(dtype)
+    parameters = {name: tensor_in_memory(parameter) for name, parameter in model.named_parameters()}
+    with whole_directory(directory, overwrite) as partial:
+        write_files(
+            partial,
+            parameters,
+            model.config,
+            to,
+            source_dir=model.source_dir,
+            dtype=dtype,
+            config_dtype=dtype or prevailing_dtype(parameters.values()),
+            max_shard_size=max_shard_size,
+        )
+
+
+def write_files(
+    directory: Path,
+    parameters: dict[str, LazyTensor],
+    config: XComposer2Config,
+    to: str,
+    source_dir: Path | None,
+    dtype: str | None,
+    config_dtype: str | None,
+    max_shard_size: int | str,
+    on_bytes: Callable[[int], object] = lambda count: None,
+) -> None:
+    """Writes everything that a checkpoint consists of, the manifest last.
+
+    Args:
+        directory: an empty one.
+        parameters: under our names and in Paddle's layout.
+        to: "paddle" or "hf": the layout to write.
+        source_dir: where tokenizer files and the like are copied from, as far as it has them; None for nowhere.
+        dtype: that everything is cast to; None keeps each tensor's own.
+        config_dtype: what config.json says of the dtype; None leaves what the original config.json says.
+        max_shard_size: bytes, or as "5GB".
+        on_bytes: is told of every block's bytes.
+    Raises: ValueError for an unknown layout, for parameters that weights/name_map.py doesn't know, or for values that
+        don't fit into `dtype`.
+    """
+    if to not in LAYOUTS:
+        raise ValueError(f'layout "{to}" is not one of {", ".join(LAYOUTS)}')
+    unknown = [name for name in parameters if to_hf(name) is None]
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} parameters have no name in a checkpoint: {', '.join(unknown[:5])}; "
+            "remove what was added to the model, or add a rule to weights/name_map.py"
+        )
+    digests = write_checkpoint(
+        directory,
+        parameters if to == "paddle" else _upstream_tensors(parameters),
+        _METADATA_FORMATS[to],
+        dtype,
+        max_shard_size,
+        on_bytes,
+    )
+    for pattern in _COMPANIONS if source_dir is not None else ():
+        for path in sorted(source_dir.glob(pattern)):
+            shutil.copyfile(path, directory / path.name)
+    write_config(directory, config, to, config_dtype)
+    write_manifest(directory, to, source_dir.name if source_dir is not None else "", digests)
+
+
+def _upstream_tensors(parameters: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    tensors = {}
+    for name, tensor in parameters.items():
+        upstream_name, transpose = to_hf(name)
+        tensors[upstream_name] = tensor.transposed() if transpose else tensor
+    return tensors
