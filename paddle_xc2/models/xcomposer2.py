@@ -182,7 +182,7 @@ class XComposer2ForCausalLM(PretrainedModel):
         return load_model(path, dtype=dtype, **kwargs)
 
     def save_pretrained(self, save_dir, to="paddle", **kwargs):
-        """Writes a checkpoint: see `paddle_xc2.weights.loading.save_model`."""
-        from paddle_xc2.weights.loading import save_model
+        """Writes a checkpoint: see `paddle_xc2.weights.saving.save_model`."""
+        from paddle_xc2.weights.saving import save_model
 
         save_model(self, save_dir, to=to, **kwargs)
