@@ -58,11 +58,9 @@ def load_image(image, source: str = "", max_pixels: int = MAX_PIXELS) -> Image.I
     name = _name(image, source)
     with _opened(image, name, max_pixels) as opened:
         try:
-            if opened.mode == "RGB":
-                opened.load()
-                return opened  # `convert` would copy it
             with _no_pillow_warnings():
-                return opened.convert("RGB")
+                opened.load()
+                return opened if opened.mode == "RGB" else opened.convert("RGB")
         except Exception as error:  # Pillow's readers raise nearly anything on malformed data
             raise ImageDamaged(f"{name}: the image can't be read ({_first_line(error)}); replace the file") from error
 

@@ -150,7 +150,7 @@ def _dialect_of(record, source: str):
         raise DataError(f'{source}: the record is {_kind(record)}; it must be an object with "conversations"')
     if "conversations" not in record:
         nearest = difflib.get_close_matches("conversations", map(str, record), n=1)
-        there = f'did you mean "{nearest[0]}"?' if nearest else f"there are {', '.join(map(str, record)) or 'no keys'}"
+        there = f'did you mean "{nearest[0]}"?' if nearest else f"the record has {', '.join(map(str, record)) or 'no keys'}"
         raise DataError(f'{source}: there is no "conversations"; {there}')
     turns = record["conversations"]
     if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns):
