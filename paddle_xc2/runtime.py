@@ -1,7 +1,7 @@
 """Device, precision and thread settings: decided once, before the first product, and kept for `doctor` to show.
 
-`prepare_environment()` sets what has to stand in the environment and needs no Paddle; `prepare()` adds what Paddle itself must
-be told. Both respect what the user has set: `MKL_DEBUG_CPU_TYPE`, `OMP_NUM_THREADS`.
+`prepare_environment()` sets what has to stand in the environment and needs no Paddle; `prepare()` adds what Paddle
+itself must be told. Both respect what the user has set: `MKL_DEBUG_CPU_TYPE`, `OMP_NUM_THREADS`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
-import numpy as np
 
 USER = "set by the user"  # a choice that is never overridden
 MAX_SEED = 2**32 - 1  # NumPy's limit
@@ -66,8 +64,8 @@ def prepare() -> Runtime:
     if device != "cpu" and threads.reason != USER:
         threads = Choice("1", f"the products are computed on {device}")
     if threads.reason != USER:
-        # Not through OMP_NUM_THREADS: at import, Paddle warns of it at length, and writes a 1 where it is missing, which
-        # the programs that this one starts would take for the user's word.
+        # Not through OMP_NUM_THREADS: at import, Paddle warns of it at length, and writes a 1 where it is missing,
+        # which the programs that this one starts would take for the user's word.
         paddle.base.core.set_num_threads(int(threads.value))
         os.environ.pop("OMP_NUM_THREADS", None)
     return Runtime(device, device_name(device), available_precisions(device), threads, mkl)
@@ -213,6 +211,7 @@ def set_seed(seed: int) -> None:
     """Starts Python's, NumPy's and Paddle's random numbers from one seed. Raises: ValueError outside 0 .. 2**32 - 1."""
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed {seed} is out of range; give a number from 0 to {MAX_SEED}")
+    import numpy as np
     import paddle
 
     random.seed(seed)

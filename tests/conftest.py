@@ -15,6 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paddle_xc2 import runtime
+
+runtime.prepare_environment()  # before any test imports Paddle, so that the 1 above counts
+
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 1234
 

@@ -1,0 +1,85 @@
+"""The console command `paddle-xc2`: one subcommand for each module of `paddle_xc2/commands/`.
+
+A command module has HELP and EXAMPLE (one line each), `add_arguments(parser)` and `run(args)`, which returns the exit
+status. It imports Paddle only in `run`, so that `--help` answers at once, and answers where Paddle is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from importlib import import_module
+
+from paddle_xc2 import __version__, runtime
+
+COMMANDS = ("finetune", "convert", "chat", "configs", "doctor")
+
+# What a user can cause; everything else is our failure and shows its traceback.
+USER_MISTAKES = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+EXIT_FAILURE, EXIT_USER_MISTAKE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `paddle-xc2 ARGV`. Returns: the exit status: 0 success, 2 a user's mistake, 1 any other failure."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    show_traceback = os.environ.get("PADDLE_XC2_TRACEBACK", "0") not in ("", "0")
+    if "--traceback" in argv:  # taken out by hand: a command may hand its unknown options on
+        argv.remove("--traceback")
+        show_traceback = True
+    runtime.prepare_environment()
+    args = build_parser(argv).parse_args(argv)
+    try:
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return report(args.command, "stopped by Ctrl-C", EXIT_INTERRUPTED, show_traceback)
+    except BrokenPipeError:
+        # The reader of our output has left (as `head` does). Python flushes once more at exit: into nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
+    except USER_MISTAKES as error:
+        return report(args.command, str(error), EXIT_USER_MISTAKE, show_traceback)
+    except ImportError as error:
+        message = f"{error}\n`paddle-xc2 doctor` says what the installation lacks and which command mends it"
+        return report(args.command, message, EXIT_FAILURE, show_traceback)
+
+
+def build_parser(argv: list[str]) -> argparse.ArgumentParser:
+    """The parser of all commands, or of the one that `argv` begins with: the others need not be imported then."""
+    parser = argparse.ArgumentParser(
+        prog="paddle-xc2",
+        description="InternLM-XComposer2 on PaddlePaddle: convert, fine-tune, chat.",
+        epilog="`paddle-xc2 COMMAND --help` explains a command. `--traceback`, with any command, or PADDLE_XC2_TRACEBACK=1 in "
+        "the environment shows where in the program an error arose.",
+    )
+    parser.add_argument("--version", action="version", version=f"paddle-xc2 {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in argv[:1] if argv[:1] and argv[0] in COMMANDS else COMMANDS:
+        module = import_module(f"paddle_xc2.commands.{name}")
+        command = subparsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP,
+            epilog=f"example:\n  {module.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def report(command: str, message: str, status: int, show_traceback: bool) -> int:
+    """Prints what went wrong on standard error, and where only if it is asked for. Returns: `status`."""
+    if show_traceback:
+        traceback.print_exc()
+    print(f"paddle-xc2 {command}: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""`paddle-xc2 configs`: the argument files that ship with the package."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from argparse import ArgumentParser, Namespace
+from difflib import get_close_matches
+from pathlib import Path
+
+import paddle_xc2
+
+HELP = "list the argument files that ship with the package, or copy one to start from"
+EXAMPLE = "paddle-xc2 configs --copy sft_argument ."
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--copy", nargs=2, metavar=("NAME", "DIR"), help="copy the argument file NAME into the folder DIR"
+    )
+
+
+def run(args: Namespace) -> int:
+    files = {path.stem: path for path in sorted(config_directory().glob("*.json"))}
+    if args.copy:
+        name, folder = args.copy
+        print(f"paddle-xc2 finetune {copy_config(files, name, Path(folder))}")
+        return 0
+    width = max(map(len, files), default=0)
+    for name, path in files.items():
+        print(f"{name:{width}}  {summary(json.loads(path.read_text(encoding='utf-8')))}")
+    return 0
+
+
+def config_directory() -> Path:
+    """Where the argument files are: in the installed package, or beside it in a checkout.
+
+    Raises: FileNotFoundError if they are in neither place.
+    """
+    package = Path(paddle_xc2.__file__).resolve().parent
+    for folder in (package / "config", package.parent / "config"):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"{package}: the argument files are missing; install paddle_xc2 again")
+
+
+def copy_config(files: dict[str, Path], name: str, folder: Path) -> Path:
+    """Copies the argument file `name` (with or without .json) into `folder`, which is made where it is missing.
+
+    Returns: the copy's path.
+    Raises: ValueError if there is no such file, or `folder` has one of that name, or is no folder.
+    """
+    stem = name.removesuffix(".json")
+    if stem not in files:
+        near = get_close_matches(stem, files, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"there are: {', '.join(files)}"
+        raise ValueError(f'there is no argument file "{name}"; {hint}')
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; --copy takes the folder to copy into")
+    target = folder / files[stem].name
+    if target.exists():
+        raise ValueError(f"{target} exists; remove it, or copy into another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(files[stem], target)
+    return target
+
+
+def summary(arguments: dict) -> str:
+    """What an argument file trains, in a line: method, precision, model."""
+    method = "LoRA" if arguments.get("lora") or arguments.get("use_lora") else "full fine-tuning"
+    precision = "bf16" if arguments.get("bf16") else "fp16" if arguments.get("fp16") else "float32"
+    return f"{method}, {precision}, {arguments.get('model_name_or_path', 'model to be named')}"
