@@ -100,14 +100,15 @@ class XComposer2Processor:
             config.chat_layout or "official",
         )
 
-    def image_transform(self, image, training: bool = False) -> np.ndarray:
+    def image_transform(self, image, training: bool = False, source: str = "") -> np.ndarray:
         """Path or PIL image -> float32 [3, image_size, image_size], upstream's pixels.
 
         Args:
             training: families whose training pixels differ from chat's look at it; this one has the same.
+            source: the record that it belongs to, for messages.
         Raises: DataError if it can't be read.
         """
-        return square_image(load_image(image), self.image_size)
+        return square_image(load_image(image, source), self.image_size)
 
     def num_image_tokens(self, image) -> int:
         """Slots that an image takes in the sequence."""
@@ -137,7 +138,7 @@ class XComposer2Processor:
                 )
             example, dropped = self._encode_text(fitting), dropped + 1
         example.num_dropped_turns = dropped
-        example.pixel_values = [self.image_transform(image, training=True) for image in fitting.images]
+        example.pixel_values = [self.image_transform(image, True, conversation.source) for image in fitting.images]
         return example
 
     def encode_chat(self, query: str, images=(), history=(), meta_instruction: str | None = None) -> Example:

@@ -124,7 +124,7 @@ def _features(model, processor, image) -> list:
     if isinstance(image, paddle.Tensor):
         if len(image.shape) != 3 or image.shape[2] != model.config.hidden_size:
             raise ValueError(
-                f"image is a tensor of shape {image.shape}; expected what encode_img returns: "
+                f"image is a tensor of shape {list(image.shape)}; expected what encode_img returns: "
                 f"[images, tokens, {model.config.hidden_size}]"
             )
         return list(image.unbind(0))
