@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
-"""The same as `paddle-xc2 convert`."""
+"""Converts a checkpoint between upstream's layout and Paddle's: `paddle-xc2 convert`, with the same arguments."""
 
 import sys
+from pathlib import Path
 
-from paddle_xc2.cli import main
+# The checkout's root in place of this folder: works without an installation, and nothing here hides a package's name.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 if __name__ == "__main__":
+    from paddle_xc2.cli import main
+
     sys.exit(main(["convert", *sys.argv[1:]]))

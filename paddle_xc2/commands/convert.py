@@ -33,7 +33,7 @@ def run(args: Namespace) -> int:
     if args.destination is None:
         if not args.verify:
             raise ValueError("DST is missing: give the directory to write, or --verify to check SRC only")
-        print(f"{args.source}: {verify_manifest(resolve_model_path(args.source)) / 1e9:.2f} GB verified, as written")
+        print(f"{args.source}: {verify_manifest(resolve_model_path(args.source)) / 1e9:.3g} GB verified, as written")
         return 0
     report = convert(
         args.source,
@@ -50,6 +50,6 @@ def run(args: Namespace) -> int:
     size, speed = report.num_bytes / 1e9, report.num_bytes / 1e9 / report.seconds
     print(
         f"{args.source} ({report.layout}) -> {args.destination} ({args.to}): {report.num_tensors} tensors, "
-        f"{size:.2f} GB in {report.seconds:.1f} s ({speed:.2f} GB/s); all files read back and verified"
+        f"{size:.3g} GB in {report.seconds:.1f} s ({speed:.2f} GB/s); all files read back and verified"
     )
     return 0

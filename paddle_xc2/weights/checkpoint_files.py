@@ -111,7 +111,7 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
         raise ValueError(_cut_off(path, size, f"its header alone has {header_bytes}"))
     try:
         header = json.loads(raw_header, object_pairs_hook=_refuse_duplicates)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: its header is damaged ({error}); copy or download it again") from error
     header.pop("__metadata__", None)
     data_start = 8 + header_bytes

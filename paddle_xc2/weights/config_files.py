@@ -61,7 +61,8 @@ def upstream_config(config: XComposer2Config, dtype: str | None = None) -> dict:
     """
     original = getattr(config, "hf_config", None)
     if original is None:
-        content = {**_UPSTREAM_CONSTANTS, **{name: getattr(config, name) for name in _SETTINGS}}
+        settings = {name: getattr(config, name) for name in _SETTINGS}
+        content = {**_UPSTREAM_CONSTANTS, **{name: value for name, value in settings.items() if value is not None}}
     else:
         known = {"xc2_family": config.xc2_family, "vision_config": config.vision_config}
         before = XComposer2Config(**{**original, **known})

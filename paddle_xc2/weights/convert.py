@@ -13,7 +13,7 @@ from paddle_xc2.weights.checkpoint_files import read_checkpoint
 from paddle_xc2.weights.config_files import load_config
 from paddle_xc2.weights.lazy_tensor import check_dtype
 from paddle_xc2.weights.loading import build_without_memory, parameter_shapes
-from paddle_xc2.weights.manifest import verify_manifest
+from paddle_xc2.weights.manifest import manifest_files, verify_manifest
 from paddle_xc2.weights.model_path import resolve_model_path
 from paddle_xc2.weights.name_map import layout_of
 from paddle_xc2.weights.saving import write_files
@@ -77,6 +77,7 @@ def convert(
             verify_manifest(source)
         with tqdm(desc="converting", total=num_bytes, unit="B", unit_scale=True, disable=not progress) as bar:
             write_files(partial, parameters, config, to, source, dtype, dtype, max_shard_size, bar.update)
-        with tqdm(desc="verifying", total=num_bytes, unit="B", unit_scale=True, disable=not progress) as bar:
+        num_written = sum(file["bytes"] for file in manifest_files(partial).values())
+        with tqdm(desc="verifying", total=num_written, unit="B", unit_scale=True, disable=not progress) as bar:
             num_verified = verify_manifest(partial, bar.update)
     return ConversionReport(layout, len(parameters), num_bytes, dropped, num_verified, time.perf_counter() - started)

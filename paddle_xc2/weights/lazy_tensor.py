@@ -6,6 +6,7 @@ a conversion never holds more than one block, whatever the size of the tensor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -52,7 +53,7 @@ class LazyTensor:
         return self.num_bytes_as(self.dtype)
 
     def num_bytes_as(self, dtype: str) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * NUMPY_DTYPES[dtype].itemsize
+        return math.prod(self.shape) * NUMPY_DTYPES[dtype].itemsize
 
     def transposed(self) -> LazyTensor:
         return replace(self, shape=self.shape[::-1], read=lambda: self.read().T)

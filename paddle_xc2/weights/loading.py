@@ -38,8 +38,7 @@ def load_model(
     config = load_config(directory, tensors)
     stored_rows = 1 + config.patches_per_side**2
     if img_size is not None:
-        config.img_size = img_size
-        config.check()
+        _change_image_size(config, img_size)
     if dtype is None:
         dtype = "float32" if paddle.device.get_device() == "cpu" else prevailing_dtype(tensors.values())
     config.dtype = dtype
@@ -58,6 +57,17 @@ def load_model(
     model.source_dir = directory
     model.eval()
     return model
+
+
+def _change_image_size(config: XComposer2Config, img_size: int) -> None:
+    """Raises: ValueError if the model can't have it."""
+    if config.family.tiling and img_size != config.img_size:
+        raise ValueError(
+            f"img_size is {img_size}, but the tiles of {config.xc2_family} are always {config.img_size} pixels; "
+            "leave img_size out, hd_num says how many tiles an image may take"
+        )
+    config.img_size = img_size
+    config.check()
 
 
 def build_without_memory(config: XComposer2Config, dtype: str = "float32") -> XComposer2ForCausalLM:

@@ -70,8 +70,8 @@ def verify_manifest(directory: Path, on_bytes: Callable[[int], object] = lambda 
     if not files:
         raise FileNotFoundError(
             f"{directory}: its values can't be verified: it has no {MANIFEST_FILE}, which only checkpoints written by "
-            "paddle_xc2 have; names, shapes and sizes are checked without it. Compare the `sha256sum` of its files with "
-            "what their publisher states"
+            "paddle_xc2 have; names, shapes and sizes are checked without it. Compare the `sha256sum` of its files "
+            "with what their publisher states"
         )
     wrong = []
     for name, entry in files.items():

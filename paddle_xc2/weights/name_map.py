@@ -82,7 +82,13 @@ PROJECTOR = (
     *_linear("vision_proj.2", "vision_proj.2"),
 )
 
-RULES = (*LANGUAGE_MODEL, *VISION, *PROJECTOR)
+# Separators between the rows and views of tiled images.
+SEPARATORS = (
+    Rule("plora_glb_GN", "plora_glb_GN"),
+    Rule("plora_sub_GN", "plora_sub_GN"),
+)
+
+RULES = (*LANGUAGE_MODEL, *VISION, *PROJECTOR, *SEPARATORS)
 
 _UNUSED_NORM = "never influences an output: image features are taken before this norm"
 DROPPED = (

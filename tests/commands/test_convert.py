@@ -1,0 +1,47 @@
+from argparse import ArgumentParser
+
+import pytest
+
+from paddle_xc2.commands import convert
+from tests.tiny import tiny_checkpoint
+
+
+def run(*arguments):
+    parser = ArgumentParser()
+    convert.add_arguments(parser)
+    return convert.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return tiny_checkpoint(tmp_path_factory.mktemp("command") / "original")
+
+
+def test_converts_and_says_what_was_done(original, tmp_path, capfd):
+    assert run(original, tmp_path / "ours", "--max-shard-size", "100KB", "--dtype", "bfloat16") == 0
+    out, err = capfd.readouterr()
+    assert f"{original} (hf) -> {tmp_path / 'ours'} (paddle): " in out and "all files read back and verified" in out
+    assert "converting: 100%" in err and "verifying: 100%" in err
+    assert run(tmp_path / "ours", tmp_path / "back", "--to", "hf", "--verify", "--disable_tqdm") == 0
+    out, err = capfd.readouterr()
+    assert "(paddle) -> " in out and "converting" not in err
+
+
+def test_names_what_was_left_out(shared, tmp_path, capsys):
+    run(shared / "goldens/xc2_7b/ckpt", tmp_path / "ours", "--disable_tqdm")
+    expected = "left out: vit.vision_tower.vision_model.post_layernorm.weight: never influences an output"
+    assert expected in capsys.readouterr().out
+
+
+def test_verifies_only(original, tmp_path, capsys):
+    run(original, tmp_path / "ours", "--disable_tqdm")
+    assert run(tmp_path / "ours", "--verify") == 0
+    assert "GB verified" in capsys.readouterr().out
+    (tmp_path / "ours" / "tokenizer.model").write_bytes(b"x")
+    with pytest.raises(ValueError, match="tokenizer.model has 1 bytes instead of"):
+        run(tmp_path / "ours", "--verify")
+
+
+def test_destination_missing(original):
+    with pytest.raises(ValueError, match="DST is missing: give the directory to write, or --verify to check SRC only"):
+        run(original)
