@@ -71,7 +71,7 @@ ROPE_TABLES = tuple(
     for scaling, length in (("plain", "len48"), ("lin4", "len48"), ("ntk2", "len20"), ("ntk2", "len97"))
     for part in ("cos", "sin")
 )
-FACTS = ("family", "texts", "chat_images", "eoa_id", "mask_human_targets_cases", "curve_full")
+FACTS = ("family", "texts", "chat_images", "eoa_id", "curve_full")
 TRAIN_FACTS = ("loss", "length", "grad_norm_per_param", "params_without_grad", "params_zero_grad", "label_tokens_text")
 CHAT_FACTS = ("query", "kwargs", "input_ids", "layout_ids_image_as_-200", "im_mask_runs", "new_ids", "margins")
 
@@ -115,8 +115,8 @@ def main():
         if "no_placeholder" not in name and "pen1.3" not in name
     }
     kept["arrays"] = table
-    text = json.dumps(kept, ensure_ascii=False, indent=1)
-    (target / "golden.json").write_text(text + "\n", encoding="utf-8")
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in kept.items())
+    (target / "golden.json").write_text("{\n" + lines + "\n}\n", encoding="utf-8")
 
     rope = load_file(goldens / "rope" / "golden.safetensors")
     np.savez_compressed(HERE / "rope.npz", **{name: rope[name] for name in ROPE_TABLES})

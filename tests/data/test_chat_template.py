@@ -1,0 +1,67 @@
+"""The text of samples and prompts is upstream's, character by character."""
+
+import pytest
+
+from paddle_xc2.data.chat_template import Span, render_prompt, render_training
+from paddle_xc2.data.conversation import Message
+from paddle_xc2.data.json_formats import read_xcomposer2
+from paddle_xc2.families import XCOMPOSER2_TEMPLATE, Template
+from tests.golden import Golden
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return Golden()
+
+
+def text_of(spans):
+    return "".join(span.text for span in spans)
+
+
+@pytest.mark.parametrize("name", ["one_image", "two_images", "text", "multi_turn"])
+def test_training_text_is_upstreams(golden, name):
+    """And so is what is trained of it (`label_tokens_text`: with the space that upstream's decoding puts in front)."""
+    messages, _ = read_xcomposer2(golden.record(name), name)
+    spans = render_training(messages, XCOMPOSER2_TEMPLATE)
+    assert text_of(spans) == golden.facts["train_samples"][name]["text"]
+    trained = text_of([span for span in spans if span.trained])
+    assert trained == golden.facts["train_forward"][name]["label_tokens_text"][0].removeprefix(" ")
+
+
+MESSAGES = (Message("user", " Hello?\n"), Message("assistant", "\n Yes. "), Message("user", "Who?"))
+
+
+def test_prompt_text():
+    """Upstream's chat keeps white space around messages; training takes it off."""
+    want = (
+        "[UNUSED_TOKEN_146]user\n Hello?\n[UNUSED_TOKEN_145]\n[UNUSED_TOKEN_146]assistant\n\n Yes. [UNUSED_TOKEN_145]\n"
+        "[UNUSED_TOKEN_146]user\nWho?[UNUSED_TOKEN_145]\n[UNUSED_TOKEN_146]assistant\n"
+    )
+    assert render_prompt(MESSAGES, XCOMPOSER2_TEMPLATE, strip=False) == [Span(want, False)]
+    stripped = want.replace(" Hello?\n", "Hello?").replace("\n Yes. ", "Yes.")
+    assert render_prompt(MESSAGES, XCOMPOSER2_TEMPLATE, strip=True) == [Span(stripped, False)]
+
+
+def test_a_prompt_is_the_beginning_of_its_training_sample():
+    answered = (*MESSAGES, Message("assistant", "Me."))
+    training = text_of(render_training(answered, XCOMPOSER2_TEMPLATE))
+    prompt = text_of(render_prompt(MESSAGES, XCOMPOSER2_TEMPLATE, strip=True))
+    assert training == prompt + "Me.[UNUSED_TOKEN_145]\n</s>"
+
+
+def test_a_system_turn_is_not_trained_and_changes_nothing_else():
+    """Upstream's mask counts closing tokens, so that a system turn would turn it inside out (quirk 7)."""
+    plain = render_training((*MESSAGES[:2],), XCOMPOSER2_TEMPLATE)
+    with_system = render_training((Message("system", "Be brief."), *MESSAGES[:2]), XCOMPOSER2_TEMPLATE)
+    assert with_system == [Span("[UNUSED_TOKEN_146]system\nBe brief.[UNUSED_TOKEN_145]\n", False), *plain]
+
+
+def test_a_template_without_a_document_end():
+    """What closes a turn is trained; the line break after it is only where a document end follows."""
+    template = Template("<|im_start|>", "<|im_end|>", document_end="", stop_tokens=("<|im_end|>",))
+    assert render_training(MESSAGES[:2], template) == [
+        Span("<|im_start|>user\nHello?<|im_end|>\n", False),
+        Span("<|im_start|>assistant\n", False),
+        Span("Yes.<|im_end|>", True),
+        Span("\n", False),
+    ]
