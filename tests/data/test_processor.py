@@ -218,9 +218,11 @@ def test_unknown_choices(checkpoint, choice, message):
         XComposer2Processor.from_pretrained(checkpoint, **choice)
 
 
-def test_no_tiles_at_all():
+def test_no_tiles_at_all(checkpoint):
     with pytest.raises(ValueError, match="hd_num is 0, but an image takes at least 1 tile"):
         XComposer2Processor(family_named("xcomposer2-4khd-7b"), None, 336, hd_num=0)
+    with pytest.raises(ValueError, match="hd_num is 0, but xcomposer2-7b takes no tiles"):
+        XComposer2Processor.from_pretrained(checkpoint, hd_num=0)
 
 
 def test_a_directory_that_is_no_checkpoint(tmp_path):
