@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 CONFIG_FILE = "config.json"
-VISION_CONFIG_FILE = "clip_vision_config.json"  # upstream has none; small reference checkpoints say their ViT's sizes in it
+VISION_CONFIG_FILE = (
+    "clip_vision_config.json"  # upstream has none; small reference checkpoints say their ViT's sizes in it
+)
 
 
 def read_json(path: Path) -> dict:
@@ -39,3 +41,15 @@ def read_checkpoint_config(directory: str | Path) -> dict:
     if "vision_config" not in config and (directory / VISION_CONFIG_FILE).is_file():
         config["vision_config"] = read_json(directory / VISION_CONFIG_FILE)
     return config
+
+
+def read_tensor_names(directory: str | Path) -> tuple[str, ...]:
+    """Names of the tensors of a sharded checkpoint, from its index; () where there is none.
+
+    Raises: ValueError if the index is broken.
+    """
+    for index in sorted(Path(directory).glob("*.index.json")):
+        weight_map = read_json(index).get("weight_map")
+        if isinstance(weight_map, dict):
+            return tuple(weight_map)
+    return ()

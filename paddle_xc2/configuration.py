@@ -44,11 +44,13 @@ class XComposer2Config(PretrainedConfig):
     Follows upstream's `configuration_internlm_xcomposer2.py`; unknown keys of a config.json are kept and written back.
 
     Args:
-        vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads: decoder sizes.
+        vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads:
+            decoder sizes.
         img_size: pixels, side of the square image; None takes the family's.
         vision_config: sizes of the ViT, keys as in `VisionConfig`.
         rope_scaling: None or {"type": "linear" | "dynamic", "factor": float}.
         xc2_family: name of the row in `families.py`; None detects it.
+        hd_num: tiles that an image may take, where the model was fine-tuned here with another number than upstream's.
         plora_dropout: dropout on the input of PLoRA's update while training; upstream's is 0.05.
         chat_layout: None (upstream's own chat layout) or "as_trained" (the layout of the fine-tuning data).
     Raises: ValueError naming every value that contradicts another.
@@ -76,6 +78,7 @@ class XComposer2Config(PretrainedConfig):
         vision_config: dict | None = None,
         xc2_family: str | None = None,
         chat_layout: str | None = None,
+        hd_num: int | None = None,
         plora_dropout: float = 0.05,
         use_recompute: bool = False,
         **kwargs,
@@ -102,12 +105,18 @@ class XComposer2Config(PretrainedConfig):
         self.max_length = max_length
         self.use_recompute = use_recompute
         self.chat_layout = chat_layout
+        self.hd_num = hd_num
         self.plora_dropout = plora_dropout
         if xc2_family is None:
-            detected = {"architectures": self.architectures, "img_size": img_size, "model_type": kwargs.get("model_type")}
+            detected = {
+                "architectures": self.architectures,
+                "img_size": img_size,
+                "model_type": kwargs.get("model_type"),
+            }
             xc2_family = detect_family(detected, source="XComposer2Config").name
         self.xc2_family = xc2_family
-        self.img_size = self.family.image_size if img_size is None else img_size
+        # Upstream's configs of tiled families hold anything there, or nothing: the tile's size is the family's.
+        self.img_size = self.family.image_size if img_size is None or self.family.tiling else img_size
         self.vision_config = asdict(VisionConfig.from_dict(vision_config or {}))
         self.check()
 
@@ -128,28 +137,42 @@ class XComposer2Config(PretrainedConfig):
         return self.img_size // self.vision.patch_size
 
     @property
+    def projector_inputs(self) -> int:
+        """Width of what the projector takes: the merged patches of one image token."""
+        return self.vision.hidden_size * self.family.merge**2
+
+    @property
     def num_image_tokens(self) -> int:
-        """Tokens that one image takes in the sequence."""
-        return self.patches_per_side**2
+        """Slots that a square image of img_size pixels takes in the sequence."""
+        return self.family.num_image_tokens(self.img_size, self.img_size, self.vision.patch_size)
 
     def check(self) -> None:
         """Raises: ValueError naming every value that contradicts another."""
         wrong = []
         vision = self.vision
         if self.hidden_size % self.num_attention_heads:
-            wrong.append(f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}")
+            wrong.append(
+                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}"
+            )
         elif self.head_dim % 2:
-            wrong.append(f"hidden_size / num_attention_heads is {self.head_dim}, but rotary embedding needs an even number")
+            wrong.append(
+                f"hidden_size / num_attention_heads is {self.head_dim}, but rotary embedding needs an even number"
+            )
         if self.num_attention_heads % self.num_key_value_heads:
             wrong.append(
-                f"num_attention_heads {self.num_attention_heads} is no multiple of num_key_value_heads {self.num_key_value_heads}"
+                f"num_attention_heads {self.num_attention_heads} is no multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
             )
         if vision.hidden_size % vision.num_attention_heads:
             wrong.append(
-                f"vision_config: hidden_size {vision.hidden_size} is no multiple of num_attention_heads {vision.num_attention_heads}"
+                f"vision_config: hidden_size {vision.hidden_size} is no multiple of "
+                f"num_attention_heads {vision.num_attention_heads}"
             )
-        if self.img_size % vision.patch_size:
-            wrong.append(f"img_size {self.img_size} is no multiple of the patch size {vision.patch_size}")
+        if self.img_size % (vision.patch_size * self.family.merge):
+            wrong.append(
+                f"img_size {self.img_size} is no multiple of {vision.patch_size * self.family.merge} pixels, "
+                "the side of an image token"
+            )
         if vision.hidden_act != "quick_gelu":
             wrong.append(f'vision_config: hidden_act "{vision.hidden_act}" is not supported, only "quick_gelu"')
         if self.hidden_act != "silu":

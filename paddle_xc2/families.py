@@ -6,10 +6,12 @@ Everything else in the package asks the row, never the name.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from paddle_xc2.special_tokens import EOS, TURN_END, TURN_START
 
-# Upstream's default system turn (`modeling_internlm_xcomposer2.py`, `chat`): released XComposer2 models were tuned with it.
+# Upstream's default system turn (`modeling_internlm_xcomposer2.py`, `chat`): released XComposer2 models were tuned
+# with it.
 XCOMPOSER2_META_INSTRUCTION = (
     "You are an AI assistant whose name is InternLM-XComposer (浦语·灵笔).\n"
     "- InternLM-XComposer (浦语·灵笔) is a multi-modality conversational language model that is developed by "
@@ -35,30 +37,77 @@ XCOMPOSER2_TEMPLATE = Template(TURN_START, TURN_END, document_end=EOS, stop_toke
 
 
 @dataclass(frozen=True)
+class Tiling:
+    """How a high-resolution image is laid out on a grid of square tiles (goldens/NOTES.md, quirk 14).
+
+    Attributes:
+        chat_tiles: at most so many in chat.
+        chat_tiles_of_several: at most so many each when a prompt holds several images.
+        training_tiles: at most so many in training.
+        chat_enlargement, training_enlargement: the image is never made wider than this many times its own width,
+            rounded up to whole tiles; None: as wide as the tiles allow.
+        chat_centered: whether chat centres the image between its white borders, as training always does.
+    """
+
+    chat_tiles: int
+    chat_tiles_of_several: int
+    training_tiles: int
+    chat_enlargement: float | None
+    training_enlargement: float | None
+    chat_centered: bool
+
+    def columns(self, width: int, height: int, tile: int, max_tiles: int, enlargement: float | None) -> int:
+        """Tiles along the longer side of an image whose longer side is `width`; all in pixels but `max_tiles`."""
+        ratio = width / height
+        columns = 1
+        while (columns + 1) * ceil((columns + 1) / ratio) <= max_tiles:
+            columns += 1
+        return columns if enlargement is None else min(ceil(width * enlargement / tile), columns)
+
+
+@dataclass(frozen=True)
 class Family:
     """One released family.
 
     Attributes:
         name: the row's name, written into converted checkpoints.
         released_names: hub names whose checkpoints belong to it.
-        image_size: pixels, side of the square that an image is squashed to.
+        image_size: pixels, side of the square that an image is squashed to, or of a tile.
+        tiling: None squashes every image to one square.
+        merge: patches per side that become one image token.
         plora_rank, plora_alpha: of the PLoRA matrices beside every linear layer of the decoder.
         template: the text layout.
         meta_instruction: default system turn of chat; "" is none.
         chat_bos_at_every_text: upstream's chat puts BOS before every text between images (training does not), and
-            two before a prompt without images (goldens/NOTES.md, quirks 1 and 2).
+            two before a prompt without images (goldens/NOTES.md, quirks 1 and 2). Else chat puts one BOS at the start.
+        image_leads_prompt: a single image without a placeholder goes before the whole prompt, not into the first
+            question.
+        penalizes_prompt: the repetition penalty of chat sees the prompt where it holds no image (quirk 12).
         max_length: tokens, image slots included; upstream's default for fine-tuning.
     """
 
     name: str
     released_names: tuple[str, ...]
     image_size: int
+    tiling: Tiling | None = None
+    merge: int = 1
     plora_rank: int = 256
     plora_alpha: float = 256.0
     template: Template = XCOMPOSER2_TEMPLATE
     meta_instruction: str = XCOMPOSER2_META_INSTRUCTION
     chat_bos_at_every_text: bool = True
+    image_leads_prompt: bool = False
+    penalizes_prompt: bool = True
     max_length: int = 4096
+
+    def num_image_tokens(self, height: int, width: int, patch_size: int) -> int:
+        """Slots that an image of `height` x `width` pixels, as the model gets it, takes in the sequence."""
+        rows, columns = height // (patch_size * self.merge), width // (patch_size * self.merge)
+        if self.tiling is None:
+            return rows * columns
+        # The image and, before it, its global view, both with a separator after each row and one between them.
+        side = self.image_size // (patch_size * self.merge)
+        return rows * (columns + 1) + side * (side + 1) + 1
 
 
 FAMILIES = (
@@ -68,11 +117,29 @@ FAMILIES = (
         ("internlm/internlm-xcomposer2-vl-7b", "internlm/internlm-xcomposer2-vl-1_8b"),
         image_size=490,
     ),
+    Family(
+        "xcomposer2-4khd-7b",
+        ("internlm/internlm-xcomposer2-4khd-7b",),
+        image_size=336,
+        tiling=Tiling(25, 25, 16, chat_enlargement=None, training_enlargement=None, chat_centered=True),
+        merge=2,
+    ),
+    Family(
+        "xcomposer2d5-7b",
+        ("internlm/internlm-xcomposer2d5-7b",),
+        image_size=560,
+        tiling=Tiling(24, 6, 18, chat_enlargement=1.0, training_enlargement=1.5, chat_centered=False),
+        merge=2,
+        meta_instruction="",
+        chat_bos_at_every_text=False,
+        image_leads_prompt=True,
+        penalizes_prompt=False,
+        max_length=16384,
+    ),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 
-# Recognised, so that the message can say what the checkpoint is, but not supported yet.
-_UNSUPPORTED_TILES = "plora_glb_GN"
+_SEPARATOR = "plora_glb_GN"  # a parameter that only the tiled families have
 XCOMPOSER2_ARCHITECTURE = "InternLMXComposer2ForCausalLM"
 
 
@@ -83,12 +150,13 @@ def family_named(name: str) -> Family:
     return _BY_NAME[name]
 
 
-def detect_family(config: dict, tensor_names: tuple[str, ...] = (), source: str = "config.json") -> Family:
+def detect_family(config: dict, tensor_names=(), source: str = "config.json") -> Family:
     """The family of a checkpoint, from its own config and tensor names; a path never decides.
 
     Args:
         config: the content of config.json, upstream's or ours.
-        tensor_names: names of the tensors in the checkpoint, upstream's; may be empty where only config.json is at hand.
+        tensor_names: names of the tensors in the checkpoint, upstream's; may be empty where only config.json is at
+            hand.
         source: what to call the config in messages.
     Raises: ValueError if the checkpoint is of no supported family.
     """
@@ -101,9 +169,8 @@ def detect_family(config: dict, tensor_names: tuple[str, ...] = (), source: str 
             "this is not an InternLM-XComposer2 checkpoint"
         )
     image_size = config.get("img_size")
-    if _UNSUPPORTED_TILES in tensor_names or config.get("model_type") == "internlm2" or (tensor_names and image_size is None):
-        raise ValueError(
-            f"{source}: this is a checkpoint of the 4KHD or 2.5 family, which this version does not support; "
-            f"supported are {', '.join(_BY_NAME)}"
-        )
-    return _BY_NAME["xcomposer2-7b"] if image_size == 224 else _BY_NAME["xcomposer2-vl-7b"]
+    is_2d5 = image_size == 560 or config.get("model_type") == "internlm2"
+    tiled = _SEPARATOR in tensor_names if tensor_names else is_2d5 or image_size is None
+    if tiled:
+        return _BY_NAME["xcomposer2d5-7b" if is_2d5 else "xcomposer2-4khd-7b"]
+    return _BY_NAME["xcomposer2-7b" if image_size == 224 else "xcomposer2-vl-7b"]

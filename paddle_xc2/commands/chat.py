@@ -27,7 +27,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--image_path", nargs="+", default=[], metavar="PATH", help="pictures of the first question")
     parser.add_argument("--text", help="ask this one question and exit; without it, a conversation begins")
-    parser.add_argument("--max_new_tokens", type=int, default=1024, help="longest answer, in tokens (default: %(default)s)")
+    parser.add_argument(
+        "--max_new_tokens", type=int, default=1024, help="longest answer, in tokens (default: %(default)s)"
+    )
     parser.add_argument("--greedy", action="store_true", help="always take the likeliest token, do not sample")
     parser.add_argument("--temperature", type=float, default=1.0, help="default: %(default)s")
     parser.add_argument("--top_p", type=float, default=0.8, help="default: %(default)s")
@@ -38,15 +40,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--chat_layout", choices=["official", "as_trained"], help="prompt layout; the checkpoint's own by default"
     )
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: what the device computes best")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="default: what the device computes best"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: %(default)s)")
 
 
 def run(args: Namespace) -> int:
     from paddle_xc2 import runtime
     from paddle_xc2.data.tokenizer import XComposer2Tokenizer
+    from paddle_xc2.model_path import resolve_model_path
     from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
-    from paddle_xc2.weights.loading import resolve_model_path
 
     start = time.perf_counter()
     path = resolve_model_path(args.path)

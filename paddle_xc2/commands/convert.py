@@ -26,9 +26,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     # Imported here: --help answers without them.
+    from paddle_xc2.model_path import resolve_model_path
     from paddle_xc2.weights.convert import convert
     from paddle_xc2.weights.manifest import verify_manifest
-    from paddle_xc2.weights.model_path import resolve_model_path
 
     if args.destination is None:
         if not args.verify:

@@ -19,8 +19,8 @@ def render_training(messages: tuple[Message, ...], template: Template) -> list[S
     """The text of a training sample, as upstream's `conv2text` writes it.
 
     Trained are the answers with their closing token, and what closes the whole sample: exactly what upstream's
-    `mask_human_targets` leaves on well-formed data. There the mask follows the parity of closing tokens, so that a system
-    turn inverts it; here it follows the roles.
+    `mask_human_targets` leaves on well-formed data. There the mask follows the parity of closing tokens, so that a
+    system turn inverts it; here it follows the roles.
     """
     spans = []
     for index, message in enumerate(messages):

@@ -34,7 +34,8 @@ class Conversation:
 
     Attributes:
         messages: the turns in order.
-        images: one path (or PIL image, in chat) per `<ImageHere>`, in reading order.
+        images: one path (or PIL image, in chat) per `<ImageHere>`, in reading order. A single image needs no
+            `<ImageHere>`.
         source: where it came from, for messages to the user: "train.json[17]".
     """
 
@@ -44,6 +45,11 @@ class Conversation:
 
     def __post_init__(self):
         check(self)
+
+    @property
+    def image_leads(self) -> bool:
+        """Whether there is one image and no `<ImageHere>`: it goes first, where exactly is the family's matter."""
+        return len(self.images) == 1 and not any(IMAGE_PLACEHOLDER in message.text for message in self.messages)
 
 
 def check(conversation: Conversation) -> None:
@@ -71,7 +77,7 @@ def check(conversation: Conversation) -> None:
     if first.role != "user":
         raise DataError(f"{source}: the conversation starts with the {first.role}; the first turn must be the user's")
     num_placeholders = sum(message.text.count(IMAGE_PLACEHOLDER) for message in messages)
-    if num_placeholders != len(conversation.images):
+    if num_placeholders != len(conversation.images) and not conversation.image_leads:
         raise DataError(
             f"{source}: the messages hold {num_placeholders} {IMAGE_PLACEHOLDER} but {len(conversation.images)} "
             f"image{'s are' if len(conversation.images) != 1 else ' is'} given; write one {IMAGE_PLACEHOLDER} per image"
@@ -91,12 +97,8 @@ def check_trainable(conversation: Conversation) -> None:
         )
 
 
-def place_leading_image(messages: tuple[Message, ...], num_images: int) -> tuple[Message, ...]:
-    """One image and no placeholder anywhere: the image goes before the first question (as XComposer-2.5 does)."""
-    if num_images != 1 or any(IMAGE_PLACEHOLDER in message.text for message in messages):
-        return messages
-    first_user = next((i for i, message in enumerate(messages) if message.role == "user"), None)
-    if first_user is None:
-        return messages
+def place_leading_image(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Puts `<ImageHere>` before the first question."""
+    first_user = next(index for index, message in enumerate(messages) if message.role == "user")
     placed = Message("user", IMAGE_PLACEHOLDER + messages[first_user].text)
     return messages[:first_user] + (placed,) + messages[first_user + 1 :]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from paddle_xc2.data.chat_template import Span, render_prompt, render_training
-from paddle_xc2.data.conversation import Conversation, DataError, Message
-from paddle_xc2.families import Template
+from paddle_xc2.data.conversation import Conversation, DataError, Message, place_leading_image
+from paddle_xc2.families import Family
 from paddle_xc2.special_tokens import BOS, IGNORE_INDEX, IMAGE_PLACEHOLDER, IMAGE_SLOT_ID
 
 
@@ -49,29 +49,46 @@ class Example:
         return int((self.labels[1:] != IGNORE_INDEX).sum())
 
 
-def encode_training(messages: tuple[Message, ...], tokenizer, template: Template, image_tokens: list[int]) -> Example:
+def encode_training(conversation: Conversation, tokenizer, family: Family, image_tokens: list[int]) -> Example:
     """Ids, labels and slots of a training sample. BOS stands once, before the first text (upstream's training layout).
 
     Args:
         image_tokens: number of slots of each image, in reading order.
     """
-    return _join(split_at_images(render_training(messages, template)), tokenizer, image_tokens, bos_at_every_text=False)
+    messages, leading = _leading_image(conversation, family)
+    spans = leading + render_training(messages, family.template)
+    return _join(split_at_images(spans), tokenizer, image_tokens, conversation.source)
 
 
 def encode_prompt(
-    messages: tuple[Message, ...], tokenizer, template: Template, image_tokens: list[int], official_bos: bool, strip: bool
+    conversation: Conversation, tokenizer, family: Family, image_tokens: list[int], as_trained: bool
 ) -> Example:
     """Ids and slots of a chat prompt.
 
     Args:
-        official_bos: upstream's chat layout: BOS before every text between images, and twice before a prompt without
-            images (goldens/NOTES.md, quirks 1 and 2). Else BOS stands once, as in training.
-        strip: take white space off the messages, as training does.
+        as_trained: the layout of training samples. Else upstream's chat layout, which puts BOS elsewhere
+            (goldens/NOTES.md, quirks 1 to 3) and leaves white space around messages.
     """
-    spans = render_prompt(messages, template, strip)
-    if official_bos and not image_tokens:
-        spans = [Span(BOS, False), *spans]
-    return _join(split_at_images(spans), tokenizer, image_tokens, bos_at_every_text=official_bos)
+    messages, leading = _leading_image(conversation, family)
+    spans = leading + render_prompt(messages, family.template, strip=as_trained)
+    if as_trained:
+        return _join(split_at_images(spans), tokenizer, image_tokens, conversation.source)
+    if not family.chat_bos_at_every_text or not image_tokens:
+        spans = [
+            Span(BOS, False),
+            *spans,
+        ]  # one at the start; the older families add a second to a prompt without images
+    bos = "every text" if family.chat_bos_at_every_text else "none"
+    return _join(split_at_images(spans), tokenizer, image_tokens, conversation.source, bos)
+
+
+def _leading_image(conversation: Conversation, family: Family) -> tuple[tuple[Message, ...], list[Span]]:
+    """Messages, and what goes before them: a single image without a placeholder gets its place."""
+    if not conversation.image_leads:
+        return conversation.messages, []
+    if family.image_leads_prompt:
+        return conversation.messages, [Span(IMAGE_PLACEHOLDER, False)]
+    return place_leading_image(conversation.messages), []
 
 
 def split_at_images(spans: list[Span]) -> list[list[Span]]:
@@ -84,16 +101,17 @@ def split_at_images(spans: list[Span]) -> list[list[Span]]:
     return texts
 
 
-def _join(texts: list[list[Span]], tokenizer, image_tokens: list[int], bos_at_every_text: bool) -> Example:
+def _join(texts: list[list[Span]], tokenizer, image_tokens: list[int], source: str, bos: str = "first text") -> Example:
+    """bos: where the tokenizer's BOS is added: "first text" that is not empty, "every text", "none"."""
     ids, labels, masks = [], [], []
-    need_bos = True
+    need_bos = bos != "none"
     for index, spans in enumerate(texts):
         text_ids, trained = _encode_spans(spans, tokenizer)
         if len(text_ids):
             if need_bos:
                 text_ids = np.concatenate([[tokenizer.bos_token_id], text_ids])
                 trained = np.concatenate([[False], trained])
-            need_bos = bos_at_every_text
+            need_bos = bos == "every text"
             ids.append(text_ids)
             labels.append(np.where(trained, text_ids, IGNORE_INDEX))
             masks.append(np.zeros(len(text_ids), dtype=bool))
@@ -101,20 +119,23 @@ def _join(texts: list[list[Span]], tokenizer, image_tokens: list[int], bos_at_ev
             ids.append(np.full(image_tokens[index], IMAGE_SLOT_ID))
             labels.append(np.full(image_tokens[index], IGNORE_INDEX))
             masks.append(np.ones(image_tokens[index], dtype=bool))
-    return Example(
-        np.concatenate(ids).astype(np.int64), np.concatenate(labels).astype(np.int64), np.concatenate(masks).astype(bool)
-    )
+    ids, labels = np.concatenate(ids).astype(np.int64), np.concatenate(labels).astype(np.int64)
+    return Example(ids, labels, np.concatenate(masks).astype(bool), source=source)
 
 
 def _encode_spans(spans: list[Span], tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """(ids int64, trained bool) of one text. It is tokenized whole, as upstream does, then marked by character offsets."""
+    """(ids int64, trained bool) of one text.
+
+    It is tokenized whole, as upstream does, then marked by character offsets.
+    """
     text = "".join(span.text for span in spans)
     if not text:
         return np.empty(0, np.int64), np.empty(0, bool)
     ids, ends = tokenizer.encode_with_offsets(text)
     ends = np.asarray(ends)
     starts = np.concatenate([[0], ends[:-1]])
-    # A token belongs to the last character it completes. Bytes of a character that is not complete yet belong to that one.
+    # A token belongs to the last character it completes. Bytes of a character that is not complete yet belong to that
+    # one.
     characters = np.minimum(np.maximum(ends - 1, starts), len(text) - 1)
     trained = np.repeat([span.trained for span in spans], [len(span.text) for span in spans])
     return np.asarray(ids, np.int64), trained[characters]
@@ -127,6 +148,8 @@ def drop_oldest_turn(conversation: Conversation) -> Conversation | None:
     if len(messages) - head <= 2:
         return None
     kept = messages[:head] + messages[head + 2 :]
+    if conversation.image_leads:
+        return Conversation(kept, (), conversation.source)
     before = sum(message.text.count(IMAGE_PLACEHOLDER) for message in messages[:head])
     gone = sum(message.text.count(IMAGE_PLACEHOLDER) for message in messages[head : head + 2])
     images = conversation.images[:before] + conversation.images[before + gone :]

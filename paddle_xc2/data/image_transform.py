@@ -1,13 +1,15 @@
 """Image file -> float32 [3, height, width], with upstream's pixels.
 
-`load_image` reads a file that may be anything; `square_image` is what XComposer2-7b and -vl-7b look at. Follows
-`ImageProcessor` in upstream's `data_mix.py`.
+`load_image` reads a file that may be anything; `square_image` is what XComposer2-7b and -vl-7b look at, `tiled_image`
+what the tiled families do. Follows `ImageProcessor` in upstream's `data_mix.py`, `HD_transform` and
+`R560_HD18_Identity_transform` in `ixc_utils.py`, and `Image_transform` of the 2.5 checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 import warnings
 from pathlib import Path
 
@@ -77,6 +79,46 @@ def image_size_of(image, source: str = "", max_pixels: int = MAX_PIXELS) -> tupl
 def square_image(image: Image.Image, size: int) -> np.ndarray:
     """RGB image squashed to `size` x `size` pixels, whatever its shape: float32 [3, size, size], normalised."""
     return normalized(image.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def tiled_size(width: int, height: int, tile: int, columns: int) -> tuple[int, int]:
+    """(width, height) in pixels of the grid that an image of `width` x `height` is laid out on.
+
+    Args:
+        tile: pixels, side of a tile.
+        columns: tiles along the longer side.
+    """
+    long, short = max(width, height), min(width, height)
+    resized = _resized_short_side(long, short, tile * columns)
+    grid = tile * columns, math.ceil(resized / tile) * tile
+    return grid if width >= height else grid[::-1]
+
+
+def tiled_image(image: Image.Image, tile: int, columns: int, centered: bool) -> np.ndarray:
+    """RGB image with its longer side at `columns` tiles, on white up to whole tiles: float32 [3, height, width].
+
+    Args:
+        tile: pixels, side of a tile.
+        columns: tiles along the longer side.
+        centered: between the white borders; else they are all below (landscape) or at the right (portrait).
+    """
+    portrait = image.width < image.height
+    if portrait:  # a true transpose, mirrored, as upstream; undone at the end
+        image = image.transpose(Image.Transpose.TRANSPOSE)
+    width, height = tile * columns, _resized_short_side(image.width, image.height, tile * columns)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    padded_height = math.ceil(height / tile) * tile
+    canvas = Image.new("RGB", (width, padded_height), (255, 255, 255))
+    canvas.paste(resized, (0, (padded_height - height) // 2 if centered else 0))
+    return normalized(canvas.transpose(Image.Transpose.TRANSPOSE) if portrait else canvas)
+
+
+def _resized_short_side(long: int, short: int, new_long: int) -> int:
+    """Pixels of the shorter side when the longer becomes `new_long`.
+
+    The division is upstream's, and so is its rounding.
+    """
+    return max(1, int(new_long / (long / short)))
 
 
 def normalized(image: Image.Image) -> np.ndarray:

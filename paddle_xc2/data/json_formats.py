@@ -12,7 +12,7 @@ import os
 import re
 from pathlib import Path
 
-from paddle_xc2.data.conversation import Conversation, DataError, Message, check_trainable, place_leading_image
+from paddle_xc2.data.conversation import Conversation, DataError, Message, check_trainable
 from paddle_xc2.data.downloads import ImageCache, is_url
 from paddle_xc2.data.image_transform import ImageMissing
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
@@ -77,7 +77,7 @@ def read_records(path) -> list[tuple[object, str]]:
 def to_conversation(
     record, source: str, image_folder=None, base_folder=None, cache: ImageCache | None = None
 ) -> Conversation:
-    """One record of any dialect -> Conversation. One image without `<ImageHere>` goes before the first question.
+    """One record of any dialect -> Conversation.
 
     Args:
         source: the record's name, for messages.
@@ -90,7 +90,7 @@ def to_conversation(
     messages, references = read(record, source)
     folders = [Path(image_folder)] if image_folder else [Path(base_folder or "."), Path(".")]
     images = tuple(_find_image(reference, source, folders, cache) for reference in references)
-    return Conversation(place_leading_image(messages, len(images)), images, source)
+    return Conversation(messages, images, source)
 
 
 def read_xcomposer2(record: dict, source: str) -> tuple[tuple[Message, ...], list[str]]:
@@ -150,7 +150,9 @@ def _dialect_of(record, source: str):
         raise DataError(f'{source}: the record is {_kind(record)}; it must be an object with "conversations"')
     if "conversations" not in record:
         nearest = difflib.get_close_matches("conversations", map(str, record), n=1)
-        there = f'did you mean "{nearest[0]}"?' if nearest else f"the record has {', '.join(map(str, record)) or 'no keys'}"
+        there = (
+            f'did you mean "{nearest[0]}"?' if nearest else f"the record has {', '.join(map(str, record)) or 'no keys'}"
+        )
         raise DataError(f'{source}: there is no "conversations"; {there}')
     turns = record["conversations"]
     if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
-from paddle_xc2.checkpoint_config import read_checkpoint_config
+from paddle_xc2.checkpoint_config import CONFIG_FILE, read_checkpoint_config, read_tensor_names
 from paddle_xc2.data.collate import collate_arrays, to_tensors
-from paddle_xc2.data.conversation import Conversation, Message, check_trainable, place_leading_image
+from paddle_xc2.data.conversation import Conversation, Message, check_trainable
 from paddle_xc2.data.encode import Example, TooLong, drop_oldest_turn, encode_prompt, encode_training
-from paddle_xc2.data.image_transform import load_image, square_image
+from paddle_xc2.data.image_transform import image_size_of, load_image, square_image, tiled_image, tiled_size
 from paddle_xc2.data.json_formats import to_conversation
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer
 from paddle_xc2.families import Family, detect_family
+from paddle_xc2.model_path import resolve_model_path
 
 CHAT_LAYOUTS = ("official", "as_trained")
 TRUNCATIONS = ("refuse", "turns")
@@ -25,8 +24,9 @@ class XComposer2Processor:
     Args:
         family: row of facts about the model.
         tokenizer: None for images alone.
-        image_size: pixels, side of the square image.
+        image_size: pixels, side of the square image, or of a tile.
         patch_size: pixels, side of a ViT patch.
+        hd_num: tiles that an image may take; None is upstream's default, which differs between chat and training.
         max_length: tokens of a training sample, image slots included; None is the family's.
         chat_layout: "official" asks as upstream's chat code does, "as_trained" as upstream's training code writes
             samples: for models fine-tuned with it.
@@ -41,9 +41,16 @@ class XComposer2Processor:
         image_size: int,
         patch_size: int = 14,
         max_length: int | None = None,
+        hd_num: int | None = None,
         chat_layout: str = "official",
         truncation: str = "refuse",
     ):
+        if hd_num == -1:  # upstream's scripts write it for families without tiles
+            hd_num = None
+        if hd_num is not None and family.tiling is None:
+            raise ValueError(f"hd_num is {hd_num}, but {family.name} takes no tiles; leave it out or set -1")
+        if hd_num is not None and hd_num < 1:
+            raise ValueError(f"hd_num is {hd_num}, but an image takes at least 1 tile")
         if chat_layout not in CHAT_LAYOUTS:
             raise ValueError(f'chat_layout "{chat_layout}" is not one of {", ".join(CHAT_LAYOUTS)}')
         if truncation not in TRUNCATIONS:
@@ -51,7 +58,8 @@ class XComposer2Processor:
         self.family = family
         self.tokenizer = tokenizer
         self.image_size = image_size
-        self.tokens_per_image = (image_size // patch_size) ** 2
+        self.patch_size = patch_size
+        self.hd_num = hd_num
         self.max_length = max_length or family.max_length
         self.chat_layout = chat_layout
         self.truncation = truncation
@@ -66,30 +74,31 @@ class XComposer2Processor:
         truncation: str = "refuse",
         image_size: int | None = None,
     ) -> XComposer2Processor:
-        """The processor of a checkpoint directory.
+        """The processor of a checkpoint: a directory or a released name.
 
         Args:
-            hd_num: number of tiles; this family has none, so only None or -1 is taken.
+            hd_num: tiles that an image may take; None is what the checkpoint was fine-tuned with here, else upstream's
+                default. Families without tiles take only None or -1.
             chat_layout: None is what the checkpoint says: "as_trained" if it was fine-tuned here, else "official".
             image_size: None is the checkpoint's.
         Raises: FileNotFoundError, ValueError.
         """
+        path = resolve_model_path(path)
         config = read_checkpoint_config(path)
-        family = detect_family(config, source=str(Path(path) / "config.json"))
-        if hd_num not in (None, -1):
-            raise ValueError(f"hd_num is {hd_num}, but {family.name} takes no tiles; leave it out or set -1")
+        family = detect_family(config, read_tensor_names(path), source=str(path / CONFIG_FILE))
         return cls(
             family,
             XComposer2Tokenizer.from_pretrained(path),
-            image_size or config.get("img_size") or family.image_size,
+            family.image_size if family.tiling else image_size or config.get("img_size") or family.image_size,
             (config.get("vision_config") or {}).get("patch_size", 14),
             max_length,
+            config.get("hd_num") if hd_num is None else hd_num,
             chat_layout or config.get("chat_layout") or "official",
             truncation,
         )
 
     @classmethod
-    def for_config(cls, config, tokenizer=None) -> XComposer2Processor:
+    def for_config(cls, config, tokenizer=None, hd_num: int | None = None) -> XComposer2Processor:
         """The processor of a model in memory. config: XComposer2Config."""
         return cls(
             config.family,
@@ -97,22 +106,45 @@ class XComposer2Processor:
             config.img_size,
             config.vision.patch_size,
             config.max_length,
+            config.hd_num if hd_num is None else hd_num,
             config.chat_layout or "official",
         )
 
-    def image_transform(self, image, training: bool = False, source: str = "") -> np.ndarray:
-        """Path or PIL image -> float32 [3, image_size, image_size], upstream's pixels.
+    def image_transform(self, image, training: bool = False, source: str = "", num_images: int = 1) -> np.ndarray:
+        """Path or PIL image -> float32 [3, height, width], upstream's pixels.
 
         Args:
-            training: families whose training pixels differ from chat's look at it; this one has the same.
+            training: training's pixels instead of chat's; the tiled families have other sizes and borders there. A
+                checkpoint asked `as_trained` always gets training's.
             source: the record that it belongs to, for messages.
+            num_images: of the prompt; chat's limit of tiles depends on it.
         Raises: DataError if it can't be read.
         """
-        return square_image(load_image(image, source), self.image_size)
+        loaded, tiling = load_image(image, source), self.family.tiling
+        if tiling is None:
+            return square_image(loaded, self.image_size)
+        training = training or self.chat_layout == "as_trained"
+        columns = self._tile_columns(*loaded.size, training, num_images)
+        return tiled_image(loaded, self.image_size, columns, centered=training or tiling.chat_centered)
 
-    def num_image_tokens(self, image) -> int:
-        """Slots that an image takes in the sequence."""
-        return self.tokens_per_image
+    def num_image_tokens(self, image, training: bool = False, num_images: int = 1) -> int:
+        """Slots that an image takes in the sequence; only its header is read. Arguments as of `image_transform`."""
+        width = height = self.image_size
+        if self.family.tiling is not None:
+            training = training or self.chat_layout == "as_trained"
+            size = image_size_of(image)
+            width, height = tiled_size(*size, self.image_size, self._tile_columns(*size, training, num_images))
+        return self.family.num_image_tokens(height, width, self.patch_size)
+
+    def _tile_columns(self, width: int, height: int, training: bool, num_images: int) -> int:
+        tiling = self.family.tiling
+        if training:
+            max_tiles, enlargement = self.hd_num or tiling.training_tiles, tiling.training_enlargement
+        else:
+            max_tiles, enlargement = self.hd_num or tiling.chat_tiles, tiling.chat_enlargement
+            if num_images > 1:
+                max_tiles = min(max_tiles, tiling.chat_tiles_of_several)
+        return tiling.columns(max(width, height), min(width, height), self.image_size, max_tiles, enlargement)
 
     def num_tokens(self, conversation: Conversation) -> int:
         """Length of the training sample, image slots included; no image is read."""
@@ -124,22 +156,33 @@ class XComposer2Processor:
 
     def encode_conversation(self, conversation: Conversation) -> Example:
         """A training sample. Raises: DataError; TooLong if it can't be made to fit max_length."""
+        fitting, example = self.lay_out(conversation)
+        example.pixel_values = [self.image_transform(image, True, conversation.source) for image in fitting.images]
+        return example
+
+    def lay_out(self, conversation: Conversation) -> tuple[Conversation, Example]:
+        """A training sample without its pixels: no image is read.
+
+        Returns: the conversation as far as it fits max_length, and its ids, labels and image slots.
+        Raises: DataError; TooLong if it can't be made to fit max_length.
+        """
         check_trainable(conversation)
         fitting, example, dropped = conversation, self._encode_text(conversation), 0
         num_tokens = len(example)
         while len(example) > self.max_length:
             fitting = drop_oldest_turn(fitting) if self.truncation == "turns" else None
             if fitting is None:
+                refused = self.truncation == "refuse"
                 raise TooLong(
-                    f"{conversation.source}: the sample has {num_tokens} tokens ({int(example.image_mask.sum())} of them "
-                    f"image slots), more than max_length {self.max_length}; raise max_length, shorten the sample"
-                    + (", or set truncation to turns" if self.truncation == "refuse" else ""),
+                    f"{conversation.source}: {'the sample' if refused else 'even the last turn'} has {len(example)} "
+                    f"tokens ({int(example.image_mask.sum())} of them image slots), more than max_length "
+                    f"{self.max_length}; raise max_length, shorten the sample"
+                    + (", or set truncation to turns" if refused else ""),
                     num_tokens,
                 )
             example, dropped = self._encode_text(fitting), dropped + 1
         example.num_dropped_turns = dropped
-        example.pixel_values = [self.image_transform(image, True, conversation.source) for image in fitting.images]
-        return example
+        return fitting, example
 
     def encode_chat(self, query: str, images=(), history=(), meta_instruction: str | None = None) -> Example:
         """The prompt of a chat.
@@ -151,8 +194,10 @@ class XComposer2Processor:
             meta_instruction: system turn; None is the default, "" is none.
         Raises: DataError.
         """
-        example = self.encode_chat_text(query, [self.num_image_tokens(image) for image in images], history, meta_instruction)
-        example.pixel_values = [self.image_transform(image) for image in images]
+        count = len(images)
+        image_tokens = [self.num_image_tokens(image, num_images=count) for image in images]
+        example = self.encode_chat_text(query, image_tokens, history, meta_instruction)
+        example.pixel_values = [self.image_transform(image, num_images=count) for image in images]
         return example
 
     def encode_chat_text(self, query: str, image_tokens: list[int], history=(), meta_instruction=None) -> Example:
@@ -164,18 +209,8 @@ class XComposer2Processor:
         for question, answer in history:
             messages += [Message("user", question), Message("assistant", answer)]
         messages.append(Message("user", query))
-        placed = place_leading_image(tuple(messages), len(image_tokens))
-        conversation = Conversation(placed, tuple(image_tokens), source="chat")
-        example = encode_prompt(
-            conversation.messages,
-            self.tokenizer,
-            self.family.template,
-            image_tokens,
-            official_bos=not as_trained and self.family.chat_bos_at_every_text,
-            strip=as_trained,
-        )
-        example.source = conversation.source
-        return example
+        conversation = Conversation(tuple(messages), tuple(image_tokens), source="chat")
+        return encode_prompt(conversation, self.tokenizer, self.family, image_tokens, as_trained)
 
     def collate(self, examples: list[Example], packed: bool = False, padding_side: str = "right") -> dict:
         """Batch of Paddle tensors, so that `model(**batch)` works; keys and shapes are in `collate.py`."""
@@ -186,7 +221,5 @@ class XComposer2Processor:
         return collate_arrays(examples, self.tokenizer.pad_token_id, packed, padding_side)
 
     def _encode_text(self, conversation: Conversation) -> Example:
-        image_tokens = [self.num_image_tokens(image) for image in conversation.images]
-        example = encode_training(conversation.messages, self.tokenizer, self.family.template, image_tokens)
-        example.source = conversation.source
-        return example
+        image_tokens = [self.num_image_tokens(image, training=True) for image in conversation.images]
+        return encode_training(conversation, self.tokenizer, self.family, image_tokens)

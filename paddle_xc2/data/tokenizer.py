@@ -15,6 +15,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.special_tokens import BOS, EOS, UNK
 
 MODEL_FILE = "tokenizer.model"
@@ -57,11 +58,11 @@ class XComposer2Tokenizer:
 
     @classmethod
     def from_pretrained(cls, directory) -> XComposer2Tokenizer:
-        """The tokenizer of a checkpoint directory.
+        """The tokenizer of a checkpoint: a directory or a released name.
 
         Raises: FileNotFoundError without a tokenizer.model; ValueError if a file is damaged.
         """
-        directory = Path(directory)
+        directory = resolve_model_path(directory)
         if not (directory / MODEL_FILE).is_file():
             raise FileNotFoundError(
                 f"{directory}: there is no {MODEL_FILE}; copy the one of the released checkpoint into this directory"

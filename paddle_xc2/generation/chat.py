@@ -102,9 +102,9 @@ def decode_answer(tokenizer, ids: list[int], stops: list[int]) -> str:
 
 
 def _encode(model, tokenizer, query, image, history, meta_instruction) -> dict:
-    processor = XComposer2Processor.for_config(model.config, tokenizer)
+    processor, images = XComposer2Processor.for_config(model.config, tokenizer), _as_list(image)
     with paddle.no_grad():
-        features = [part for item in _as_list(image) for part in _features(model, processor, item)]
+        features = [part for item in images for part in _features(model, processor, item, len(images))]
     example = processor.encode_chat_text(query, [part.shape[0] for part in features], list(history), meta_instruction)
     return {
         "input_ids": example.input_ids[None],
@@ -119,7 +119,7 @@ def _as_list(image) -> list:
     return list(image) if isinstance(image, (list, tuple)) else [image]
 
 
-def _features(model, processor, image) -> list:
+def _features(model, processor, image, num_images: int) -> list:
     """Image -> list of float [tokens, hidden]: one, or as many as an `encode_img` tensor holds on axis 0."""
     if isinstance(image, paddle.Tensor):
         if len(image.shape) != 3 or image.shape[2] != model.config.hidden_size:
@@ -128,4 +128,4 @@ def _features(model, processor, image) -> list:
                 f"[images, tokens, {model.config.hidden_size}]"
             )
         return list(image.unbind(0))
-    return [model.image_tokens([paddle.to_tensor(processor.image_transform(image))])]
+    return [model.image_tokens([paddle.to_tensor(processor.image_transform(image, num_images=num_images))])]

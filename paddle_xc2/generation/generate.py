@@ -59,10 +59,10 @@ def generate(
         length_penalty: exponent of the length that a beam's score is divided by.
         eos_token_id: a row ends with any of these; None is the config's.
         streamer: object with `put(int64 [batch])` for every step and `end()`; not with beams.
-        For the others see `SamplingSettings`. The repetition penalty sees the prompt where a row holds no image, else only
-        new tokens, as upstream's does (goldens/NOTES.md, quirk 12).
-    Returns: (ids int64 [batch, new], scores float32 [batch, 1]): new tokens only, end token included, padded on the right
-        with the pad token; the score is the mean log-probability of the tokens, for beams the beam's score.
+        For the others see `SamplingSettings`. The repetition penalty sees the prompt where a row holds no image (2.5:
+        never), else only new tokens, as upstream's does (goldens/NOTES.md, quirk 12).
+    Returns: (ids int64 [batch, new], scores float32 [batch, 1]): new tokens only, end token included, padded on the
+        right with the pad token; the score is the mean log-probability of the tokens, for beams the beam's score.
     Raises: ValueError for arguments out of range.
     """
     settings = SamplingSettings(do_sample, temperature, top_k, top_p, repetition_penalty)
@@ -71,7 +71,9 @@ def generate(
     if num_beams < 1:
         raise ValueError(f"num_beams is {num_beams}, but must be at least 1")
     if num_beams > 1 and (do_sample or streamer is not None):
-        raise ValueError("beams can be neither sampled nor streamed; set num_beams 1, or do_sample false and no streamer")
+        raise ValueError(
+            "beams can be neither sampled nor streamed; set num_beams 1, or do_sample false and no streamer"
+        )
     ends = end_ids(model, eos_token_id)
     prompt = pad_left(model, input_ids, attention_mask, image_mask, pixel_values, image_features)
     if num_beams > 1:
@@ -117,13 +119,15 @@ def decode_steps(
     `running` rows chose a token in this step, the others are padding. Ends after max_new_tokens or when no row runs.
     """
     runner = _Runner(model, prompt)
-    seen = _seen_tokens(prompt, model.config.vocab_size) if settings.repetition_penalty != 1.0 else None
+    seen = _seen_tokens(model, prompt) if settings.repetition_penalty != 1.0 else None
     running = np.ones(len(prompt.input_ids), bool)
     logits = runner.prefill()
     for step in range(max_new_tokens):
         scores = penalize_repetition(logits, seen, settings.repetition_penalty) if seen is not None else logits
         chosen = choose(scores, settings)
-        log_probabilities = paddle.take_along_axis(F.log_softmax(logits, axis=-1), chosen.unsqueeze(1), axis=1).flatten()
+        log_probabilities = paddle.take_along_axis(
+            F.log_softmax(logits, axis=-1), chosen.unsqueeze(1), axis=1
+        ).flatten()
         ids = np.where(running, chosen.numpy(), model.config.pad_token_id)
         yield ids, log_probabilities.numpy(), running
         running = running & ~np.isin(ids, ends)
@@ -177,11 +181,16 @@ class _Runner:
         return logits
 
 
-def _seen_tokens(prompt: Prompt, vocab_size: int):
-    """uint8 [batch, vocab]: the tokens of prompts without an image; upstream passes image prompts as embeddings, unseen."""
-    seen = np.zeros([len(prompt.input_ids), vocab_size], np.uint8)
-    for row, (ids, mask, slots) in enumerate(zip(prompt.input_ids, prompt.attention_mask, prompt.image_mask, strict=True)):
-        if not slots.any():
+def _seen_tokens(model, prompt: Prompt):
+    """uint8 [batch, vocab]: the tokens of prompts that upstream passes as ids.
+
+    Those it passes as embeddings stay unseen.
+    """
+    seen = np.zeros([len(prompt.input_ids), model.config.vocab_size], np.uint8)
+    for row, (ids, mask, slots) in enumerate(
+        zip(prompt.input_ids, prompt.attention_mask, prompt.image_mask, strict=True)
+    ):
+        if model.config.family.penalizes_prompt and not slots.any():
             seen[row, ids[mask == 1]] = 1
     return paddle.to_tensor(seen)
 
@@ -201,7 +210,7 @@ def _search_beams(model, prompt, num_beams, max_new_tokens, length_penalty, repe
     logits = paddle.gather(logits, paddle.to_tensor(rows))
     seen = None
     if repetition_penalty != 1.0:
-        seen = paddle.gather(_seen_tokens(prompt, vocab), paddle.to_tensor(rows))
+        seen = paddle.gather(_seen_tokens(model, prompt), paddle.to_tensor(rows))
     # All beams of a row are equal at first: only one of them may bring candidates.
     totals = np.where(np.arange(batch * num_beams) % num_beams == 0, 0.0, -1e9).astype("float32")
     sequences = np.zeros([batch * num_beams, 0], np.int64)

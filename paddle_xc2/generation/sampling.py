@@ -15,7 +15,8 @@ class SamplingSettings:
     Attributes:
         do_sample: draw from the distribution; False takes the likeliest token, and the three below don't matter.
         temperature: divides the logits; below 1 sharpens.
-        top_k: only the k likeliest tokens can be drawn; 0 is all. 50 is transformers' default, which upstream's chat has.
+        top_k: only the k likeliest tokens can be drawn; 0 is all. 50 is transformers' default, which upstream's chat
+            has.
         top_p: only the likeliest tokens whose probabilities reach top_p together can be drawn; 1 is all.
         repetition_penalty: above 1 makes tokens that were seen less likely (arXiv:1909.05858).
     Raises: ValueError for a value out of range.
@@ -29,7 +30,9 @@ class SamplingSettings:
 
     def __post_init__(self):
         if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}, but must be above 0; for greedy decoding set do_sample false")
+            raise ValueError(
+                f"temperature is {self.temperature}, but must be above 0; for greedy decoding set do_sample false"
+            )
         if self.top_k < 0:
             raise ValueError(f"top_k is {self.top_k}, but must be 0 (off) or more")
         if not 0 < self.top_p <= 1:

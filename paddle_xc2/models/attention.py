@@ -1,9 +1,9 @@
 """Softmax attention whose memory grows with the sequence, not with its square.
 
-Scores are computed for a chunk of queries at a time and computed again in the backward pass (arXiv:2205.14135 without the
-fused kernel), so that no [seq, seq] matrix is ever kept. Grouped key and value heads are never repeated: the queries of a
-group are rows of one product. On a GPU with tensor cores of compute capability 8 or more, Paddle's flash attention does the
-same; the code here is its reference.
+Scores are computed for a chunk of queries at a time and computed again in the backward pass (arXiv:2205.14135 without
+the fused kernel), so that no [seq, seq] matrix is ever kept. Grouped key and value heads are never repeated: the
+queries of a group are rows of one product. On a GPU with tensor cores of compute capability 8 or more, Paddle's flash
+attention does the same; the code here is its reference.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ def attention(query, key, value, segments=None, causal=True):
 
 
 class _ChunkedAttention(PyLayer):
-    """query [batch, kv_heads, queries * group, head_dim], already scaled; key, value [batch, kv_heads, keys, head_dim]."""
+    """query [batch, kv_heads, queries * group, head_dim], already scaled.
+
+    Key, value [batch, kv_heads, keys, head_dim].
+    """
 
     @staticmethod
     def forward(ctx, query, key, value, segments, group, causal):
@@ -126,7 +129,10 @@ def _flash_attention_serves(query):
 
 
 def _flash_attention(query, key, value, segments, causal):
-    """The same through Paddle's kernels (arXiv:2307.08691); segments as column bounds of flashmask (arXiv:2410.01359)."""
+    """The same through Paddle's kernels (arXiv:2307.08691).
+
+    Segments as column bounds of flashmask (arXiv:2410.01359).
+    """
     from paddle.nn.functional.flash_attention import flash_attention, flashmask_attention
 
     if segments is None or query.shape[1] == 1:
@@ -135,9 +141,13 @@ def _flash_attention(query, key, value, segments, causal):
         allowed = (segments[:, -1:] == segments).unsqueeze(1).unsqueeze(1)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
     # A key is hidden from the rows at and below the end of its segment; causality hides the rows above it.
-    changes = paddle.concat([segments[:, 1:] != segments[:, :-1], paddle.ones_like(segments[:, :1], dtype="bool")], axis=1)
+    changes = paddle.concat(
+        [segments[:, 1:] != segments[:, :-1], paddle.ones_like(segments[:, :1], dtype="bool")], axis=1
+    )
     num_keys = segments.shape[1]
-    ends = paddle.where(changes, paddle.arange(1, num_keys + 1).expand_as(segments), paddle.full_like(segments, num_keys))
+    ends = paddle.where(
+        changes, paddle.arange(1, num_keys + 1).expand_as(segments), paddle.full_like(segments, num_keys)
+    )
     ends = paddle.flip(paddle.cummin(paddle.flip(ends, [1]), axis=1)[0], [1])
     bounds = ends.unsqueeze(1).unsqueeze(-1).astype("int32")  # [batch, 1, keys, 1]
     return flashmask_attention(query, key, value, startend_row_indices=bounds, causal=causal)

@@ -1,4 +1,4 @@
-"""CLIP's vision transformer (arXiv:2103.00020), as `CLIPVisionModel` of transformers computes it, without its post layer norm.
+"""CLIP's vision transformer (arXiv:2103.00020), as transformers' `CLIPVisionModel`, without its post layer norm.
 
 Upstream takes the last hidden state before `post_layernorm`, which therefore has no weights here.
 """

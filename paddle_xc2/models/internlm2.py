@@ -165,7 +165,10 @@ class InternLM2Model(nn.Layer):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def embed(self, input_ids):
-        """int64 [batch, seq] -> float [batch, seq, hidden]. The pad token's row (also `</s>`) is never trained, as upstream."""
+        """int64 [batch, seq] -> float [batch, seq, hidden].
+
+        The pad token's row (also `</s>`) is never trained, as upstream.
+        """
         embeddings = self.tok_embeddings(input_ids)
         if embeddings.stop_gradient:
             return embeddings
@@ -175,8 +178,8 @@ class InternLM2Model(nn.Layer):
     def forward(self, embeddings, attention_mask=None, position_ids=None, image_mask=None, cache=None):
         """Args:
             embeddings: float [batch, seq, hidden].
-            attention_mask: int64 [batch, cached + seq]: 0 is padding, else the number of the sample within the row. None
-                is one sample a row without padding.
+            attention_mask: int64 [batch, cached + seq]: 0 is padding, else the number of the sample within the row.
+                None is one sample a row without padding.
             position_ids: int64 [batch, seq]; None counts within each sample.
             image_mask: bool [batch, seq], true at image tokens; None where there are none.
             cache: keys and values so far; extended in place.
@@ -203,10 +206,12 @@ class InternLM2Model(nn.Layer):
 
 
 def count_positions(attention_mask, num_keys: int):
-    """Position of every token within its own sample. attention_mask: int64 [batch, num_keys] or None -> int64 [.., num_keys]."""
+    """Position of every token within its own sample: int64 as attention_mask, [1, num_keys] where that is None."""
     columns = paddle.arange(num_keys, dtype="int64").unsqueeze(0)
     if attention_mask is None:
         return columns
     before = paddle.concat([paddle.full_like(attention_mask[:, :1], -1), attention_mask[:, :-1]], axis=1)
-    starts = paddle.where(attention_mask != before, columns.expand_as(attention_mask), paddle.zeros_like(attention_mask))
+    starts = paddle.where(
+        attention_mask != before, columns.expand_as(attention_mask), paddle.zeros_like(attention_mask)
+    )
     return columns - paddle.cummax(starts, axis=1)[0]

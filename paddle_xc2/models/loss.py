@@ -14,8 +14,9 @@ CHUNK_ELEMENTS = 2**24
 def token_loss_sum(hidden_states, weight, labels):
     """Sum of the cross-entropy of every trained token, and their number.
 
-    The token at position t is predicted from position t - 1. Only rows that predict a trained token are multiplied with the
-    vocabulary, a chunk at a time; gradients of a chunk are computed with it, so that no logits outlive their chunk.
+    The token at position t is predicted from position t - 1. Only rows that predict a trained token are multiplied
+    with the vocabulary, a chunk at a time; gradients of a chunk are computed with it, so that no logits outlive their
+    chunk.
 
     Args:
         hidden_states: float [batch, seq, hidden].

@@ -26,8 +26,9 @@ class PLoRALinear(nn.Layer):
     def forward(self, x, image_weight=None):
         """Args:
             x: float [batch, seq, in_features].
-            image_weight: [batch, seq, 1] in the dtype of `x`, 1 at image tokens and 0 elsewhere. None skips the update: for
-                decoding, where only text can follow. Training always passes it, so that every rank has the same graph.
+            image_weight: [batch, seq, 1] in the dtype of `x`, 1 at image tokens and 0 elsewhere. None skips the
+                update: for decoding, where only text can follow. Training always passes it, so that every rank has the
+                    same graph.
         Returns: float [batch, seq, out_features], dtype of `x`.
         """
         y = self.linear(x)

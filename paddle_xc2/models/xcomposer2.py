@@ -13,7 +13,7 @@ from paddlenlp.transformers import PretrainedModel
 from paddle_xc2 import runtime
 from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.models.clip_vit import ClipVisionTransformer
-from paddle_xc2.models.image_features import build_projector, encode_images, fill_image_slots
+from paddle_xc2.models.image_features import build_projector, encode_squares, encode_tiled, fill_image_slots
 from paddle_xc2.models.internlm2 import InternLM2Model, KeyValueCache
 from paddle_xc2.models.loss import token_loss_sum
 from paddle_xc2.models.plora import linear
@@ -46,8 +46,8 @@ class XComposer2ForCausalLM(PretrainedModel):
     """InternLM-XComposer2: InternLM2 with PLoRA, a CLIP ViT, and a projector between them.
 
     Attributes:
-        run_vision_always: in training with several processes, a batch without images still passes one (blank, weighted by
-            zero) through ViT and projector, so that every rank reduces the same gradients.
+        run_vision_always: in training with several processes, a batch without images still passes one (blank, weighted
+            by zero) through ViT and projector, so that every rank reduces the same gradients.
         source_dir: the directory it was loaded from, or None.
     """
 
@@ -63,6 +63,10 @@ class XComposer2ForCausalLM(PretrainedModel):
         self.output = linear(config.hidden_size, config.vocab_size, std)
         self.vit = ClipVisionTransformer(config.vision, config.patches_per_side, std)
         self.vision_proj = build_projector(config)
+        if config.family.tiling:
+            # Upstream's names and shapes. Both learn in every step that has an image.
+            self.plora_glb_GN = self.create_parameter([1, 1, config.projector_inputs])
+            self.plora_sub_GN = self.create_parameter([1, 1, 1, config.projector_inputs])
         self.run_vision_always = False
         self.source_dir = None
 
@@ -134,24 +138,29 @@ class XComposer2ForCausalLM(PretrainedModel):
 
     def image_tokens(self, pixel_values):
         """list of float32 [3, height, width] -> float [tokens of all images, hidden], one image after the other."""
-        return encode_images(self.vit, self.vision_proj, pixel_values)
+        if self.config.family.tiling is None:
+            return encode_squares(self.vit, self.vision_proj, pixel_values)
+        return encode_tiled(self.vit, self.vision_proj, pixel_values, self.plora_sub_GN, self.plora_glb_GN)
 
     def _blank_image(self):
         side = self.config.img_size
         return paddle.zeros([3, side, side], "float32")
 
     @paddle.no_grad()
-    def encode_img(self, image):
+    def encode_img(self, image, hd_num: int | None = None):
         """Image tokens of one image, as upstream's `encode_img`.
 
         Args:
-            image: a path, a PIL image, or the float32 tensor [3, height, width] or [1, 3, height, width] of the processor.
+            image: a path, a PIL image, or the float32 tensor [3, height, width] or [1, 3, height, width] of the
+                processor.
+            hd_num: tiles that the image may take; None is chat's default.
         Returns: float [1, image tokens, hidden].
         """
         if not isinstance(image, paddle.Tensor):
             from paddle_xc2.data.processor import XComposer2Processor  # data and models meet only here and in the batch
 
-            image = paddle.to_tensor(XComposer2Processor.for_config(self.config).image_transform(image))
+            processor = XComposer2Processor.for_config(self.config, hd_num=hd_num)
+            image = paddle.to_tensor(processor.image_transform(image))
         if len(image.shape) == 4:
             image = image[0]
         return self.image_tokens([image]).unsqueeze(0)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.weights.balance import balance
 from paddle_xc2.weights.checkpoint_files import read_checkpoint
 from paddle_xc2.weights.config_files import load_config
 from paddle_xc2.weights.lazy_tensor import check_dtype
 from paddle_xc2.weights.loading import build_without_memory, parameter_shapes
 from paddle_xc2.weights.manifest import manifest_files, verify_manifest
-from paddle_xc2.weights.model_path import resolve_model_path
 from paddle_xc2.weights.name_map import layout_of
 from paddle_xc2.weights.saving import write_files
 from paddle_xc2.weights.whole_directory import whole_directory

@@ -7,6 +7,7 @@ from pathlib import Path
 import paddle
 
 from paddle_xc2.configuration import XComposer2Config
+from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.models.clip_vit import resize_position_table
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 from paddle_xc2.weights.balance import balance
@@ -14,7 +15,6 @@ from paddle_xc2.weights.checkpoint_files import read_checkpoint
 from paddle_xc2.weights.config_files import load_config
 from paddle_xc2.weights.lazy_tensor import cast, check_dtype, prevailing_dtype
 from paddle_xc2.weights.manifest import verify_manifest
-from paddle_xc2.weights.model_path import resolve_model_path
 from paddle_xc2.weights.name_map import POSITION_TABLE, layout_of
 
 

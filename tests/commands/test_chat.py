@@ -43,7 +43,11 @@ def talk(session, monkeypatch, lines):
 
 
 def test_conversation_keeps_turns_and_pictures(session, monkeypatch, capsys, picture):
-    talk(session, monkeypatch, [f"/image {picture}", f'/image "{picture}"', "Which is larger?", "Why?", "/exit", "never read"])
+    talk(
+        session,
+        monkeypatch,
+        [f"/image {picture}", f'/image "{picture}"', "Which is larger?", "Why?", "/exit", "never read"],
+    )
     assert [question for question, _ in session.history] == ["<ImageHere><ImageHere>Which is larger?", "Why?"]
     assert len(session.images) == 2 and not session.pending
     shown = capsys.readouterr()

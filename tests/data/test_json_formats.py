@@ -56,12 +56,12 @@ def test_xcomposer2(folder):
     assert two_images.images == (red, blue)
     assert two_images.source == f"{folder / 'xcomposer2.json'}[0]"
     assert one_image.messages == (
-        Message("user", "<ImageHere>What colour is it?"),
+        Message("user", "What colour is it?"),
         Message("assistant", "Red.\n"),
         Message("user", "你确定吗？"),
         Message("assistant", "是的。"),
     )
-    assert one_image.images == (red,)
+    assert one_image.images == (red,) and one_image.image_leads
     assert [message.role for message in text.messages] == ["system", "user", "assistant"]
     assert text.images == ()
 
@@ -79,7 +79,7 @@ def test_paddlemix_chatml(folder):
     )
     assert several.images == (red, blue, blue)
     assert text.messages == (Message("user", "你好"), Message("assistant", "你好！"))
-    assert (listed.messages[0].text, listed.images) == ("<ImageHere>What colour is it?", (blue,))
+    assert (listed.messages[0].text, listed.images) == ("What colour is it?", (blue,)) and listed.image_leads
     assert listed.source == f"{folder / 'paddlemix_chatml.jsonl'}[3]"
 
 

@@ -83,7 +83,9 @@ def test_a_model_trained_here_is_asked_in_its_own_layout(model, tokenizer):
     config = model.config.copy()
     config.chat_layout = "as_trained"
     as_trained = XComposer2Processor.for_config(config, tokenizer).encode_chat("Hi")
-    assert official.input_ids[:2].tolist() == [1, 1] and len(official) > 3 * len(as_trained)  # with upstream's system turn
+    assert official.input_ids[:2].tolist() == [1, 1] and len(official) > 3 * len(
+        as_trained
+    )  # with upstream's system turn
     assert as_trained.input_ids.tolist().count(1) == 1
 
 

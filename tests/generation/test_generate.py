@@ -50,7 +50,9 @@ def greedy_by_full_forwards(model, ids, mask, images, steps):
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_cached_greedy_decoding_equals_full_forwards(model, prompts, index):
     ids, mask, images = prompts[index]
-    got, _ = model.generate(paddle.to_tensor(ids), image_mask=mask, pixel_values=images, max_new_tokens=NEW, eos_token_id=[])
+    got, _ = model.generate(
+        paddle.to_tensor(ids), image_mask=mask, pixel_values=images, max_new_tokens=NEW, eos_token_id=[]
+    )
     assert got[0].tolist() == greedy_by_full_forwards(model, ids, mask, images, NEW)
 
 
@@ -136,9 +138,13 @@ def test_beams_find_the_best_of_all_sequences():
 
 def test_beams_end_at_an_end_token(model, prompts):
     ids, mask, images = prompts[1]
-    free, _ = model.generate(ids, image_mask=mask, pixel_values=images, max_new_tokens=NEW, num_beams=3, eos_token_id=[])
+    free, _ = model.generate(
+        ids, image_mask=mask, pixel_values=images, max_new_tokens=NEW, num_beams=3, eos_token_id=[]
+    )
     end = free[0].tolist()[2]
-    got, _ = model.generate(ids, image_mask=mask, pixel_values=images, max_new_tokens=NEW, num_beams=3, eos_token_id=end)
+    got, _ = model.generate(
+        ids, image_mask=mask, pixel_values=images, max_new_tokens=NEW, num_beams=3, eos_token_id=end
+    )
     row = got[0].tolist()
     assert end not in row or set(row[row.index(end) + 1 :]) <= {model.config.pad_token_id}
 
@@ -162,7 +168,9 @@ def test_repetition_penalty_sees_the_prompt_only_without_images(model, prompts):
 def test_sampling_repeats_with_the_seed(model, prompts):
     def sample(seed):
         paddle.seed(seed)
-        return model.generate(prompts[0][0], max_new_tokens=NEW, do_sample=True, temperature=5.0, eos_token_id=[])[0].tolist()
+        return model.generate(prompts[0][0], max_new_tokens=NEW, do_sample=True, temperature=5.0, eos_token_id=[])[
+            0
+        ].tolist()
 
     assert sample(7) == sample(7) != sample(8)
 
