@@ -97,18 +97,18 @@ def choose_mkl_cpu_type(vendor: str, flags: frozenset[str], wanted: str | None) 
         vendor, flags: as `processor()` gives them.
         wanted: what the user has set, or None.
     """
-    if wanted is not None:
-        return Choice(wanted, USER)
     if not vendor:
-        return Choice("unset", "no x86 CPU that /proc/cpuinfo describes")
-    if vendor == "GenuineIntel":
-        return Choice("unset", "MKL chooses well on Intel")
+        ours = Choice("unset", "no x86 CPU that /proc/cpuinfo describes")
+    elif vendor == "GenuineIntel":
+        ours = Choice("unset", "MKL chooses well on Intel")
     # Measured on an AMD EPYC with one thread, float32 2048^3: none 38, type 5 63, type 7 100 GFLOP/s.
-    if "avx512f" in flags:
-        return Choice("7", f"AVX-512 on {vendor}")
-    if "avx2" in flags:
-        return Choice("5", f"AVX2 on {vendor}")
-    return Choice("unset", f"neither AVX-512 nor AVX2 on {vendor}")
+    elif "avx512f" in flags:
+        ours = Choice("7", f"AVX-512 on {vendor}")
+    elif "avx2" in flags:
+        ours = Choice("5", f"AVX2 on {vendor}")
+    else:
+        ours = Choice("unset", f"neither AVX-512 nor AVX2 on {vendor}")
+    return ours if wanted in (None, ours.value) else Choice(wanted, USER)
 
 
 def choose_num_threads(vendor: str, mkl: Choice, wanted: str | None, cpus: int, processes: int) -> Choice:

@@ -1,4 +1,4 @@
-# The virtual environment of the checkout: made once, with the exact packages of requirements.lock, and reused afterwards.
+# The virtual environment of the checkout: made once, with the exact packages of requirements.lock, then reused.
 # For tests/run.sh and examples/quickstart.sh, which set ROOT to the checkout's folder, read this file with `.` and call
 # setup_venv; VENV is then the environment's folder. PYTHON names the interpreter to make it with.
 
@@ -33,7 +33,7 @@ pip_install() {
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps "$@"
 }
 
-# Leaves $VENV as it is if it is ours and whole; takes away one of ours that is not; stops at somebody else's that can't serve.
+# Leaves $VENV if it is whole; takes it away if we made it and it is not; stops at somebody else's that can't serve.
 inspect_venv() {
     installer=$(cat "$UNFINISHED" 2>/dev/null || :)
     if [ -n "$installer" ] && kill -0 "$installer" 2>/dev/null; then
@@ -73,7 +73,7 @@ setup_venv() {
         echo $$ >"$UNFINISHED"
         rm "$READY"
     fi
-    echo "Installing the $(grep -c == "$ROOT/requirements.lock") packages of requirements.lock: 0.5 GB to fetch, 1.5 GB on disk."
+    echo "Installing the $(grep -c == "$ROOT/requirements.lock") packages of requirements.lock: 0.4 GB to fetch, 1.5 GB on disk."
     cd "$ROOT"
     # The constraint holds for the packages that build the two without a wheel, too. Bytecode is compiled apart: on all
     # cores, and not that of the packages' own tests.
