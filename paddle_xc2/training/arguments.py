@@ -1,0 +1,548 @@
+"""The JSON argument file of a fine-tuning run: every key with its default and unit, checked before anything is done.
+
+Keys are PaddleMIX's and PaddleNLP's; the names of upstream's own scripts are understood too (SYNONYMS). A value is
+honoured or refused: a key whose capability is missing is accepted where it asks for nothing (NEUTRAL), and keys that
+can't change a result are listed as such (WITHOUT_EFFECT).
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import math
+import re
+import types
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from paddle_xc2.checkpoint_config import read_json
+from paddle_xc2.data.mixture import DatasetSpec
+
+
+@dataclass
+class FinetuneArguments:
+    """One fine-tuning run. Defaults follow upstream's scripts for full fine-tuning.
+
+    Lengths are in tokens, image slots included; a step is an optimizer step.
+
+    Model:
+        model_name_or_path: checkpoint to start from: a directory, or a released name.
+        img_size: pixels, side of the square image; null is the checkpoint's, another size resizes its position table.
+        hd_num: tiles that an image may take; null is upstream's number, -1 is for families without tiles.
+        fix_vit: keep the vision encoder as it is; it then runs without a graph.
+        fix_sampler: keep the projector (vision_proj) as it is.
+        freeze_include: patterns of parameter names to freeze, as in ["vit.*"].
+        freeze_exclude: patterns of names that learn in spite of fix_vit and fix_sampler; what both lists match stays as
+            those say.
+    Data:
+        dataset: {"train": [{"name", "data_files", "image_folder"}], "eval": [...]}; data_files (one or a list) are
+            looked for from the current folder, then from the argument file's.
+        data_path: upstream's short form of dataset: one JSON file to train on.
+        image_folder: where relative image paths start, if an entry of dataset does not say; null is the data file's
+            folder.
+        max_length: longest sample; null is the family's.
+        truncation: what happens to longer samples: refuse leaves them out and lists them, turns drops their oldest
+            turns.
+        dataloader_num_workers: processes that read and transform images; 0 does it between the steps.
+        dataloader_drop_last: leave out the samples of an epoch that don't fill a step.
+    Batch and schedule:
+        per_device_train_batch_size: samples in one forward pass.
+        gradient_accumulation_steps: forward passes in one step; the loss is the mean over all their trained tokens.
+        per_device_eval_batch_size: samples in one forward pass of the evaluation.
+        num_train_epochs: passes over the training data.
+        max_steps: steps to train; if positive, num_train_epochs is not looked at.
+        seed: of the order of samples and of dropout.
+    Optimizer (AdamW):
+        learning_rate: highest learning rate, per step.
+        weight_decay: AdamW's, times the learning rate; matrices only, not biases and norm weights.
+        adam_beta1: AdamW's decay of the first moment, per step.
+        adam_beta2: AdamW's decay of the second moment, per step.
+        adam_epsilon: AdamW's epsilon.
+        max_grad_norm: gradients are scaled down to this global norm; 0 leaves them.
+        lr_scheduler_type: cosine, linear, constant, constant_with_warmup or polynomial.
+        warmup_ratio: share of the steps in which the learning rate rises from 0.
+        warmup_steps: the same as a number of steps; if positive, warmup_ratio is not looked at.
+        num_cycles: waves of the cosine; 0.5 ends at 0.
+        lr_end: learning rate at the end of polynomial.
+        power: power of polynomial.
+    Precision, memory, device:
+        bf16: compute in bfloat16.
+        fp16: compute in float16, with loss scaling.
+        fp16_opt_level: with bf16 or fp16. O1: weights stay float32, products are cast. O2: weights are cast, the
+            optimizer keeps float32 copies.
+        scale_loss: first loss scale of fp16.
+        amp_custom_black_list: operators that stay float32.
+        amp_custom_white_list: operators that are cast.
+        allow_precision_fallback: compute in float32 where the device lacks bf16 or fp16, instead of stopping.
+        recompute: keep only the inputs of every layer and compute the rest again: less memory, slower steps.
+        device: cpu, gpu or gpu:N; null takes a GPU if there is one.
+    Output:
+        output_dir: where everything is written; must be empty, or an earlier run's.
+        overwrite_output_dir: start again where output_dir holds an earlier run; its checkpoints go when the first new
+            one is whole.
+        resume_from_checkpoint: null goes on where output_dir's newest whole checkpoint ends, unless
+            overwrite_output_dir; "auto" does so in any case; a path takes that checkpoint; false starts again.
+        do_train: train.
+        do_eval: evaluate once at the end, if evaluation_strategy is no.
+        evaluation_strategy: when to compute the loss on dataset.eval: no, steps or epoch.
+        eval_steps: steps between evaluations; null is logging_steps.
+        max_evaluate_steps: forward passes of one evaluation; -1 is all of the data.
+        save_strategy: when to write a checkpoint: no, steps or epoch.
+        save_steps: steps between checkpoints.
+        save_total_limit: checkpoints to keep; null keeps all.
+        logging_strategy: when to log: steps, epoch or no.
+        logging_steps: steps between two logged ones.
+        logging_first_step: log the first step in any case.
+        disable_tqdm: a line per logged step instead of the progress bar.
+        skip_memory_metrics: leave memory out of metrics.jsonl.
+        benchmark: only measure: the trained model is not saved.
+    """
+
+    # Model
+    model_name_or_path: str = "internlm/internlm-xcomposer2-7b"
+    img_size: int | None = None
+    hd_num: int | None = None
+    fix_vit: bool = False
+    fix_sampler: bool = False
+    freeze_include: list[str] | None = None
+    freeze_exclude: list[str] | None = None
+
+    # Data
+    dataset: dict | None = None
+    data_path: str | None = None
+    image_folder: str | None = None
+    max_length: int | None = None
+    truncation: str = "refuse"
+    dataloader_num_workers: int = 0
+    dataloader_drop_last: bool = False
+
+    # Batch and schedule
+    per_device_train_batch_size: int = 1
+    gradient_accumulation_steps: int = 1
+    per_device_eval_batch_size: int = 1
+    num_train_epochs: float = 1.0
+    max_steps: int = -1
+    seed: int = 42
+
+    # Optimizer (AdamW)
+    learning_rate: float = 1e-5
+    weight_decay: float = 0.1
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    lr_scheduler_type: str = "cosine"
+    warmup_ratio: float = 0.01
+    warmup_steps: int = 0
+    num_cycles: float = 0.5
+    lr_end: float = 1e-7
+    power: float = 1.0
+
+    # Precision, memory, device
+    bf16: bool = False
+    fp16: bool = False
+    fp16_opt_level: str = "O1"
+    scale_loss: float = 2.0**15
+    amp_custom_black_list: list[str] | None = None
+    amp_custom_white_list: list[str] | None = None
+    allow_precision_fallback: bool = False
+    recompute: bool = False
+    device: str | None = None
+
+    # Output
+    output_dir: str | None = None
+    overwrite_output_dir: bool = False
+    resume_from_checkpoint: str | bool | None = None
+    do_train: bool = True
+    do_eval: bool = False
+    evaluation_strategy: str = "no"
+    eval_steps: int | None = None
+    max_evaluate_steps: int = -1
+    save_strategy: str = "epoch"
+    save_steps: int = 500
+    save_total_limit: int | None = 1
+    logging_strategy: str = "steps"
+    logging_steps: int = 1
+    logging_first_step: bool = False
+    disable_tqdm: bool = False
+    skip_memory_metrics: bool = False
+    benchmark: bool = False
+
+    @property
+    def samples_per_pass(self) -> int:
+        """Samples that one process trains on in one step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+
+# Other names for the same key.
+SYNONYMS = {
+    "from_pretrained": "model_name_or_path",
+    "batch_size": "per_device_train_batch_size",
+    "gradient_checkpointing": "recompute",
+    "eval_strategy": "evaluation_strategy",
+    "use_lora": "lora",
+    "lora_r": "lora_rank",
+}
+
+
+class Neutral(NamedTuple):
+    """A key that may only be set to what asks for nothing, and what to tell who sets it otherwise."""
+
+    values: tuple
+    otherwise: str
+
+
+_NOT_YET = "is not supported yet"
+_LORA = f"LoRA {_NOT_YET}; leave it out for full fine-tuning"
+_PARALLEL = f"splitting a model over processes {_NOT_YET}; leave it out (data parallel training works)"
+_OTHER_SCHEDULER = "PaddleMIX reads it for other models only; use lr_scheduler_type, learning_rate and warmup_ratio"
+
+NEUTRAL = {
+    "lora": Neutral((False,), _LORA),
+    "lora_path": Neutral((None,), _LORA),
+    "prefix_tuning": Neutral((False,), f"prefix tuning {_NOT_YET}"),
+    "neftune": Neutral((False,), f"NEFTune {_NOT_YET}"),
+    "mm_projector_lr": Neutral((None,), f"a learning rate per part {_NOT_YET}; learning_rate holds for all"),
+    "given_num": Neutral(
+        (False,), f"sampling a number of records from each file {_NOT_YET}; every record is trained on once an epoch"
+    ),
+    "mixture": Neutral((None,), f"mixing files by quota {_NOT_YET}; every record is trained on once an epoch"),
+    "mixtoken": Neutral((False,), f"packing several samples into one row {_NOT_YET}"),
+    "group_by_length": Neutral((False,), f"grouping samples by length {_NOT_YET}"),
+    "group_by_modality_length": Neutral((False,), f"grouping samples by length {_NOT_YET}"),
+    "chat_template": Neutral((None,), "the template belongs to the model family and is always used; leave it out"),
+    "src_length": Neutral((None, 1024), "questions have no limit of their own; max_length holds for the whole sample"),
+    "task_name": Neutral((None,), "name files under dataset instead"),
+    "splits": Neutral((None,), "name files under dataset.train and dataset.eval instead"),
+    "eval_with_do_generation": Neutral((False,), f"evaluation by generation {_NOT_YET}; evaluation computes the loss"),
+    "save_generation_output": Neutral((False,), f"evaluation by generation {_NOT_YET}"),
+    "load_best_model_at_end": Neutral(
+        (False,), f"{_NOT_YET}; the last model is saved, metrics.jsonl tells which step was best"
+    ),
+    "metric_for_best_model": Neutral((None, "loss", "eval_loss"), f"load_best_model_at_end {_NOT_YET}"),
+    "greater_is_better": Neutral((None, False), f"load_best_model_at_end {_NOT_YET}"),
+    "report_to": Neutral((None, "none", [], ["none"]), f"{_NOT_YET}; metrics.jsonl and loss.png are written"),
+    "text_model_name_or_path": Neutral((None,), "the tokenizer stands beside the model"),
+    "from_aistudio": Neutral((False,), "download the model and give its directory as model_name_or_path"),
+    "save_to_aistudio": Neutral((False,), "upload output_dir by hand"),
+    "profiler_options": Neutral((None,), f"the profiler {_NOT_YET}"),
+    "warmup_start_lr": Neutral((1e-6,), _OTHER_SCHEDULER),
+    "eta_min": Neutral((1e-5,), _OTHER_SCHEDULER),
+    "lr_scheduler_name": Neutral(("CosineDecayWithWarmup",), _OTHER_SCHEDULER),
+    "optim": Neutral(("adamw",), f"another optimizer than adamw {_NOT_YET}"),
+    "sharding": Neutral(("", False, None), _PARALLEL),
+    "sharding_parallel_degree": Neutral((-1, 1), _PARALLEL),
+    "tensor_parallel_degree": Neutral((-1, 1), _PARALLEL),
+    "pipeline_parallel_degree": Neutral((-1, 1), _PARALLEL),
+    "sep_parallel_degree": Neutral((-1, 1), _PARALLEL),
+    "context_parallel_degree": Neutral((-1, 1), _PARALLEL),
+}
+
+# Keys that can't change what a run gives, and why.
+WITHOUT_EFFECT = {
+    "eval_accumulation_steps": "evaluation keeps no logits that would have to be moved away",
+    "use_flash_attention": "the fastest attention of the device is taken in any case",
+    "lazy": "images are always read when they are needed",
+    "lora_rank": "belongs to lora",
+    "lora_alpha": "belongs to lora",
+    "lora_dropout": "belongs to lora",
+    "lora_target_modules": "belongs to lora",
+    "num_prefix_tokens": "belongs to prefix_tuning",
+    "neftune_noise_alpha": "belongs to neftune",
+    "aistudio_repo_id": "belongs to save_to_aistudio",
+    "aistudio_repo_private": "belongs to save_to_aistudio",
+    "aistudio_repo_license": "belongs to save_to_aistudio",
+    "aistudio_token": "belongs to save_to_aistudio",
+    "top_k": "belongs to eval_with_do_generation",
+    "top_p": "belongs to eval_with_do_generation",
+    "prediction_loss_only": "evaluation computes the loss only",
+    "unified_checkpoint": "checkpoints have one format",
+    "logging_dir": "metrics.jsonl is written into output_dir",
+    "run_name": "output_dir names the run",
+    "remove_unused_columns": "records have no columns",
+}
+
+KEYS = {item.name: item for item in fields(FinetuneArguments)}
+_TYPES = get_type_hints(FinetuneArguments)
+_CHOICES = {
+    "truncation": ("refuse", "turns"),
+    "evaluation_strategy": ("no", "steps", "epoch"),
+    "save_strategy": ("no", "steps", "epoch"),
+    "logging_strategy": ("no", "steps", "epoch"),
+    "lr_scheduler_type": ("cosine", "linear", "constant", "constant_with_warmup", "polynomial"),
+    "fp16_opt_level": ("O1", "O2"),
+}
+_AT_LEAST = {
+    "max_length": 1,
+    "dataloader_num_workers": 0,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "per_device_eval_batch_size": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "warmup_steps": 0,
+    "eval_steps": 1,
+    "save_steps": 1,
+    "save_total_limit": 1,
+    "logging_steps": 1,
+    "seed": 0,
+}
+_SHARES = ("adam_beta1", "adam_beta2", "warmup_ratio")  # from 0 to below 1
+
+
+def load_arguments(path: str | Path, overrides: list[str] = ()) -> FinetuneArguments:
+    """Reads an argument file.
+
+    Args:
+        path: JSON file.
+        overrides: command-line words `--key value`; they win over the file.
+    Returns: the arguments, every value of its type.
+    Raises: FileNotFoundError; ValueError that names every key and value that is wrong.
+    """
+    in_file: list[str] = []
+    on_command_line: list[str] = []
+    values = _accept_all(read_json(Path(path)), in_file)
+    values.update(_accept_all(_parse_overrides(list(overrides), on_command_line), on_command_line))
+    arguments = FinetuneArguments(**values)
+    if not in_file and not on_command_line:
+        _check_together(arguments, in_file)
+    wrong = [f"{path}: {line}" for line in in_file] + [f"command line: {line}" for line in on_command_line]
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    return arguments
+
+
+def dataset_specs(arguments: FinetuneArguments, part: str, config_path: str | Path) -> list[DatasetSpec]:
+    """The data files of "train" or "eval", found from the current folder or from the argument file's.
+
+    Raises: FileNotFoundError naming every file that is nowhere.
+    """
+    if arguments.data_path is not None and part == "train":
+        entries = [{"data_files": arguments.data_path}]
+    else:
+        entries = (arguments.dataset or {}).get(part) or []
+    specs, missing = [], []
+    for entry in entries:
+        names = entry["data_files"]
+        found = []
+        for name in [names] if isinstance(names, str) else names:
+            here, there = Path(name).expanduser(), Path(config_path).parent / name
+            found.append(here if here.exists() or not there.exists() else there)
+            if not found[-1].is_file():
+                missing.append(str(name))
+        folder = entry.get("image_folder", arguments.image_folder)
+        specs.append(
+            DatasetSpec(entry.get("name", part), tuple(found), None if folder is None else Path(folder).expanduser())
+        )
+    if missing:
+        raise FileNotFoundError(
+            f"{config_path}: data files of dataset.{part} are missing: {', '.join(missing)} "
+            f"(looked for from {Path.cwd()} and {Path(config_path).resolve().parent})"
+        )
+    return specs
+
+
+def describe_keys() -> str:
+    """Every key with its default and meaning, for --help."""
+
+    def with_default(found):
+        indent, name = found.groups()
+        return f"{indent}{name} = {json.dumps(KEYS[name].default)}: " if name in KEYS else found.group()
+
+    keys = re.sub(r"^( *)(\w+): ", with_default, inspect.getdoc(FinetuneArguments), flags=re.MULTILINE)
+    others = "\n".join(f"    {name}: {reason}" for name, reason in WITHOUT_EFFECT.items())
+    return f"keys of the argument file, with their defaults\n\n{keys}\nAccepted, without effect:\n{others}"
+
+
+def _accept_all(values: dict, wrong: list[str]) -> dict:
+    """The values of KEYS, each of its type; what can't be taken is noted in `wrong`."""
+    accepted = {name: _accept(name, value, wrong) for name, value in _rename(values, wrong).items()}
+    return {name: value for name, value in accepted.items() if name in KEYS and value is not MISSING}
+
+
+def _rename(values: dict, wrong: list[str]) -> dict:
+    """Synonyms become their key. Two names with different values are noted in `wrong`."""
+    renamed, said_as = {}, {}
+    for name, value in values.items():
+        target = SYNONYMS.get(name, name)
+        if target in renamed and renamed[target] != value:
+            wrong.append(
+                f'"{said_as[target]}" is {json.dumps(renamed[target])} and "{name}" is {json.dumps(value)}, '
+                "but they are two names for one thing; keep one of them"
+            )
+        renamed[target], said_as[target] = value, name
+    return renamed
+
+
+def _parse_overrides(words: list[str], wrong: list[str]) -> dict:
+    """`--key value`, `--key=value`, `--flag`, `--list a b` -> values; text that is no JSON stays text."""
+    values: dict[str, Any] = {}
+    name = None
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            values[name] = [value] if equals else []
+        elif name is None:
+            wrong.append(f'"{word}" stands before any --key on the command line')
+        else:
+            values[name].append(word)
+    return {name: _parse_words(SYNONYMS.get(name, name), words) for name, words in values.items()}
+
+
+def _parse_words(name: str, words: list[str]) -> Any:
+    kind = _TYPES.get(name)
+    if kind is not None and list in (get_origin(option) for option in (kind, *get_args(kind))):
+        if len(words) != 1 or not words[0].startswith("["):
+            return None if words == ["null"] else words
+    if not words:
+        return True
+    text = " ".join(words)
+    if text.lower() in ("true", "false") or (kind is bool and text.lower() in ("1", "0", "yes", "no", "on", "off")):
+        return text.lower() in ("true", "1", "yes", "on")
+    if kind in (str, str | None) and text != "null":
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        try:
+            return float(text)  # 1e-5 is JSON, 1.e-5 and .1 are not
+        except ValueError:
+            return None if text.lower() == "none" and kind is not None else text
+
+
+def _accept(name: str, value: Any, wrong: list[str]) -> Any:
+    """The value in the type of its key; MISSING, and a line in `wrong`, if it can't be taken."""
+    if name in WITHOUT_EFFECT:
+        return value
+    if name in NEUTRAL:
+        neutral, otherwise = NEUTRAL[name]
+        if value not in neutral:
+            wrong.append(f'"{name}": {json.dumps(value)}: {otherwise}')
+        return value
+    if name not in KEYS:
+        if name in (paddlenlp := _paddlenlp_defaults()):
+            if value != paddlenlp[name]:
+                wrong.append(
+                    f'"{name}": {json.dumps(value)}: PaddleNLP has this key, but it is not used here; leave it out'
+                )
+            return value
+        known = [*KEYS, *SYNONYMS, *NEUTRAL, *WITHOUT_EFFECT]
+        nearest = max(known, key=lambda other: difflib.SequenceMatcher(None, name, other).ratio())
+        wrong.append(f'unknown argument "{name}"; did you mean "{nearest}"?')
+        return MISSING
+    kind = _TYPES[name]
+    options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    for option in options:
+        if _is(value, option):
+            return float(value) if option is float else value
+    wrong.append(f'"{name}" is {json.dumps(value)}, expected {" or ".join(_SPOKEN[option] for option in options)}')
+    return MISSING
+
+
+_SPOKEN = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list[str]: "a list of texts",
+    dict: "an object",
+    types.NoneType: "null",
+}
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if kind is list[str]:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if kind in (int, float):
+        kinds = (int, float) if kind is float else int
+        return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind)
+
+
+def _paddlenlp_defaults() -> dict:
+    """Keys of PaddleNLP's TrainingArguments with their defaults."""
+    from paddlenlp.trainer import TrainingArguments  # takes seconds to import, and is rarely needed here
+
+    return {item.name: None if item.default is MISSING else item.default for item in fields(TrainingArguments)}
+
+
+def _check_together(arguments: FinetuneArguments, wrong: list[str]) -> None:
+    """Notes in `wrong` every value that is out of range or contradicts another."""
+    for name, choices in _CHOICES.items():
+        if getattr(arguments, name) not in choices:
+            wrong.append(f'"{name}" is "{getattr(arguments, name)}", but must be one of {", ".join(choices)}')
+    for name, least in _AT_LEAST.items():
+        if (value := getattr(arguments, name)) is not None and value < least:
+            wrong.append(f'"{name}" is {value}, but must be at least {least}')
+    for name in _SHARES:
+        if not 0 <= getattr(arguments, name) < 1:
+            wrong.append(f'"{name}" is {getattr(arguments, name)}, but must be from 0 to below 1')
+    if arguments.max_steps < 1 and arguments.num_train_epochs <= 0:
+        wrong.append(f'"num_train_epochs" is {arguments.num_train_epochs}, but must be above 0')
+    if arguments.bf16 and arguments.fp16:
+        wrong.append('"bf16" and "fp16" are both true; choose one')
+    if arguments.do_train and not arguments.output_dir:
+        wrong.append('"output_dir" is missing: the folder to write checkpoints and the trained model to')
+    if arguments.resume_from_checkpoint is True:
+        arguments.resume_from_checkpoint = "auto"
+    if not arguments.do_train and not arguments.do_eval:
+        wrong.append('"do_train" and "do_eval" are both false: there is nothing to do')
+    _check_dataset(arguments, wrong)
+
+
+def _check_dataset(arguments: FinetuneArguments, wrong: list[str]) -> None:
+    if arguments.data_path is not None:
+        if arguments.dataset and arguments.dataset.get("train"):
+            wrong.append('"data_path" and "dataset.train" both name training data; keep one of them')
+        if arguments.data_path.endswith(".txt"):
+            wrong.append(
+                f'"data_path" is "{arguments.data_path}": a data.txt mixture {_NOT_YET}; give a JSON file, or list '
+                "files under dataset"
+            )
+    for part, entries in (arguments.dataset or {}).items():
+        if part not in ("train", "eval"):
+            wrong.append(f'"dataset" has a part "{part}"; it may have train and eval')
+        elif not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            wrong.append(
+                f'"dataset.{part}" must be a list of objects like {{"name": "mine", "data_files": "{part}.json"}}'
+            )
+        else:
+            for index, entry in enumerate(entries):
+                _check_dataset_entry(f"dataset.{part}[{index}]", entry, wrong)
+    has = {part: bool((arguments.dataset or {}).get(part)) for part in ("train", "eval")}
+    if arguments.do_train and not has["train"] and arguments.data_path is None:
+        wrong.append(
+            'training data is missing: set "dataset": {"train": [{"name": ..., "data_files": ...}]} or "data_path"'
+        )
+    if not has["eval"] and (arguments.do_eval or arguments.evaluation_strategy != "no"):
+        asked = "do_eval" if arguments.do_eval else "evaluation_strategy"
+        wrong.append(
+            f'"{asked}" asks for evaluation, but "dataset" has no eval; add it, or set evaluation_strategy to no'
+        )
+
+
+_ENTRY_KEYS = {"name": (str,), "data_files": (str, list[str]), "image_folder": (str, types.NoneType)}
+_ENTRY_NEUTRAL = {
+    "chat_template": NEUTRAL["chat_template"],
+    "num_samples": NEUTRAL["mixture"],
+    "ratio": NEUTRAL["mixture"],
+}
+
+
+def _check_dataset_entry(place: str, entry: dict, wrong: list[str]) -> None:
+    for name, value in entry.items():
+        if name in _ENTRY_NEUTRAL:
+            if value not in (None, *_ENTRY_NEUTRAL[name].values):
+                wrong.append(f'"{place}.{name}": {json.dumps(value)}: {_ENTRY_NEUTRAL[name].otherwise}')
+        elif name not in _ENTRY_KEYS:
+            nearest = max(_ENTRY_KEYS, key=lambda other: difflib.SequenceMatcher(None, name, other).ratio())
+            wrong.append(f'unknown key "{name}" in {place}; did you mean "{nearest}"?')
+        elif not any(_is(value, kind) for kind in _ENTRY_KEYS[name]):
+            expected = " or ".join(_SPOKEN[kind] for kind in _ENTRY_KEYS[name])
+            wrong.append(f'"{place}.{name}" is {json.dumps(value)}, expected {expected}')
+    if not entry.get("data_files"):
+        wrong.append(f'"{place}.data_files" is missing: the JSON file or files')

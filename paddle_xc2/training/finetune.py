@@ -1,0 +1,185 @@
+"""Supervised fine-tuning from a JSON argument file, top to bottom."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import paddle
+import paddle.distributed as dist
+import paddlenlp
+from paddlenlp.trainer import TrainerState
+
+import paddle_xc2
+from paddle_xc2 import runtime
+from paddle_xc2.data.mixture import load_datasets
+from paddle_xc2.data.processor import XComposer2Processor
+from paddle_xc2.model_path import resolve_model_path
+from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load_arguments
+from paddle_xc2.training.metrics import LOSS_PLOT, draw_losses
+from paddle_xc2.training.output import check_same_course, choose_start, claim
+from paddle_xc2.training.plan import Plan, first_sample_text, plan_lines
+from paddle_xc2.training.samples import Samples, fit_samples
+from paddle_xc2.training.trainable import set_trainable
+from paddle_xc2.training.trainer import STATE_FILE, StepTrainer
+
+EXIT_INTERRUPTED = 130
+
+
+def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
+    """Trains as the argument file says; with do_train false, only evaluates.
+
+    Args:
+        config_path: JSON argument file.
+        overrides: command-line words `--key value`, which win over the file.
+    Returns: exit status: 0, or 130 after Ctrl-C.
+    Raises: ValueError, FileNotFoundError for what a user can cause: before anything is written, but for images that
+        turn out to be damaged and a loss that is not finite.
+    """
+    arguments = load_arguments(config_path, overrides)
+    precision = prepare_device(arguments)
+    start = choose_start(arguments)
+    model_dir = resolve_model_path(arguments.model_name_or_path)
+    processor = build_processor(arguments, model_dir)
+    train = read_samples(arguments, "train", config_path, processor) if arguments.do_train else None
+    evaluation = read_samples(arguments, "eval", config_path, processor)
+    plan = Plan(arguments, precision, start, train, evaluation, dist.get_world_size(), dist.get_rank())
+    if not train:
+        StepTrainer(load_model(plan, model_dir, processor), processor, plan).evaluate()
+        return 0
+    check_same_course(start, plan.course)
+    model = load_model(plan, model_dir, processor)
+    learning = set_trainable(
+        model, arguments.fix_vit, arguments.fix_sampler, arguments.freeze_include, arguments.freeze_exclude
+    )
+    if plan.rank == 0:
+        print_plan(plan, model.config, learning, processor)
+        claim(Path(arguments.output_dir), facts_of(plan))
+    trainer = StepTrainer(model, processor, plan)
+    try:
+        seconds = train_to_the_end(trainer)
+        save_results(trainer, seconds)
+    except KeyboardInterrupt:
+        print(describe_interruption(trainer, config_path, overrides), file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def prepare_device(arguments: FinetuneArguments) -> str:
+    """Sets the device and quiets PaddleNLP. Returns: the precision to compute in."""
+    logging.getLogger("PaddleNLP").setLevel(logging.ERROR)  # it would tell every argument and every file
+    if arguments.device:
+        try:
+            paddle.set_device(arguments.device)
+        except ValueError as error:
+            raise ValueError(f'"device" is "{arguments.device}", which can\'t be used: {error}; leave it out') from None
+    device = runtime.prepare().device
+    return runtime.choose_precision(arguments.bf16, arguments.fp16, device, arguments.allow_precision_fallback)
+
+
+def build_processor(arguments: FinetuneArguments, model_dir: Path) -> XComposer2Processor:
+    return XComposer2Processor.from_pretrained(
+        model_dir,
+        max_length=arguments.max_length,
+        hd_num=arguments.hd_num,
+        truncation=arguments.truncation,
+        image_size=arguments.img_size,
+    )
+
+
+def read_samples(arguments: FinetuneArguments, part: str, config_path, processor) -> Samples | None:
+    """The samples of "train" or "eval", or None if no files are given."""
+    specs = dataset_specs(arguments, part, config_path)
+    return fit_samples(load_datasets(specs), processor) if specs else None
+
+
+def load_model(plan: Plan, model_dir: Path, processor: XComposer2Processor) -> XComposer2ForCausalLM:
+    """The model in the state to start from."""
+    arguments = plan.arguments
+    if plan.start.checkpoint:
+        model = XComposer2ForCausalLM.from_pretrained(plan.start.checkpoint, dtype=plan.weight_dtype)
+    else:
+        model = XComposer2ForCausalLM.from_pretrained(model_dir, dtype=plan.weight_dtype, img_size=arguments.img_size)
+    model.source_dir = (
+        model_dir  # tokenizer and the like are copied from it when saving; a checkpoint may be gone by then
+    )
+    model.config.chat_layout = "as_trained"
+    model.config.max_length = processor.max_length
+    if arguments.recompute:
+        model.recompute_enable()
+    else:
+        model.recompute_disable()
+    model.run_vision_always = plan.num_processes > 1
+    return model
+
+
+def print_plan(plan: Plan, config, learning: dict[str, tuple[int, int]], processor: XComposer2Processor) -> None:
+    """Says what is decided, and shows the first sample."""
+    for note in plan.start.notes:
+        print(note)
+    print("\n".join(plan_lines(plan, config, learning, runtime.prepare().device_name)))
+    conversation, example = processor.lay_out(plan.train.conversations[0])
+    image_tokens = [processor.num_image_tokens(image) for image in conversation.images]
+    text = first_sample_text(example, image_tokens, processor.tokenizer, colour=sys.stdout.isatty())
+    print(f"\nfirst sample, {example.source}, trained parts marked:\n{text}\n", flush=True)
+
+
+def facts_of(plan: Plan) -> dict:
+    """What run.json tells: enough to do the run again."""
+    return {
+        "paddle_xc2": paddle_xc2.__version__,
+        "paddle": paddle.__version__,
+        "paddlenlp": paddlenlp.__version__,
+        "started": plan.start.started,
+        "device": runtime.prepare().device_name,
+        "precision": plan.precision,
+        "num_processes": plan.num_processes,
+        "arguments": asdict(plan.arguments),
+    }
+
+
+def train_to_the_end(trainer: StepTrainer) -> float:
+    """Trains what is left to train. Returns: seconds that it took."""
+    started = time.perf_counter()
+    start, arguments = trainer.plan.start, trainer.arguments
+    if start.step < trainer.plan.num_steps:
+        trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
+    else:
+        trainer.state = TrainerState.load_from_json(str(start.checkpoint / STATE_FILE))
+        trainer.progress.say("every step is trained already")
+    trainer.progress.close()
+    seconds = time.perf_counter() - started
+    if arguments.do_eval and arguments.evaluation_strategy == "no":
+        trainer.evaluate()
+    return seconds
+
+
+def save_results(trainer: StepTrainer, seconds: float) -> None:
+    """Writes the trained model, which is at once a checkpoint for chat, and the course of the training."""
+    if trainer.plan.rank > 0:
+        return
+    output_dir, entries = trainer.output_dir, trainer.metrics.entries
+    trainer.state.log_history = entries
+    trainer.state.save_to_json(str(output_dir / STATE_FILE))
+    draw_losses(entries, output_dir / LOSS_PLOT)
+    losses = [entry["loss"] for entry in entries if "loss" in entry]
+    num_steps = trainer.plan.num_steps - trainer.plan.start.step
+    told = f"trained {num_steps} steps in {seconds:.0f} s" + (f", last loss {losses[-1]:.4f}" if losses else "")
+    print(f"{told}; {output_dir} holds metrics.jsonl and {LOSS_PLOT}")
+    if not trainer.arguments.benchmark:
+        trainer.model.save_pretrained(output_dir)
+        print(f"the model is saved, ask it: paddle-xc2 chat --from_pretrained {shlex.quote(str(output_dir))}")
+
+
+def describe_interruption(trainer: StepTrainer, config_path, overrides: list[str]) -> str:
+    """What Ctrl-C stopped, and how to go on."""
+    told = f"stopped by Ctrl-C in step {trainer.state.global_step + 1} of {trainer.plan.num_steps}; "
+    if trainer.last_checkpoint is None:
+        return told + "there is no checkpoint yet (save_strategy, save_steps)"
+    command = shlex.join(["paddle-xc2", "finetune", str(config_path), *overrides, "--resume_from_checkpoint", "auto"])
+    return told + f"the last checkpoint is {trainer.last_checkpoint}; go on with: {command}"

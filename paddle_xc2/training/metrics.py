@@ -1,0 +1,132 @@
+"""What a run reports while it runs: metrics.jsonl, loss.png, and a bar or lines on the terminal."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from paddle_xc2.training.checkpoints import replace_file
+
+METRICS_FILE = "metrics.jsonl"
+LOSS_PLOT = "loss.png"
+_SMOOTHING = 0.9  # weight of the past in the smoothed training loss
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object a logged step or evaluation, in the order of the steps.
+
+    Training: step, epoch, loss (nats, mean over the trained tokens since the last logged step; null if float16
+    overflowed), learning_rate and grad_norm (of the last step, before clipping), trained_tokens, image_tokens and
+    tokens (since the last logged step), tokens_per_second and, unless left out, peak_memory_gb.
+    Evaluation: step, epoch, eval_loss, eval_tokens, eval_seconds.
+    """
+
+    def __init__(self, directory: Path, start_from: Path | None = None):
+        """Begins a file in `directory`, with the lines that the checkpoint `start_from` holds."""
+        self.path = directory / METRICS_FILE
+        kept = (start_from / METRICS_FILE).read_bytes() if start_from else b""
+        replace_file(self.path, kept)
+        self.entries = [json.loads(line) for line in kept.splitlines()]
+
+    def append(self, entry: dict) -> None:
+        self.entries.append(entry)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def save_copy(self, directory: Path) -> None:
+        """Writes what there is so far into a checkpoint."""
+        (directory / METRICS_FILE).write_bytes(self.path.read_bytes())
+
+
+def draw_losses(entries: list[dict], path: Path) -> None:
+    """Training loss, raw and smoothed, and evaluation loss over the steps, as a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    train = [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]
+    evaluated = [(entry["step"], entry["eval_loss"]) for entry in entries if "eval_loss" in entry]
+    figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    if train:
+        steps, losses = zip(*train, strict=True)
+        axes.plot(steps, losses, color="tab:blue", alpha=0.3, label="training")
+        axes.plot(steps, smooth(losses), color="tab:blue", label="training, smoothed")
+    if evaluated:
+        axes.plot(*zip(*evaluated, strict=True), color="tab:orange", marker="o", label="evaluation")
+    axes.set(xlabel="step", ylabel="loss (nats a trained token)", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    if train or evaluated:
+        axes.legend()
+    aside = path.with_name(f".writing-{path.name}")
+    FigureCanvasAgg(figure).print_png(str(aside))
+    aside.replace(path)
+
+
+def smooth(values) -> list[float]:
+    """Exponential moving average without a start-up bias."""
+    average, weight, smoothed = 0.0, 0.0, []
+    for value in values:
+        average = _SMOOTHING * average + (1 - _SMOOTHING) * value
+        weight = _SMOOTHING * weight + (1 - _SMOOTHING)
+        smoothed.append(average / weight)
+    return smoothed
+
+
+def peak_memory_gb() -> float:
+    """Largest memory so far, in 1e9 bytes: the GPU's if one computes, else this process's."""
+    import paddle
+
+    if paddle.device.get_device().startswith("gpu"):
+        return paddle.device.cuda.max_memory_allocated() / 1e9
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+class Progress:
+    """A bar on standard error, or a line for every logged step. `lines`: no bar."""
+
+    def __init__(self, num_steps: int, first_step: int, lines: bool, silent: bool = False):
+        self.num_steps = num_steps
+        self.lines = lines
+        self.silent = silent
+        # Where nobody watches, a bar is a line every now and then.
+        interval = 0.2 if sys.stderr.isatty() else 10.0
+        self.bar = tqdm(
+            total=num_steps,
+            initial=first_step,
+            desc="training",
+            unit="step",
+            mininterval=interval,
+            dynamic_ncols=True,
+            disable=lines or silent,
+        )
+
+    def step(self) -> None:
+        self.bar.update()
+
+    def logged(self, entry: dict) -> None:
+        """Shows an entry of metrics.jsonl."""
+        if "eval_loss" in entry:
+            self.say(f"step {entry['step']}/{self.num_steps}  evaluation loss {entry['eval_loss']:.4f}")
+        elif self.lines:
+            self.say(
+                f"step {entry['step']}/{self.num_steps}  epoch {entry['epoch']:.2f}  loss {entry['loss']:.4f}  "
+                f"lr {entry['learning_rate']:.2e}  {entry['tokens_per_second']:.0f} tokens/s"
+            )
+        else:
+            self.bar.set_postfix_str(
+                f"loss {entry['loss']:.4f}, {entry['tokens_per_second']:.0f} tokens/s", refresh=False
+            )
+
+    def say(self, text: str) -> None:
+        """Prints a line without disturbing the bar."""
+        if not self.silent:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        self.bar.close()

@@ -1,0 +1,115 @@
+"""The folder that a run writes into: whose it is, and where in it a run goes on."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddle_xc2.checkpoint_config import CONFIG_FILE, read_json
+from paddle_xc2.training import checkpoints
+from paddle_xc2.training.arguments import FinetuneArguments
+
+RUN_FILE = "run.json"  # makes a folder ours: which arguments made what is in it
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        checkpoint: the state to go on from, or None.
+        step: steps that are done there.
+        course: what the checkpoint's run depends on (`Plan.course`); {} without one.
+        started: identifies the run, also over interruptions: nanoseconds since 1970 of its beginning.
+        notes: what to tell the user about the choice.
+    """
+
+    checkpoint: Path | None
+    step: int
+    course: dict
+    started: int
+    notes: tuple[str, ...] = ()
+
+
+def choose_start(arguments: FinetuneArguments) -> Start:
+    """Decides whether a run begins or goes on; writes nothing.
+
+    Raises: ValueError if output_dir is somebody else's, or holds a finished run that nothing says to replace, or if the
+        checkpoint that is asked for is not whole.
+    """
+    if not arguments.do_train:
+        return Start(None, 0, {}, time.time_ns())
+    output_dir = Path(arguments.output_dir)
+    check_ours(output_dir, Path(arguments.model_name_or_path))
+    resume = arguments.resume_from_checkpoint
+    notes: list[str] = []
+    checkpoint = None
+    if isinstance(resume, str) and resume != "auto":
+        checkpoint = Path(resume)
+        checkpoints.check_whole(checkpoint)
+    elif resume == "auto" or resume is None and not arguments.overwrite_output_dir:
+        checkpoint, passed_over = checkpoints.newest_whole(output_dir)
+        notes += [f"passed over: {reason}" for reason in passed_over]
+        if checkpoint is None and resume is None and (output_dir / CONFIG_FILE).exists():
+            raise ValueError(
+                f"output_dir {output_dir} holds a finished run without a checkpoint to go on from; choose another "
+                'folder, or set "overwrite_output_dir": true to train again and replace it'
+            )
+    elif newest := checkpoints.newest_named(output_dir):
+        notes.append(
+            f"{output_dir} holds {newest.name} of an earlier run, which the first new checkpoint will replace "
+            "(to go on from it instead: --resume_from_checkpoint auto)"
+        )
+    if checkpoint is None:
+        return Start(None, 0, {}, time.time_ns(), tuple(notes))
+    marker = checkpoints.read_marker(checkpoint)
+    return Start(checkpoint, marker["step"], marker["course"], marker["started"], tuple(notes))
+
+
+def check_ours(output_dir: Path, model_dir: Path) -> None:
+    """Raises: ValueError if `output_dir` is a file, holds something else than our runs, or the model to start from."""
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"output_dir {output_dir} is a file; give a folder")
+    if output_dir.exists() and model_dir.exists() and output_dir.samefile(model_dir):
+        raise ValueError(f"output_dir {output_dir} is the folder of the model to start from; choose another folder")
+    if output_dir.exists() and any(output_dir.iterdir()) and not _is_ours(output_dir):
+        raise ValueError(
+            f"output_dir {output_dir} is not empty, and what it holds was not written by paddle-xc2 finetune "
+            f"(it has no {RUN_FILE}); choose another folder, or empty it"
+        )
+
+
+def _is_ours(output_dir: Path) -> bool:
+    try:
+        return "paddle_xc2" in read_json(output_dir / RUN_FILE)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def check_same_course(start: Start, course: dict) -> None:
+    """Args:
+        course: of the run that is about to begin.
+    Raises: ValueError naming everything that is not as it was when the checkpoint was written.
+    """
+    if start.checkpoint is None:
+        return
+    was = start.course
+    changed = [f"{name} was {was.get(name)} and is {value}" for name, value in course.items() if was.get(name) != value]
+    if changed:
+        raise ValueError(
+            f"{start.checkpoint}: training can't go on from here as it would have: {'; '.join(changed)}; set that "
+            'back, or start again with "resume_from_checkpoint": false or "overwrite_output_dir": true'
+        )
+
+
+def claim(output_dir: Path, facts: dict) -> None:
+    """Makes the folder ours, and clears away what interrupted runs left half-written.
+
+    Args:
+        facts: what RUN_FILE tells of the run: JSON values, "paddle_xc2" (the version) among them.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    checkpoints.replace_file(output_dir / RUN_FILE, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
+    checkpoints.delete_unfinished(output_dir)

@@ -1,0 +1,227 @@
+"""What a run is going to do, said before it does it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+import numpy as np
+
+from paddle_xc2.configuration import XComposer2Config
+from paddle_xc2.data.encode import Example
+from paddle_xc2.data.mixture import StepOrder
+from paddle_xc2.special_tokens import IGNORE_INDEX
+from paddle_xc2.training.arguments import FinetuneArguments
+from paddle_xc2.training.output import Start
+from paddle_xc2.training.samples import Samples
+from paddle_xc2.training.trainable import trainable_table
+
+_NUM_REFUSED_SHOWN = 5
+_GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
+
+
+# Arguments that the course of a run depends on: with other values, a checkpoint can't be gone on from.
+_COURSE = (
+    *("seed", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+    *("lr_scheduler_type", "num_cycles", "lr_end", "power", "fp16_opt_level", "img_size", "hd_num"),
+    *("dataloader_drop_last", "fix_vit", "fix_sampler", "freeze_include", "freeze_exclude"),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, as far as it is decided before the model is loaded.
+
+    Attributes:
+        arguments: of the run.
+        precision: "float32", "bfloat16" or "float16".
+        start: where it begins.
+        train: samples to train on, or None if the run only evaluates.
+        evaluation: samples to evaluate on, or None.
+        num_processes, rank: that train together, and which of them this is.
+    """
+
+    arguments: FinetuneArguments
+    precision: str
+    start: Start
+    train: Samples | None
+    evaluation: Samples | None
+    num_processes: int = 1
+    rank: int = 0
+
+    @cached_property
+    def order(self) -> StepOrder:
+        arguments = self.arguments
+        samples_per_step = arguments.samples_per_pass * self.num_processes
+        return StepOrder(len(self.train), samples_per_step, arguments.seed, arguments.dataloader_drop_last)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole run; a begun one counts."""
+        if self.arguments.max_steps > 0:
+            return self.arguments.max_steps
+        return math.ceil(self.arguments.num_train_epochs * self.order.steps_per_epoch)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps in which the learning rate rises; a begun one counts, as in Hugging Face's Trainer."""
+        return self.arguments.warmup_steps or math.ceil(self.arguments.warmup_ratio * self.num_steps)
+
+    @property
+    def computes_in_half(self) -> bool:
+        return self.precision != "float32"
+
+    @property
+    def weight_dtype(self) -> str:
+        """What the parameters are stored in while training."""
+        return self.precision if self.arguments.fp16_opt_level == "O2" else "float32"
+
+    @cached_property
+    def course(self) -> dict:
+        """Everything that decides how the run goes, as JSON values.
+
+        How the samples of a step are spread over batches and processes is not in it: that changes last digits only.
+        """
+        return {
+            "training data": self.train.fingerprint,
+            "samples per step": self.order.samples_per_step,
+            "steps": self.num_steps,
+            "warm-up steps": self.warmup_steps,
+            "precision": self.precision,
+            **{name: getattr(self.arguments, name) for name in _COURSE},
+        }
+
+
+def plan_lines(plan: Plan, config: XComposer2Config, learning: dict[str, tuple[int, int]], device: str) -> list[str]:
+    """The plan as text.
+
+    Args:
+        config: of the model.
+        learning: what `set_trainable` returned.
+        device: name of what computes.
+    """
+    arguments = plan.arguments
+    first, *others = trainable_table(learning)
+    rows = [
+        ("model", f"{arguments.model_name_or_path} ({config.family.name}, {config.img_size} pixels)"),
+        ("precision", f"{plan.precision} on {device}"),
+        ("trained", first),
+        *(("", line) for line in others),
+        *_sample_rows("samples", plan.train),
+        *(_sample_rows("evaluation", plan.evaluation) if plan.evaluation else ()),
+        ("step", _step_line(plan)),
+        ("schedule", _schedule_line(plan)),
+        ("checkpoints", _checkpoint_line(arguments)),
+        ("memory", _memory_line(plan, config, learning)),
+    ]
+    if plan.start.checkpoint:
+        rows.append(("goes on", f"after step {plan.start.step}, from {plan.start.checkpoint}"))
+    return [f"{name:<12} {text}".rstrip() for name, text in rows]
+
+
+def _step_line(plan: Plan) -> str:
+    arguments, num_samples = plan.arguments, plan.order.samples_per_step
+    tokens, image_tokens, trained = plan.train.lengths.mean(axis=0) * num_samples
+    return (
+        f"{num_samples} samples = {arguments.per_device_train_batch_size} a batch x "
+        f"{arguments.gradient_accumulation_steps} accumulated x {plan.num_processes} "
+        f"process{'es' if plan.num_processes > 1 else ''}; on average {tokens:,.0f} tokens, {image_tokens:,.0f} of "
+        f"them image tokens, {trained:,.0f} trained"
+    )
+
+
+def _schedule_line(plan: Plan) -> str:
+    arguments = plan.arguments
+    length = f"{plan.num_steps} steps"
+    if arguments.max_steps < 1:
+        length += f" in {arguments.num_train_epochs:g} epoch{'' if arguments.num_train_epochs == 1 else 's'}"
+    return (
+        f"{length}, {plan.warmup_steps} of warm-up, then {arguments.lr_scheduler_type} from learning rate "
+        f"{arguments.learning_rate:g}; AdamW, weight decay {arguments.weight_decay:g}, seed {arguments.seed}"
+    )
+
+
+def _checkpoint_line(arguments: FinetuneArguments) -> str:
+    steps = f"every {arguments.save_steps} steps"
+    often = {"no": "none", "epoch": "every epoch", "steps": steps}[arguments.save_strategy]
+    if arguments.save_strategy != "no" and arguments.save_total_limit:
+        often += f", the newest {arguments.save_total_limit} kept"
+    return f"{often}, in {arguments.output_dir}"
+
+
+def _memory_line(plan: Plan, config: XComposer2Config, learning: dict[str, tuple[int, int]]) -> str:
+    parts = expected_memory(plan, config, learning)
+    detail = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.items())
+    return f"about {_bytes(sum(parts.values()))} a process: {detail} (activations of the longest batch, roughly)"
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def expected_memory(plan: Plan, config: XComposer2Config, learning: dict[str, tuple[int, int]]) -> dict[str, float]:
+    """Bytes that training takes in one process, by what takes them."""
+    num_parameters = sum(size for _, size in learning.values())
+    num_learning = sum(size for size, _ in learning.values())
+    stored = 4 if plan.weight_dtype == "float32" else 2
+    computed = 2 if plan.computes_in_half else 4
+    num_tokens = int(plan.train.lengths[:, 0].max()) * plan.arguments.per_device_train_batch_size
+    # What the backward pass of a decoder layer looks at, per token: inputs of its products, norms and activations.
+    layer = num_tokens * computed * (14 * config.hidden_size + 5 * config.intermediate_size)
+    between_layers = num_tokens * computed * config.hidden_size
+    num_layers = config.num_hidden_layers
+    return {
+        "weights": num_parameters * stored,
+        "gradients": num_learning * stored,
+        "optimizer": num_learning * (8 if stored == 4 else 12),  # two moments, and a float32 copy of 16-bit weights
+        "activations": layer + num_layers * between_layers if plan.arguments.recompute else num_layers * layer,
+    }
+
+
+def _sample_rows(name: str, samples: Samples) -> list[tuple[str, str]]:
+    tokens = samples.lengths[:, 0]
+    rows = [(name, f"{len(samples):,}, {tokens.mean():,.0f} tokens on average, the longest {tokens.max():,}")]
+    if samples.num_shortened:
+        rows.append(("", f"{samples.num_shortened} of them lose their oldest turns to fit max_length"))
+    if samples.refused:
+        rows.append(("", f"{len(samples.refused)} more are left out because they are too long:"))
+        rows += [("", f"  {reason}") for reason in samples.refused[:_NUM_REFUSED_SHOWN]]
+        if len(samples.refused) > _NUM_REFUSED_SHOWN:
+            rows.append(("", f"  and {len(samples.refused) - _NUM_REFUSED_SHOWN} more"))
+    return rows
+
+
+def first_sample_text(example: Example, image_tokens: list[int], tokenizer, colour: bool) -> str:
+    """A sample as the model sees it: special tokens included, images by their size, what is trained marked.
+
+    Args:
+        image_tokens: slots of each image, in order.
+        colour: mark by colour; else by the brackets ⟦ ⟧.
+    """
+    opening, closing = (_GREEN, _PLAIN) if colour else ("⟦", "⟧")
+    kinds = np.where(example.image_mask, 2, (example.labels != IGNORE_INDEX).astype(int))
+    borders = np.flatnonzero(np.diff(kinds)) + 1
+    sizes = iter(image_tokens)
+    pieces = []
+    for ids, kind in zip(np.split(example.input_ids, borders), np.split(kinds, borders), strict=True):
+        if kind[0] == 2:
+            covered = 0
+            while covered < len(ids):
+                size = next(sizes)
+                pieces.append(f"<image: {size} tokens>")
+                covered += size
+        else:
+            text = _exact_text(ids.tolist(), tokenizer)
+            pieces.append(opening + text + closing if kind[0] == 1 else text)
+    return "".join(pieces)
+
+
+def _exact_text(ids: list[int], tokenizer) -> str:
+    """What was encoded: upstream's `decode` writes spaces around special tokens that were not there."""
+    pieces = []
+    for special, group in groupby(ids, key=frozenset(tokenizer.all_special_ids).__contains__):
+        group = list(group)
+        pieces.append("".join(tokenizer.convert_ids_to_tokens(group)) if special else tokenizer.decode(group))
+    return "".join(pieces)

@@ -1,0 +1,61 @@
+"""The samples of a run: those that fit, how long they are, and which were refused."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from paddle_xc2.data.conversation import Conversation
+from paddle_xc2.data.encode import TooLong
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What is trained or evaluated on.
+
+    Attributes:
+        conversations: those that fit max_length, as they were read.
+        lengths: int64 [samples, 3]: tokens (image slots included), image tokens, trained tokens of each.
+        refused: why each of the others is left out.
+        num_shortened: samples that lose turns to fit.
+    """
+
+    conversations: list[Conversation]
+    lengths: np.ndarray
+    refused: list[str]
+    num_shortened: int
+
+    def __len__(self) -> int:
+        return len(self.conversations)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of texts, image names and lengths of all samples, in order: 16 digits that tell whether it is the same data."""
+        digest = hashlib.sha256(self.lengths.tobytes())
+        for conversation in self.conversations:
+            turns = [(message.role, message.text) for message in conversation.messages]
+            digest.update(repr((turns, [image.name for image in conversation.images])).encode())
+        return digest.hexdigest()[:16]
+
+
+def fit_samples(conversations: list[Conversation], processor) -> Samples:
+    """Measures every sample; no pixel is read.
+
+    Raises: ValueError if no sample fits.
+    """
+    fitting, lengths, refused, num_shortened = [], [], [], 0
+    for conversation in conversations:
+        try:
+            _, example = processor.lay_out(conversation)
+        except TooLong as error:
+            refused.append(str(error))
+            continue
+        fitting.append(conversation)
+        lengths.append((len(example), int(example.image_mask.sum()), example.num_trained_tokens))
+        num_shortened += example.num_dropped_turns > 0
+    if not fitting:
+        reason = refused[0] if refused else "the data files hold none"
+        raise ValueError(f"no sample is left to train or evaluate on, all {len(refused)} are too long; {reason}")
+    return Samples(fitting, np.array(lengths, np.int64), refused, num_shortened)
