@@ -455,7 +455,7 @@ _SPOKEN = {
 
 
 def _is(value: Any, kind: Any) -> bool:
-    if kind is list[str]:
+    if kind == list[str]:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
     if kind in (int, float):
         kinds = (int, float) if kind is float else int
