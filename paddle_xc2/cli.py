@@ -1,7 +1,7 @@
 """The console command `paddle-xc2`: one subcommand for each module of `paddle_xc2/commands/`.
 
 A command module has HELP and EXAMPLE (one line each), `add_arguments(parser)` and `run(args)`, which returns the exit
-status. It imports Paddle only in `run`, so that `--help` answers at once, and answers where Paddle is broken.
+status. Other packages are imported in these two functions only: `paddle-xc2 --help` answers at once, whatever is broken.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ def main(argv: list[str] | None = None) -> int:
         argv.remove("--traceback")
         show_traceback = True
     runtime.prepare_environment()
-    args = build_parser(argv).parse_args(argv)
     try:
+        args = build_parser(argv).parse_args(argv)
         status = args.run(args)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
-        return report(args.command, "stopped by Ctrl-C", EXIT_INTERRUPTED, show_traceback)
+        return report(argv[0], "stopped by Ctrl-C", EXIT_INTERRUPTED, show_traceback)
     except BrokenPipeError:
         # The reader of our output has left (as `head` does). Python flushes once more at exit: into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
     except USER_MISTAKES as error:
-        return report(args.command, str(error), EXIT_USER_MISTAKE, show_traceback)
+        return report(argv[0], str(error), EXIT_USER_MISTAKE, show_traceback)
     except ImportError as error:
         message = f"{error}\n`paddle-xc2 doctor` says what the installation lacks and which command mends it"
-        return report(args.command, message, EXIT_FAILURE, show_traceback)
+        return report(argv[0], message, EXIT_FAILURE, show_traceback)
 
 
 def build_parser(argv: list[str]) -> argparse.ArgumentParser:
-    """The parser of all commands, or of the one that `argv` begins with: the others need not be imported then."""
+    """The parser for `argv`: with the arguments of the command that it begins with, and the others' names."""
     parser = argparse.ArgumentParser(
         prog="paddle-xc2",
         description="InternLM-XComposer2 on PaddlePaddle: convert, fine-tune, chat.",
-        epilog="`paddle-xc2 COMMAND --help` explains a command. `--traceback`, with any command, or PADDLE_XC2_TRACEBACK=1 in "
-        "the environment shows where in the program an error arose.",
+        epilog="`paddle-xc2 COMMAND --help` explains a command. `--traceback`, or PADDLE_XC2_TRACEBACK=1 in the "
+        "environment, shows where in the program an error arose.",
     )
     parser.add_argument("--version", action="version", version=f"paddle-xc2 {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in argv[:1] if argv[:1] and argv[0] in COMMANDS else COMMANDS:
+    for name in COMMANDS:
         module = import_module(f"paddle_xc2.commands.{name}")
         command = subparsers.add_parser(
             name,
@@ -68,8 +68,9 @@ def build_parser(argv: list[str]) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        if argv[:1] == [name]:  # the others' may need what is broken here
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
     return parser
 
 

@@ -3,7 +3,7 @@
 # setup_venv; VENV is then the environment's folder. PYTHON names the interpreter to make it with.
 
 VENV=$ROOT/.venv
-READY=$VENV/paddle_xc2_ready            # what the environment was made from
+READY=$VENV/paddle_xc2_ready            # what the environment was made from, and where
 UNFINISHED=$VENV/paddle_xc2_unfinished  # the process that is making it, or was when it was cut off
 
 fail() {
@@ -33,6 +33,11 @@ pip_install() {
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps "$@"
 }
 
+# The scripts of an environment that was moved point to where it was.
+is_moved() {
+    [ -e "$READY" ] && [ "$(tail -n 1 "$READY")" != "$VENV" ]
+}
+
 # Leaves $VENV if it is whole; takes it away if we made it and it is not; stops at somebody else's that can't serve.
 inspect_venv() {
     installer=$(cat "$UNFINISHED" 2>/dev/null || :)
@@ -41,13 +46,13 @@ inspect_venv() {
     fi
     current=$(version_of "$VENV/bin/python")
     asked=${PYTHON:+$(version_of "$PYTHON")}
-    if [ ! -e "$UNFINISHED" ] && [ "$current" = "${asked:-$current}" ] && is_supported "$VENV/bin/python"; then
+    if [ "$current" = "${asked:-$current}" ] && is_supported "$VENV/bin/python" && [ ! -e "$UNFINISHED" ] && ! is_moved; then
         return
     fi
     if [ ! -e "$UNFINISHED" ] && [ ! -e "$READY" ]; then
         fail "$VENV was not made by this script and does not hold a working Python ${asked:-3.10-3.12}; move it away."
     fi
-    echo "Making .venv anew: the one here is unfinished, or of another Python."
+    echo "Making .venv anew: the one here is unfinished, was moved, or has another Python."
     rm -rf "$VENV"
 }
 
@@ -55,8 +60,7 @@ setup_venv() {
     if [ -n "${PYTHON:-}" ] && ! is_supported "$PYTHON"; then
         fail "PYTHON=$PYTHON is no CPython 3.10, 3.11 or 3.12 with pip and venv; set it to one that is."
     fi
-    # The path is part of it: the scripts of an environment that was moved point to where it was.
-    wanted="$(cat "$ROOT/requirements.lock" "$ROOT/setup.py" | cksum) $VENV"
+    wanted=$(cat "$ROOT/requirements.lock" "$ROOT/setup.py" | cksum && echo "$VENV")
     if [ -d "$VENV" ]; then
         inspect_venv
     fi

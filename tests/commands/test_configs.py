@@ -1,0 +1,63 @@
+import json
+
+import pytest
+
+import paddle_xc2
+from paddle_xc2 import cli
+from paddle_xc2.commands import configs
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """A folder of argument files, as shipped."""
+    folder = tmp_path / "config"
+    folder.mkdir()
+    (folder / "sft.json").write_text(json.dumps({"model_name_or_path": "a/b", "bf16": True}))
+    (folder / "lora.json").write_text(json.dumps({"model_name_or_path": "a/c", "lora": True, "fp16": True}))
+    monkeypatch.setattr(configs, "config_directory", lambda: folder)
+    return folder
+
+
+def test_list(shipped, capsys):
+    assert cli.main(["configs"]) == 0
+    assert capsys.readouterr().out == "lora  LoRA, fp16, a/c\nsft   full fine-tuning, bf16, a/b\n"
+
+
+@pytest.mark.parametrize("name", ["sft", "sft.json"])
+def test_copy(shipped, tmp_path, capsys, name):
+    assert cli.main(["configs", "--copy", name, str(tmp_path / "mine/here")]) == 0
+    copy = tmp_path / "mine/here/sft.json"
+    assert copy.read_text() == (shipped / "sft.json").read_text()
+    assert capsys.readouterr().out == f"paddle-xc2 finetune {copy}\n"
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("stf", 'there is no argument file "stf"; did you mean "sft"?'),
+        ("q", 'no argument file "q"; there are: lora, sft'),
+    ],
+)
+def test_unknown_name(shipped, tmp_path, capsys, name, message):
+    assert cli.main(["configs", "--copy", name, str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_copy_overwrites_nothing(shipped, tmp_path, capsys):
+    (tmp_path / "sft.json").write_text("mine")
+    assert cli.main(["configs", "--copy", "sft", str(tmp_path)]) == 2
+    assert "sft.json exists; remove it, or copy into another folder" in capsys.readouterr().err
+    assert (tmp_path / "sft.json").read_text() == "mine"
+    assert cli.main(["configs", "--copy", "sft", str(tmp_path / "sft.json")]) == 2
+    assert "sft.json is a file; --copy takes the folder to copy into" in capsys.readouterr().err
+
+
+def test_directory_in_a_checkout_and_in_an_installation(tmp_path, monkeypatch):
+    assert configs.config_directory() == ROOT / "config"
+    package = tmp_path / "site-packages/paddle_xc2"
+    monkeypatch.setattr(paddle_xc2, "__file__", str(package / "__init__.py"))
+    with pytest.raises(FileNotFoundError, match="the argument files are missing; install paddle_xc2 again"):
+        configs.config_directory()
+    (package / "config").mkdir(parents=True)
+    assert configs.config_directory() == package / "config"

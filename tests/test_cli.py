@@ -1,0 +1,166 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import paddle_xc2
+from paddle_xc2 import cli
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """A command `try` whose `run` the test gives; returns a function that runs it and gives the exit status."""
+    module = ModuleType("paddle_xc2.commands.try")
+    module.HELP, module.EXAMPLE = "try something", "paddle-xc2 try 1"
+    module.add_arguments = lambda parser: parser.add_argument("--number", type=int, default=0)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(cli, "COMMANDS", ("try",))
+    monkeypatch.delenv("PADDLE_XC2_TRACEBACK", raising=False)
+
+    def main(run, *arguments):
+        module.run = run
+        return cli.main(["try", *arguments])
+
+    return main
+
+
+def raising(error):
+    def run(args):
+        raise error
+
+    return run
+
+
+def test_exit_status_is_the_commands(command, capsys):
+    assert command(lambda args: args.number, "--number", "1") == 1
+    assert command(lambda args: args.number) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a: b; do c"), FileNotFoundError("a: b; do c"), PermissionError("a: b; do c")]
+)
+def test_a_users_mistake_is_one_line_and_exit_2(command, capsys, error):
+    assert command(raising(error)) == 2
+    assert capsys.readouterr().err == "paddle-xc2 try: a: b; do c\n"
+
+
+def test_interruption_is_one_line_and_exit_130(command, capsys):
+    assert command(raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "paddle-xc2 try: stopped by Ctrl-C\n"
+
+
+def test_broken_installation_points_to_doctor(command, capsys):
+    assert command(raising(ImportError("cannot import name 'download'"))) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("paddle-xc2 try: cannot import name 'download'\n") and "paddle-xc2 doctor" in error
+    assert "Traceback" not in error
+
+
+def test_help_of_a_command_in_a_broken_installation(command, capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules["paddle_xc2.commands.try"], "add_arguments", raising(ImportError("no NumPy")))
+    assert command(lambda args: 0) == 1
+    assert capsys.readouterr().err.startswith("paddle-xc2 try: no NumPy\n")
+
+
+def test_our_own_failure_keeps_its_traceback(command):
+    with pytest.raises(RuntimeError, match="ours"):
+        command(raising(RuntimeError("ours")))
+
+
+def test_traceback_on_request(command, capsys, monkeypatch):
+    assert command(raising(ValueError("wrong")), "--traceback") == 2
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setenv("PADDLE_XC2_TRACEBACK", "1")
+    assert command(raising(ValueError("wrong"))) == 2
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setenv("PADDLE_XC2_TRACEBACK", "0")
+    assert command(raising(ValueError("wrong"))) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_wrong_arguments_are_exit_2(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command(lambda args: 0, "--number", "many")
+    assert stop.value.code == 2 and "argument --number: invalid int value: 'many'" in capsys.readouterr().err
+
+
+def test_unknown_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fly"])
+    assert stop.value.code == 2 and "invalid choice: 'fly'" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"paddle-xc2 {paddle_xc2.__version__}\n"
+
+
+def test_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert all(f"\n    {name} " in text for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_commands_help_has_an_example(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and f"example:\n  paddle-xc2 {name}" in text
+
+
+def test_help_and_doctor_need_no_paddle():
+    program = "import sys; from paddle_xc2 import cli; cli.build_parser([]); import paddle_xc2.commands.doctor; " + (
+        "print([name for name in ('paddle', 'paddlenlp', 'numpy', 'PIL') if name in sys.modules])"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert output == "[]\n"
+
+
+def test_reader_that_leaves_is_no_error():
+    # `true` reads nothing: writing to it fails as it does for `paddle-xc2 configs | head`.
+    program = (
+        "import sys, time; from paddle_xc2 import cli; from paddle_xc2.commands import configs; "
+        "configs.run = lambda args: (time.sleep(0.2), print('x' * 100000), 0)[2]; sys.exit(cli.main(['configs']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert errors == "" and process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    "script, command",
+    [
+        ("tools/supervised_finetune.py", "finetune"),
+        ("tools/convert_weights.py", "convert"),
+        ("tools/doctor.py", "doctor"),
+        ("examples/chat_demo.py", "chat"),
+    ],
+)
+def test_scripts_work_from_a_fresh_checkout(script, command, tmp_path):
+    """With the dependencies, but without an installation of ours, from any folder."""
+    # -S leaves out what .pth files point to: that is how a checkout is installed in place.
+    environment = {**os.environ, "PYTHONPATH": str(Path(np.__file__).parent.parent)}
+    done = subprocess.run(
+        [sys.executable, "-S", str(ROOT / script), "--help"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: paddle-xc2 {command}")

@@ -1,0 +1,180 @@
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from paddle_xc2 import runtime
+from paddle_xc2.runtime import Choice
+from tests.conftest import ROOT
+
+AVX512, AVX2, OLD = frozenset({"avx2", "avx512f"}), frozenset({"avx2"}), frozenset({"sse4_2"})
+
+
+@pytest.mark.parametrize(
+    "vendor, flags, wanted, expected",
+    [
+        ("AuthenticAMD", AVX512, None, "7"),
+        ("AuthenticAMD", AVX2, None, "5"),
+        ("AuthenticAMD", OLD, None, "unset"),
+        ("HygonGenuine", AVX2, None, "5"),
+        ("GenuineIntel", AVX512, None, "unset"),
+        ("", frozenset(), None, "unset"),
+        ("AuthenticAMD", AVX512, "5", "5"),
+        ("GenuineIntel", AVX512, "4", "4"),
+    ],
+)
+def test_mkl_cpu_type(vendor, flags, wanted, expected):
+    choice = runtime.choose_mkl_cpu_type(vendor, flags, wanted)
+    assert choice.value == expected
+    assert (choice.reason == runtime.USER) == (wanted is not None)
+
+
+def test_inherited_choice_of_ours_is_not_taken_for_the_users():
+    assert runtime.choose_mkl_cpu_type("AuthenticAMD", AVX512, "7").reason == "AVX-512 on AuthenticAMD"
+
+
+@pytest.mark.parametrize(
+    "vendor, mkl, wanted, cpus, processes, expected",
+    [
+        ("AuthenticAMD", "7", None, 8, 1, "8"),
+        ("AuthenticAMD", "7", None, 8, 2, "4"),
+        ("AuthenticAMD", "7", None, 2, 8, "1"),
+        ("AuthenticAMD", "unset", None, 8, 1, "1"),
+        ("GenuineIntel", "unset", None, 8, 1, "8"),
+        ("", "unset", None, 8, 1, "1"),
+        ("AuthenticAMD", "7", "3", 8, 2, "3"),
+        ("AuthenticAMD", "7", "many", 8, 1, "8"),
+    ],
+)
+def test_num_threads(vendor, mkl, wanted, cpus, processes, expected):
+    assert runtime.choose_num_threads(vendor, Choice(mkl, ""), wanted, cpus, processes).value == expected
+
+
+@pytest.mark.parametrize("quota, expected", [("max 100000", 4), ("150000 100000", 2), ("900000 100000", 4), (None, 4)])
+def test_usable_cpus_respects_a_containers_quota(monkeypatch, tmp_path, quota, expected):
+    file = tmp_path / "cpu.max"
+    if quota:
+        file.write_text(quota)
+    monkeypatch.setattr(runtime, "Path", lambda _: file)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    assert runtime.usable_cpus() == expected
+
+
+def test_processor_reads_cpuinfo(monkeypatch, tmp_path):
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(runtime, "Path", lambda _: file)
+    assert runtime.processor()[0] == "" and runtime.processor()[2] == frozenset()
+    file.write_text("vendor_id\t: AuthenticAMD\nmodel name\t: A\nflags\t\t: fpu avx2\n\nmodel name\t: B\n")
+    assert runtime.processor() == ("AuthenticAMD", "A", frozenset({"fpu", "avx2"}))
+
+
+def run_python(program, **variables):
+    """Runs `program` in a new interpreter. Returns: (standard output, standard error)."""
+    unset = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "PADDLE_LOCAL_SIZE")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**environment, **variables}, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+PREPARE = """
+import os
+{first}
+from paddle_xc2 import runtime
+record = runtime.prepare()
+assert runtime.prepare() is record
+print(record.threads.value, record.mkl.value, os.environ.get("OMP_NUM_THREADS"), os.environ.get("MKL_DEBUG_CPU_TYPE"))
+"""
+
+
+@pytest.mark.parametrize("first", ["", "import paddle"])
+def test_prepare_decides_once_says_nothing_and_leaves_other_programs_their_choice(first):
+    output, errors = run_python(PREPARE.format(first=first))
+    threads, mkl, left_threads, left_mkl = output.split()
+    assert errors == "" or first  # whoever imports Paddle first hears what it has to say
+    assert int(threads) >= 1
+    # Paddle writes OMP_NUM_THREADS=1, which a program started from here would take for the user's word.
+    assert left_threads == "None"
+    assert left_mkl == (mkl if mkl != "unset" else "None")
+
+
+def test_prepare_respects_the_user():
+    output, _ = run_python(PREPARE.format(first=""), OMP_NUM_THREADS="1", MKL_DEBUG_CPU_TYPE="4")
+    assert output.split() == ["1", "4", "1", "4"]
+
+
+@pytest.fixture
+def devices(monkeypatch):
+    """Three devices that need not be there."""
+    precisions = {
+        "cpu": ("float32",),
+        "gpu:0": ("bfloat16", "float16", "float32"),
+        "gpu:1": ("float16", "float32"),
+    }
+    monkeypatch.setattr(runtime, "available_precisions", precisions.get)
+    monkeypatch.setattr(runtime, "device_name", {"cpu": "A CPU", "gpu:0": "A100", "gpu:1": "V100"}.get)
+
+
+@pytest.mark.parametrize(
+    "bf16, fp16, device, fallback, expected",
+    [
+        (False, False, "cpu", False, "float32"),
+        (False, False, "gpu:0", False, "float32"),
+        (True, False, "gpu:0", False, "bfloat16"),
+        (False, True, "gpu:1", False, "float16"),
+        (True, False, "cpu", True, "float32"),
+        (True, False, "gpu:1", True, "float32"),
+        (True, False, "gpu:0", True, "bfloat16"),
+    ],
+)
+def test_precision(devices, bf16, fp16, device, fallback, expected):
+    assert runtime.choose_precision(bf16, fp16, device, fallback) == expected
+
+
+def test_precision_that_the_device_lacks(devices):
+    with pytest.raises(ValueError) as error:
+        runtime.choose_precision(True, False, "cpu")
+    assert str(error.value) == (
+        'bf16 is true, but cpu (A CPU) computes in float32 only; set "bf16": false, or pass --allow_precision_fallback '
+        "to compute in float32"
+    )
+    with pytest.raises(ValueError, match='fp16 is true, but cpu .* set "fp16": false'):
+        runtime.choose_precision(False, True, "cpu")
+    with pytest.raises(ValueError, match='bf16 is true, but gpu:1 .V100. .* set "bf16": false and "fp16": true'):
+        runtime.choose_precision(True, False, "gpu:1")
+
+
+def test_both_precisions():
+    with pytest.raises(ValueError, match="bf16 and fp16 are both true; set one of them"):
+        runtime.choose_precision(True, True, "gpu:0", allow_fallback=True)
+
+
+def test_precision_of_this_device():
+    device = runtime.prepare().device
+    assert runtime.choose_precision(False, False) == "float32"
+    assert runtime.available_precisions("cpu") == ("float32",)
+    assert runtime.device_name(device)
+
+
+def test_one_seed_for_everything():
+    import paddle
+
+    def numbers():
+        return [random.random(), np.random.rand(), *paddle.rand([3]).tolist()]
+
+    runtime.set_seed(7)
+    first = numbers()
+    assert numbers() != first
+    runtime.set_seed(7)
+    assert numbers() == first
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seed_out_of_range(seed):
+    with pytest.raises(ValueError, match=f"seed {seed} is out of range; give a number from 0 to 4294967295"):
+        runtime.set_seed(seed)
