@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 CONFIG_FILE = "config.json"
-VISION_CONFIG_FILE = (
-    "clip_vision_config.json"  # upstream has none; small reference checkpoints say their ViT's sizes in it
-)
+# Upstream has none; small reference checkpoints say their ViT's sizes in it.
+VISION_CONFIG_FILE = "clip_vision_config.json"
+# Folders of XTuner's LLaVA; the language model may also be at the root.
+XTUNER_LLM, XTUNER_PROJECTOR, XTUNER_VISION = "llm", "projector", "visual_encoder"
 
 
 def read_json(path: Path) -> dict:
@@ -26,20 +27,34 @@ def read_json(path: Path) -> dict:
     return content
 
 
+def config_path(directory: str | Path) -> Path:
+    """config.json of a checkpoint: at the root, or XTuner's in llm/.
+
+    Raises: FileNotFoundError if there is none.
+    """
+    directory = Path(directory)
+    for path in (directory / CONFIG_FILE, directory / XTUNER_LLM / CONFIG_FILE):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"{directory}: this is no checkpoint, it has no {CONFIG_FILE}; give the directory that holds {CONFIG_FILE} "
+        "and the weights"
+    )
+
+
 def read_checkpoint_config(directory: str | Path) -> dict:
     """config.json of a checkpoint, completed with the sizes of its ViT where they stand in a file of their own.
 
     Raises: FileNotFoundError if the directory or its config.json is missing; ValueError for broken JSON.
     """
     directory = Path(directory)
-    if not (directory / CONFIG_FILE).is_file():
-        raise FileNotFoundError(
-            f"{directory}: this is no checkpoint, it has no {CONFIG_FILE}; give the directory that holds {CONFIG_FILE} "
-            "and the weights"
-        )
-    config = read_json(directory / CONFIG_FILE)
+    config = read_json(config_path(directory))
+    xtuner_file = directory / XTUNER_VISION / CONFIG_FILE
     if "vision_config" not in config and (directory / VISION_CONFIG_FILE).is_file():
         config["vision_config"] = read_json(directory / VISION_CONFIG_FILE)
+    elif "vision_config" not in config and xtuner_file.is_file():
+        config["vision_config"] = read_json(xtuner_file)
+        config["img_size"] = config["vision_config"].get("image_size")
     return config
 
 

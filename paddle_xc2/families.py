@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from paddle_xc2.special_tokens import EOS, TURN_END, TURN_START
+from paddle_xc2.special_tokens import EOS, IM_END, IM_START, IMAGE_PLACEHOLDER, TURN_END, TURN_START
 
 # Upstream's default system turn (`modeling_internlm_xcomposer2.py`, `chat`): released XComposer2 models were tuned
 # with it.
@@ -31,9 +31,12 @@ class Template:
     turn_end: str
     document_end: str  # closes a training sample, and is trained; "" for templates that stop at turn_end
     stop_tokens: tuple[str, ...]  # generation ends at any of these
+    answers_alone: bool = False  # in training, an answer is tokenized apart from the text before and after it
 
 
 XCOMPOSER2_TEMPLATE = Template(TURN_START, TURN_END, document_end=EOS, stop_tokens=(EOS, TURN_END))
+# XTuner's `internlm2_chat`.
+INTERNLM2_CHAT_TEMPLATE = Template(IM_START, IM_END, document_end="", stop_tokens=(EOS, IM_END), answers_alone=True)
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,18 @@ class Family:
         image_size: pixels, side of the square that an image is squashed to, or of a tile.
         tiling: None squashes every image to one square.
         merge: patches per side that become one image token.
-        plora_rank, plora_alpha: of the PLoRA matrices beside every linear layer of the decoder.
+        pad_to_square: an image is padded to a square first, not squashed.
+        vision_select_layer: which hidden state of the ViT is taken: -1 is the last, -2 the one before.
+        plora_rank, plora_alpha: of the PLoRA matrices beside every linear layer of the decoder; rank 0 is none.
         template: the text layout.
         meta_instruction: default system turn of chat; "" is none.
         chat_bos_at_every_text: upstream's chat puts BOS before every text between images (training does not), and
             two before a prompt without images (goldens/NOTES.md, quirks 1 and 2). Else chat puts one BOS at the start.
         image_leads_prompt: a single image without a placeholder goes before the whole prompt, not into the first
             question.
+        leading_image: what stands for it there.
         penalizes_prompt: the repetition penalty of chat sees the prompt where it holds no image (quirk 12).
+        in_parts: upstream's checkpoint is a folder for each part (XTuner), not one for all.
         max_length: tokens, image slots included; upstream's default for fine-tuning.
     """
 
@@ -91,13 +98,17 @@ class Family:
     image_size: int
     tiling: Tiling | None = None
     merge: int = 1
+    pad_to_square: bool = False
+    vision_select_layer: int = -1
     plora_rank: int = 256
     plora_alpha: float = 256.0
     template: Template = XCOMPOSER2_TEMPLATE
     meta_instruction: str = XCOMPOSER2_META_INSTRUCTION
     chat_bos_at_every_text: bool = True
     image_leads_prompt: bool = False
+    leading_image: str = IMAGE_PLACEHOLDER
     penalizes_prompt: bool = True
+    in_parts: bool = False
     max_length: int = 4096
 
     def num_image_tokens(self, height: int, width: int, patch_size: int) -> int:
@@ -136,11 +147,26 @@ FAMILIES = (
         penalizes_prompt=False,
         max_length=16384,
     ),
+    Family(
+        "llava-internlm2",
+        ("xtuner/llava-internlm2-7b",),
+        image_size=336,
+        pad_to_square=True,
+        vision_select_layer=-2,
+        plora_rank=0,
+        template=INTERNLM2_CHAT_TEMPLATE,
+        meta_instruction="",
+        chat_bos_at_every_text=False,
+        leading_image=IMAGE_PLACEHOLDER + "\n",
+        in_parts=True,
+        max_length=2048,
+    ),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 
 _SEPARATOR = "plora_glb_GN"  # a parameter that only the tiled families have
 XCOMPOSER2_ARCHITECTURE = "InternLMXComposer2ForCausalLM"
+INTERNLM2_ARCHITECTURE = "InternLM2ForCausalLM"  # of the language model in XTuner's LLaVA
 
 
 def family_named(name: str) -> Family:
@@ -163,10 +189,14 @@ def detect_family(config: dict, tensor_names=(), source: str = "config.json") ->
     if "xc2_family" in config:
         return family_named(config["xc2_family"])
     architectures = config.get("architectures") or []
+    if INTERNLM2_ARCHITECTURE in architectures and "vision_config" in config:
+        return _BY_NAME["llava-internlm2"]
     if XCOMPOSER2_ARCHITECTURE not in architectures:
+        hint = "this is not an InternLM-XComposer2 checkpoint"
+        if INTERNLM2_ARCHITECTURE in architectures:
+            hint = "this is a language model alone, a LLaVA has the folders projector and visual_encoder beside it"
         raise ValueError(
-            f"{source}: architectures is {architectures or 'missing'}, expected [{XCOMPOSER2_ARCHITECTURE!r}]; "
-            "this is not an InternLM-XComposer2 checkpoint"
+            f"{source}: architectures is {architectures or 'missing'}, expected [{XCOMPOSER2_ARCHITECTURE!r}]; {hint}"
         )
     image_size = config.get("img_size")
     is_2d5 = image_size == 560 or config.get("model_type") == "internlm2"

@@ -6,6 +6,7 @@ IMAGE_SLOT_ID = 0  # in input_ids where image_mask is true; the embedding there 
 
 # Placeholders that users write in their texts.
 IMAGE_PLACEHOLDER = "<ImageHere>"  # XComposer2: one per image, at its place
+LLAVA_IMAGE = "<image>"  # LLaVA's data: the same
 
 # Pieces of InternLM2's tokenizer.
 BOS = "<s>"
@@ -13,6 +14,9 @@ EOS = "</s>"
 UNK = "<unk>"
 TURN_START = "[UNUSED_TOKEN_146]"  # XComposer2 opens every message with it
 TURN_END = "[UNUSED_TOKEN_145]"  # ... and closes it with this one; generation stops here
+
+IM_START = "<|im_start|>"  # what InternLM2-chat calls the same two
+IM_END = "<|im_end|>"
 
 # Strings that belong to the template. A message that holds one could forge turns, so it is refused.
 RESERVED = (BOS, EOS, TURN_START, TURN_END)

@@ -69,10 +69,7 @@ def check(conversation: Conversation) -> None:
             )
         for reserved in RESERVED:
             if reserved in message.text:
-                raise DataError(
-                    f"{source}: message {index} holds {reserved}, which the prompt template uses itself; "
-                    "remove it or write it differently"
-                )
+                raise DataError(reserved_message(source, index, reserved))
     first = messages[1] if messages[0].role == "system" and len(messages) > 1 else messages[0]
     if first.role != "user":
         raise DataError(f"{source}: the conversation starts with the {first.role}; the first turn must be the user's")
@@ -88,6 +85,13 @@ def check(conversation: Conversation) -> None:
                 raise DataError(f"{source}: message {index} (assistant) is empty; write the answer or remove the turn")
 
 
+def reserved_message(source: str, index: int, reserved: str) -> str:
+    return (
+        f"{source}: message {index} holds {reserved}, which the prompt template uses itself; "
+        "remove it or write it differently"
+    )
+
+
 def check_trainable(conversation: Conversation) -> None:
     """Raises: DataError if there is no answer to learn, or the last turn is a question nobody answers."""
     if conversation.messages[-1].role != "assistant":
@@ -97,8 +101,8 @@ def check_trainable(conversation: Conversation) -> None:
         )
 
 
-def place_leading_image(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Puts `<ImageHere>` before the first question."""
+def place_leading_image(messages: tuple[Message, ...], leading: str) -> tuple[Message, ...]:
+    """Puts `leading`, which holds an `<ImageHere>`, before the first question."""
     first_user = next(index for index, message in enumerate(messages) if message.role == "user")
-    placed = Message("user", IMAGE_PLACEHOLDER + messages[first_user].text)
+    placed = Message("user", leading + messages[first_user].text)
     return messages[:first_user] + (placed,) + messages[first_user + 1 :]

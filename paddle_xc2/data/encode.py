@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from paddle_xc2.data.chat_template import Span, render_prompt, render_training
-from paddle_xc2.data.conversation import Conversation, DataError, Message, place_leading_image
+from paddle_xc2.data.conversation import Conversation, DataError, Message, place_leading_image, reserved_message
 from paddle_xc2.families import Family
 from paddle_xc2.special_tokens import BOS, IGNORE_INDEX, IMAGE_PLACEHOLDER, IMAGE_SLOT_ID
 
@@ -55,9 +55,9 @@ def encode_training(conversation: Conversation, tokenizer, family: Family, image
     Args:
         image_tokens: number of slots of each image, in reading order.
     """
-    messages, leading = _leading_image(conversation, family)
-    spans = leading + render_training(messages, family.template)
-    return _join(split_at_images(spans), tokenizer, image_tokens, conversation.source)
+    messages, leading = _placed(conversation, family)
+    texts = split_at_images(leading + render_training(messages, family.template))
+    return _join(texts, tokenizer, image_tokens, conversation.source, spans_alone=family.template.answers_alone)
 
 
 def encode_prompt(
@@ -69,26 +69,31 @@ def encode_prompt(
         as_trained: the layout of training samples. Else upstream's chat layout, which puts BOS elsewhere
             (goldens/NOTES.md, quirks 1 to 3) and leaves white space around messages.
     """
-    messages, leading = _leading_image(conversation, family)
+    messages, leading = _placed(conversation, family)
     spans = leading + render_prompt(messages, family.template, strip=as_trained)
     if as_trained:
         return _join(split_at_images(spans), tokenizer, image_tokens, conversation.source)
     if not family.chat_bos_at_every_text or not image_tokens:
-        spans = [
-            Span(BOS, False),
-            *spans,
-        ]  # one at the start; the older families add a second to a prompt without images
+        # One at the start; the older families add a second to a prompt without images.
+        spans = [Span(BOS, False), *spans]
     bos = "every text" if family.chat_bos_at_every_text else "none"
     return _join(split_at_images(spans), tokenizer, image_tokens, conversation.source, bos)
 
 
-def _leading_image(conversation: Conversation, family: Family) -> tuple[tuple[Message, ...], list[Span]]:
-    """Messages, and what goes before them: a single image without a placeholder gets its place."""
+def _placed(conversation: Conversation, family: Family) -> tuple[tuple[Message, ...], list[Span]]:
+    """Messages, and what goes before them: a single image without a placeholder gets its place.
+
+    Raises: DataError if a message could forge a turn of the family's template.
+    """
+    for index, message in enumerate(conversation.messages):
+        for reserved in (family.template.turn_start, family.template.turn_end):
+            if reserved in message.text:
+                raise DataError(reserved_message(conversation.source, index, reserved))
     if not conversation.image_leads:
         return conversation.messages, []
     if family.image_leads_prompt:
-        return conversation.messages, [Span(IMAGE_PLACEHOLDER, False)]
-    return place_leading_image(conversation.messages), []
+        return conversation.messages, [Span(family.leading_image, False)]
+    return place_leading_image(conversation.messages, family.leading_image), []
 
 
 def split_at_images(spans: list[Span]) -> list[list[Span]]:
@@ -101,12 +106,24 @@ def split_at_images(spans: list[Span]) -> list[list[Span]]:
     return texts
 
 
-def _join(texts: list[list[Span]], tokenizer, image_tokens: list[int], source: str, bos: str = "first text") -> Example:
-    """bos: where the tokenizer's BOS is added: "first text" that is not empty, "every text", "none"."""
+def _join(
+    texts: list[list[Span]],
+    tokenizer,
+    image_tokens: list[int],
+    source: str,
+    bos: str = "first text",
+    spans_alone: bool = False,
+) -> Example:
+    """Args:
+    bos: where the tokenizer's BOS is added: "first text" that is not empty, "every text", "none".
+    spans_alone: tokenizes every span by itself, else every text whole.
+    """
     ids, labels, masks = [], [], []
     need_bos = bos != "none"
     for index, spans in enumerate(texts):
-        text_ids, trained = _encode_spans(spans, tokenizer)
+        pieces = [_encode_spans(group, tokenizer) for group in ([[span] for span in spans] if spans_alone else [spans])]
+        text_ids = np.concatenate([piece[0] for piece in pieces])
+        trained = np.concatenate([piece[1] for piece in pieces])
         if len(text_ids):
             if need_bos:
                 text_ids = np.concatenate([[tokenizer.bos_token_id], text_ids])
@@ -124,18 +141,14 @@ def _join(texts: list[list[Span]], tokenizer, image_tokens: list[int], source: s
 
 
 def _encode_spans(spans: list[Span], tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """(ids int64, trained bool) of one text.
-
-    It is tokenized whole, as upstream does, then marked by character offsets.
-    """
+    """(ids int64, trained bool) of spans tokenized together, then told apart by character offsets."""
     text = "".join(span.text for span in spans)
     if not text:
         return np.empty(0, np.int64), np.empty(0, bool)
     ids, ends = tokenizer.encode_with_offsets(text)
     ends = np.asarray(ends)
     starts = np.concatenate([[0], ends[:-1]])
-    # A token belongs to the last character it completes. Bytes of a character that is not complete yet belong to that
-    # one.
+    # A token belongs to the last character it completes. Bytes of a character that is not complete yet belong to it.
     characters = np.minimum(np.maximum(ends - 1, starts), len(text) - 1)
     trained = np.repeat([span.trained for span in spans], [len(span.text) for span in spans])
     return np.asarray(ids, np.int64), trained[characters]

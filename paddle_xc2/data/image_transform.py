@@ -81,6 +81,17 @@ def square_image(image: Image.Image, size: int) -> np.ndarray:
     return normalized(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
+def padded_square_image(image: Image.Image, size: int) -> np.ndarray:
+    """RGB image in the middle of a square of CLIP's mean colour, then `size` x `size`: float32 [3, size, size].
+
+    As LLaVA's `expand2square` and the CLIP image processor do it.
+    """
+    side = max(image.size)
+    canvas = Image.new("RGB", (side, side), tuple(int(mean * 255) for mean in CLIP_MEAN.tolist()))
+    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square_image(canvas, size)
+
+
 def tiled_size(width: int, height: int, tile: int, columns: int) -> tuple[int, int]:
     """(width, height) in pixels of the grid that an image of `width` x `height` is laid out on.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from paddle_xc2.data.conversation import Conversation, DataError, Message, check_trainable
 from paddle_xc2.data.downloads import ImageCache, is_url
 from paddle_xc2.data.image_transform import ImageMissing
-from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
+from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER, LLAVA_IMAGE
 
 # Who speaks, as records name them, in lower case.
 SPEAKERS = {
@@ -107,13 +107,28 @@ def read_xcomposer2(record: dict, source: str) -> tuple[tuple[Message, ...], lis
         if speaker not in SPEAKERS:
             raise DataError(f'{source}: message {index} is from "{turn["from"]}"; use one of {", ".join(SPEAKERS)}')
         text = _checked_text(turn["value"], f"message {index}", source)
-        if _IMAGE_TAG.search(text) or (references and "<image>" in text):
+        if _IMAGE_TAG.search(text):
             raise DataError(
-                f"{source}: message {index} marks an image by <img> or <image>; write {IMAGE_PLACEHOLDER} there, "
+                f"{source}: message {index} marks an image by <img>; write {IMAGE_PLACEHOLDER} there, "
                 'and the path into "image"'
             )
         messages.append(Message(SPEAKERS[speaker], text))
     return tuple(messages), references
+
+
+def read_llava(record: dict, source: str) -> tuple[tuple[Message, ...], list[str]]:
+    """LLaVA's and XTuner's: as XComposer2's, but `<image>` stands for an image.
+
+    A message's only image goes to its front, with a line break, as XTuner's `llava_map_fn` does; several stay in place.
+    """
+    messages, references = read_xcomposer2(record, source)
+    return tuple(Message(message.role, _llava_text(message.text)) for message in messages), references
+
+
+def _llava_text(text: str) -> str:
+    if text.count(LLAVA_IMAGE) == 1:
+        return f"{IMAGE_PLACEHOLDER}\n{text.replace(LLAVA_IMAGE, '').strip()}"
+    return text.replace(LLAVA_IMAGE, IMAGE_PLACEHOLDER)
 
 
 def read_chatml(record: dict, source: str) -> tuple[tuple[Message, ...], list[str]]:
@@ -156,7 +171,9 @@ def _dialect_of(record, source: str):
         raise DataError(f'{source}: there is no "conversations"; {there}')
     turns = record["conversations"]
     if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns):
-        return read_xcomposer2
+        # Without an image, "<image>" may be what a text is about.
+        has_tag = any(LLAVA_IMAGE in str(turn.get("value")) for turn in turns)
+        return read_llava if has_tag and _listed_images(record, source) else read_xcomposer2
     if isinstance(turns, list) and all(isinstance(turn, list) for turn in turns):
         return read_chatml
     found = f"a list of {' and '.join(dict.fromkeys(map(_kind, turns)))}" if isinstance(turns, list) else _kind(turns)

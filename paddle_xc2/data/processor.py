@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from paddle_xc2.checkpoint_config import CONFIG_FILE, read_checkpoint_config, read_tensor_names
+from paddle_xc2.checkpoint_config import config_path, read_checkpoint_config, read_tensor_names
 from paddle_xc2.data.collate import collate_arrays, to_tensors
 from paddle_xc2.data.conversation import Conversation, Message, check_trainable
 from paddle_xc2.data.encode import Example, TooLong, drop_oldest_turn, encode_prompt, encode_training
-from paddle_xc2.data.image_transform import image_size_of, load_image, square_image, tiled_image, tiled_size
+from paddle_xc2.data.image_transform import (
+    image_size_of,
+    load_image,
+    padded_square_image,
+    square_image,
+    tiled_image,
+    tiled_size,
+)
 from paddle_xc2.data.json_formats import to_conversation
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer
 from paddle_xc2.families import Family, detect_family
@@ -85,7 +92,7 @@ class XComposer2Processor:
         """
         path = resolve_model_path(path)
         config = read_checkpoint_config(path)
-        family = detect_family(config, read_tensor_names(path), source=str(path / CONFIG_FILE))
+        family = detect_family(config, read_tensor_names(path), source=str(config_path(path)))
         return cls(
             family,
             XComposer2Tokenizer.from_pretrained(path),
@@ -122,7 +129,8 @@ class XComposer2Processor:
         """
         loaded, tiling = load_image(image, source), self.family.tiling
         if tiling is None:
-            return square_image(loaded, self.image_size)
+            square = padded_square_image if self.family.pad_to_square else square_image
+            return square(loaded, self.image_size)
         training = training or self.chat_layout == "as_trained"
         columns = self._tile_columns(*loaded.size, training, num_images)
         return tiled_image(loaded, self.image_size, columns, centered=training or tiling.chat_centered)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from paddle_xc2.checkpoint_config import XTUNER_LLM
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.special_tokens import BOS, EOS, UNK
 
@@ -63,6 +64,8 @@ class XComposer2Tokenizer:
         Raises: FileNotFoundError without a tokenizer.model; ValueError if a file is damaged.
         """
         directory = resolve_model_path(directory)
+        if not (directory / MODEL_FILE).is_file() and (directory / XTUNER_LLM / MODEL_FILE).is_file():
+            directory = directory / XTUNER_LLM
         if not (directory / MODEL_FILE).is_file():
             raise FileNotFoundError(
                 f"{directory}: there is no {MODEL_FILE}; copy the one of the released checkpoint into this directory"

@@ -86,10 +86,12 @@ class ClipVisionTransformer(nn.Layer):
     """Args:
     config: sizes.
     patches_per_side: of the square image or tile.
+    select_layer: which hidden state is the output: -1 is the last layer's, -2 that of the layer before, whose
+        successor then never runs (it keeps its weights, for the way back to the upstream checkpoint).
     std: of the initial weights.
     """
 
-    def __init__(self, config: VisionConfig, patches_per_side: int, std: float = 0.02):
+    def __init__(self, config: VisionConfig, patches_per_side: int, select_layer: int = -1, std: float = 0.02):
         super().__init__()
         size = config.hidden_size
         initializer = nn.initializer.Normal(0.0, std)
@@ -102,12 +104,13 @@ class ClipVisionTransformer(nn.Layer):
         self.position_embedding = nn.Embedding(1 + patches_per_side**2, size, weight_attr=initializer)
         self.pre_layrnorm = nn.LayerNorm(size, epsilon=config.layer_norm_eps)  # upstream's spelling
         self.layers = nn.LayerList([ClipLayer(config, std) for _ in range(config.num_hidden_layers)])
+        self.num_layers_run = config.num_hidden_layers + 1 + select_layer
         self.use_recompute = False
 
     def forward(self, pixel_values):
         """Args:
             pixel_values: float [images, 3, side, side], side = patches_per_side * patch_size.
-        Returns: float [images, patches_per_side ** 2, hidden]: the last hidden state without the class token.
+        Returns: float [images, patches_per_side ** 2, hidden]: the selected hidden state without the class token.
         Raises: ValueError if the images are of another size.
         """
         side = self.patches_per_side * self.config.patch_size
@@ -121,7 +124,7 @@ class ClipVisionTransformer(nn.Layer):
         cls = self.class_embedding.expand([patches.shape[0], 1, patches.shape[2]]).astype(patches.dtype)
         hidden_states = paddle.concat([cls, patches], axis=1) + self.position_embedding.weight
         hidden_states = self.pre_layrnorm(hidden_states)
-        for layer in self.layers:
+        for layer in self.layers[: self.num_layers_run]:
             if self.use_recompute and self.training and not hidden_states.stop_gradient:
                 hidden_states = recompute(layer, hidden_states)
             else:

@@ -11,17 +11,20 @@ class PLoRALinear(nn.Layer):
         text token:   y = x W
         image token:  y = x W + (alpha / rank) dropout(x) A B
 
-    Follows arXiv:2401.16420 and `PLoRA` in the upstream checkpoint's `build_mlp.py`, dropout included.
+    Follows arXiv:2401.16420 and `PLoRA` in the upstream checkpoint's `build_mlp.py`, dropout included. Rank 0 is a
+    family without PLoRA: the linear layer alone, under the same name.
     """
 
     def __init__(self, in_features: int, out_features: int, rank: int, alpha: float, dropout: float, std: float):
         super().__init__()
         # A member, not a base class: LoRA tooling replaces whole nn.Linear objects, and would drop A and B with it.
         self.linear = linear(in_features, out_features, std)
-        self.plora_a = linear(in_features, rank, std)
-        self.plora_b = linear(rank, out_features, 0.0)  # a new update starts as zero
-        self.dropout = nn.Dropout(dropout)
-        self.scaling = alpha / rank
+        self.rank = rank
+        if rank:
+            self.plora_a = linear(in_features, rank, std)
+            self.plora_b = linear(rank, out_features, 0.0)  # a new update starts as zero
+            self.dropout = nn.Dropout(dropout)
+            self.scaling = alpha / rank
 
     def forward(self, x, image_weight=None):
         """Args:
@@ -32,7 +35,7 @@ class PLoRALinear(nn.Layer):
         Returns: float [batch, seq, out_features], dtype of `x`.
         """
         y = self.linear(x)
-        if image_weight is None:
+        if image_weight is None or not self.rank:
             return y
         # Masked, not gathered: gathering copies the token count to the host, five times per decoder layer. The mask is
         # applied between A and B, where the tensor is narrowest.

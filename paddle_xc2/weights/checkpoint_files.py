@@ -20,6 +20,7 @@ import numpy as np
 from paddle_xc2.checkpoint_config import CONFIG_FILE, read_json
 from paddle_xc2.weights.lazy_tensor import NUMPY_DTYPES, LazyTensor
 from paddle_xc2.weights.torch_files import read_torch_file
+from paddle_xc2.weights.xtuner import is_xtuner, join_parts, llm_folder
 
 INDEX_FILE = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
@@ -63,6 +64,10 @@ def read_checkpoint(directory: Path) -> dict[str, LazyTensor]:
         cut off or damaged, or the index and the shards do not tell the same.
     """
     check_is_checkpoint(directory)
+    return join_parts(directory, _read_folder) if is_xtuner(directory) else _read_folder(directory)
+
+
+def _read_folder(directory: Path) -> dict[str, LazyTensor]:
     for index_name, pattern in _INDEXES_AND_SHARDS:
         index = directory / index_name
         if index.is_file():
@@ -70,7 +75,7 @@ def read_checkpoint(directory: Path) -> dict[str, LazyTensor]:
         shards = sorted(directory.glob(pattern))
         if shards:
             return _join({shard: read_shard(shard) for shard in shards})
-    raise AssertionError("check_is_checkpoint saw weights")
+    raise FileNotFoundError(f"{directory}: there are no weights ({' or '.join(p for _, p in _INDEXES_AND_SHARDS)})")
 
 
 def check_is_checkpoint(directory: Path) -> None:
@@ -78,9 +83,10 @@ def check_is_checkpoint(directory: Path) -> None:
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory} is no checkpoint: there is no such directory")
     missing = []
-    if not (directory / CONFIG_FILE).is_file():
+    weights = llm_folder(directory) if is_xtuner(directory) else directory
+    if not (weights / CONFIG_FILE).is_file():
         missing.append(f"no {CONFIG_FILE}")
-    if not find_shards(directory) and not any((directory / index).is_file() for index, _ in _INDEXES_AND_SHARDS):
+    if not find_shards(weights) and not any((weights / index).is_file() for index, _ in _INDEXES_AND_SHARDS):
         missing.append("no weights (model*.safetensors or pytorch_model*.bin)")
     if missing:
         found = sorted(path.name + "/" * path.is_dir() for path in directory.iterdir())

@@ -10,10 +10,17 @@ import inspect
 from dataclasses import asdict
 from pathlib import Path
 
-from paddle_xc2.checkpoint_config import CONFIG_FILE, VISION_CONFIG_FILE, read_checkpoint_config, read_json
+from paddle_xc2.checkpoint_config import (
+    CONFIG_FILE,
+    VISION_CONFIG_FILE,
+    config_path,
+    read_checkpoint_config,
+    read_json,
+)
 from paddle_xc2.configuration import VisionConfig, XComposer2Config
-from paddle_xc2.families import XCOMPOSER2_ARCHITECTURE, detect_family
+from paddle_xc2.families import INTERNLM2_ARCHITECTURE, XCOMPOSER2_ARCHITECTURE, detect_family
 from paddle_xc2.weights.checkpoint_files import write_json
+from paddle_xc2.weights.xtuner import part_files, read_part_files
 
 # What upstream's config.json holds beside the model's own settings; for models that were not loaded from one.
 _UPSTREAM_CONSTANTS = {
@@ -29,6 +36,17 @@ _UPSTREAM_CONSTANTS = {
     "pad_token_id": 2,
     "tie_word_embeddings": False,
 }
+# Of the language model, where it is a part of its own.
+_LANGUAGE_MODEL_CONSTANTS = {
+    **_UPSTREAM_CONSTANTS,
+    "architectures": [INTERNLM2_ARCHITECTURE],
+    "auto_map": {
+        "AutoConfig": "configuration_internlm2.InternLM2Config",
+        "AutoModel": f"modeling_internlm2.{INTERNLM2_ARCHITECTURE}",
+        "AutoModelForCausalLM": f"modeling_internlm2.{INTERNLM2_ARCHITECTURE}",
+    },
+    "model_type": "internlm2",
+}
 # Settings that upstream's config.json has under the same name. The others are ours, or of one run only.
 _OWN_SETTINGS = ("vision_config", "xc2_family", "use_recompute", "kwargs")
 _SETTINGS = [name for name in inspect.signature(XComposer2Config).parameters if name not in _OWN_SETTINGS]
@@ -41,11 +59,12 @@ def load_config(directory: Path, tensor_names=()) -> XComposer2Config:
         tensor_names: of the checkpoint, which tell families apart.
     Raises: FileNotFoundError, or ValueError for a broken file, an unsupported family, or sizes that contradict.
     """
-    path = Path(directory) / CONFIG_FILE
+    path = config_path(directory)
     content = read_checkpoint_config(directory)
     content["xc2_family"] = detect_family(content, tuple(tensor_names), source=str(path)).name
     if "xc2_layout" not in content:
         content["hf_config"] = read_json(path)
+        content["hf_part_files"] = read_part_files(Path(directory))
     content.setdefault("hf_config", None)
     try:
         return XComposer2Config(**content)
@@ -62,7 +81,8 @@ def upstream_config(config: XComposer2Config, dtype: str | None = None) -> dict:
     original = getattr(config, "hf_config", None)
     if original is None:
         settings = {name: getattr(config, name) for name in _SETTINGS}
-        content = {**_UPSTREAM_CONSTANTS, **{name: value for name, value in settings.items() if value is not None}}
+        constants = _LANGUAGE_MODEL_CONSTANTS if config.family.in_parts else _UPSTREAM_CONSTANTS
+        content = {**constants, **{name: value for name, value in settings.items() if value is not None}}
     else:
         known = {"xc2_family": config.xc2_family, "vision_config": config.vision_config}
         before = XComposer2Config(**{**original, **known})
@@ -83,6 +103,7 @@ def converted_config(config: XComposer2Config, dtype: str | None = None) -> dict
         "img_size": config.img_size,
         "vision_config": config.vision_config,
         "hf_config": getattr(config, "hf_config", None) or content,
+        **({"hf_part_files": part_files(config)} if config.family.in_parts else {}),
     }
 
 
@@ -93,6 +114,10 @@ def write_config(directory: Path, config: XComposer2Config, to: str, dtype: str 
         return
     content = upstream_config(config, dtype)
     write_json(directory / CONFIG_FILE, content)
+    if config.family.in_parts:
+        for name, part in part_files(config).items():
+            write_json(directory / name, part)
+        return
     vision_file = directory / VISION_CONFIG_FILE
     if "vision_config" not in content and config.vision != VisionConfig() and not vision_file.exists():
         write_json(vision_file, asdict(config.vision))

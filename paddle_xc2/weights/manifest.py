@@ -23,18 +23,19 @@ def write_manifest(directory: Path, layout: str, source: str, digests: dict[str,
     Args:
         layout: "paddle" or "hf".
         source: name of the model or directory that the weights come from.
-        digests: SHA-256 of the files for which it is known already, by file name.
+        digests: SHA-256 of the files for which it is known already, by path within `directory`.
     """
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": digests.get(path.name) or sha256(path)}
-        for path in sorted(directory.iterdir())
+        name: {"bytes": path.stat().st_size, "sha256": digests.get(name) or sha256(path)}
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and (name := path.relative_to(directory).as_posix())
     }
     content = {"format_version": FORMAT_VERSION, "layout": layout, "source": source, "files": files}
     write_json(directory / MANIFEST_FILE, content)
 
 
 def manifest_files(directory: Path) -> dict[str, dict]:
-    """{file name: {"bytes", "sha256"}} of the manifest in `directory`; {} if it has none.
+    """{path within the directory: {"bytes", "sha256"}} of the manifest in `directory`; {} if it has none.
 
     Raises: ValueError if the manifest is damaged or of a later format.
     """
@@ -56,7 +57,7 @@ def manifest_files(directory: Path) -> dict[str, dict]:
 def _is_entry(name: str, entry) -> bool:
     match entry:
         case {"bytes": int(), "sha256": str()}:
-            return Path(name).name == name
+            return not Path(name).is_absolute() and ".." not in Path(name).parts
     return False
 
 

@@ -13,6 +13,7 @@ from paddle_xc2.weights.lazy_tensor import LazyTensor, check_dtype, prevailing_d
 from paddle_xc2.weights.manifest import write_manifest
 from paddle_xc2.weights.name_map import to_hf
 from paddle_xc2.weights.whole_directory import whole_directory
+from paddle_xc2.weights.xtuner import is_xtuner, llm_folder, split_parts
 
 LAYOUTS = ("paddle", "hf")
 _METADATA_FORMATS = {"paddle": "pd", "hf": "pt"}  # transformers and PaddleNLP each want to read theirs in a shard
@@ -93,16 +94,15 @@ def write_files(
             f"{len(unknown)} parameters have no name in a checkpoint: {', '.join(unknown[:5])}; "
             "remove what was added to the model, or add a rule to weights/name_map.py"
         )
-    digests = write_checkpoint(
-        directory,
-        parameters if to == "paddle" else _upstream_tensors(parameters),
-        _METADATA_FORMATS[to],
-        dtype,
-        max_shard_size,
-        on_bytes,
-    )
+    tensors = parameters if to == "paddle" else _upstream_tensors(parameters)
+    digests = {}
+    for folder, part in (split_parts(tensors) if to == "hf" and config.family.in_parts else {"": tensors}).items():
+        (directory / folder).mkdir(exist_ok=True)
+        shards = write_checkpoint(directory / folder, part, _METADATA_FORMATS[to], dtype, max_shard_size, on_bytes)
+        digests |= {f"{folder}/{name}".lstrip("/"): digest for name, digest in shards.items()}
+    companions_dir = llm_folder(source_dir) if source_dir is not None and is_xtuner(source_dir) else source_dir
     for pattern in _COMPANIONS if source_dir is not None else ():
-        for path in sorted(source_dir.glob(pattern)):
+        for path in sorted(companions_dir.glob(pattern)):
             shutil.copyfile(path, directory / path.name)
     write_config(directory, config, to, config_dtype)
     write_manifest(directory, to, source_dir.name if source_dir is not None else "", digests)

@@ -77,4 +77,5 @@ def test_a_single_image_without_a_place_leads():
 
 def test_leading_image_goes_before_the_first_question():
     system = Message("system", "Be brief.")
-    assert place_leading_image((system, QUESTION, ANSWER, QUESTION)) == (system, PICTURE, ANSWER, QUESTION)
+    placed = place_leading_image((system, QUESTION, ANSWER, QUESTION), "<ImageHere>")
+    assert placed == (system, PICTURE, ANSWER, QUESTION)

@@ -66,6 +66,23 @@ def test_xcomposer2(folder):
     assert text.images == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "num_images", "want"),
+    [
+        ("<image>\nWhat?", 1, "<ImageHere>\nWhat?"),
+        ("What is this?<image>", 1, "<ImageHere>\nWhat is this?"),  # to the front, as XTuner's llava_map_fn
+        ("<image>", 1, "<ImageHere>\n"),
+        ("First <image>, then <image>.", 2, "First <ImageHere>, then <ImageHere>."),
+        ("How do I write <image> in HTML?", 0, "How do I write <image> in HTML?"),
+    ],
+)
+def test_llava(folder, text, num_images, want):
+    record = {"image": ["images/red.png"] * num_images, "conversations": turns(text, "A")}
+    conversation = to_conversation(record, "r", base_folder=folder)
+    assert conversation.messages == (Message("user", want), Message("assistant", "A"))
+    assert len(conversation.images) == num_images
+
+
 def test_paddlemix_chatml(folder):
     one, several, text, listed = load_conversations(folder / "paddlemix_chatml.jsonl")
     red, blue = folder / "images" / "red.png", folder / "images" / "blue.png"
@@ -224,12 +241,8 @@ def test_address_is_fetched_through_the_cache(tmp_path):
             'there are both "image" and "images"; keep one',
         ),
         (
-            {"image": "a.png", "conversations": turns("<image>\nQ", "A")},
-            'message 0 marks an image by <img> or <image>; write <ImageHere> there, and the path into "image"',
-        ),
-        (
             {"conversations": turns("Picture 1: <img>a.png</img>\nQ", "A")},
-            "message 0 marks an image by <img> or <image>",
+            'message 0 marks an image by <img>; write <ImageHere> there, and the path into "image"',
         ),
         ({"conversations": turns("<ImageHere>Q", "A")}, "the messages hold 1 <ImageHere> but 0 images are given"),
         ({"conversations": [["Q"]]}, r"conversations\[0\] is a list of 1; write \[question, answer\] for each turn"),

@@ -1,0 +1,124 @@
+"""XTuner's layout of a LLaVA: one folder for each part, under names of its own.
+
+XTuner's `pth_to_hf` writes the language model to the root of the directory (or to llm/), the projector to projector/ and
+the vision encoder to visual_encoder/. Here the parts become one set of tensors under XComposer2's names, so that nothing
+else knows of folders.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from paddle_xc2.checkpoint_config import CONFIG_FILE, XTUNER_LLM, XTUNER_PROJECTOR, XTUNER_VISION, read_json
+from paddle_xc2.configuration import XComposer2Config
+
+
+class Part(NamedTuple):
+    """A folder of XTuner's, and how the names in it begin there and among XComposer2's tensors."""
+
+    folder: str
+    theirs: str
+    ours: str
+
+
+PARTS = (
+    Part(XTUNER_VISION, "vision_model.", "vit.vision_tower.vision_model."),
+    Part(XTUNER_PROJECTOR, "model.", "vision_proj."),
+)
+# Files beside the weights of the parts; those of the language model are the checkpoint's own.
+PART_FILES = (
+    f"{XTUNER_PROJECTOR}/{CONFIG_FILE}",
+    f"{XTUNER_VISION}/{CONFIG_FILE}",
+    f"{XTUNER_VISION}/preprocessor_config.json",
+)
+
+
+def is_xtuner(directory: Path) -> bool:
+    """Whether the directory holds a LLaVA in parts."""
+    return any((directory / part.folder).is_dir() for part in PARTS)
+
+
+def llm_folder(directory: Path) -> Path:
+    """Where the language model and the tokenizer are."""
+    return directory if (directory / CONFIG_FILE).is_file() else directory / XTUNER_LLM
+
+
+def join_parts(directory: Path, read_folder) -> dict:
+    """Every tensor of the model under XComposer2's names.
+
+    Args:
+        read_folder: folder -> {name: tensor}.
+    Raises: FileNotFoundError naming a folder that is missing; ValueError for a tensor that belongs to no part.
+    """
+    tensors = dict(read_folder(llm_folder(directory)))
+    for part in PARTS:
+        folder = directory / part.folder
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{directory}: there is no folder {part.folder}; XTuner saves only the parts that were trained, "
+                f"copy {part.folder} of the model that the training started from"
+                + (" (openai/clip-vit-large-patch14-336)" if part.folder == XTUNER_VISION else "")
+            )
+        for name, tensor in read_folder(folder).items():
+            if not name.startswith(part.theirs):
+                raise ValueError(f"{folder}: holds {name}, expected only names that begin with {part.theirs}")
+            tensors[part.ours + name.removeprefix(part.theirs)] = tensor
+    return tensors
+
+
+def split_parts(tensors: dict) -> dict[str, dict]:
+    """{folder: {XTuner's name: tensor}} of tensors under XComposer2's names; "" is the root, with the language model."""
+    folders: dict[str, dict] = {"": {}, **{part.folder: {} for part in PARTS}}
+    for name, tensor in tensors.items():
+        part = next((part for part in PARTS if name.startswith(part.ours)), Part("", "", ""))
+        folders[part.folder][part.theirs + name.removeprefix(part.ours)] = tensor
+    return folders
+
+
+def read_part_files(directory: Path) -> dict[str, dict]:
+    """{file: content} of PART_FILES, as far as they exist."""
+    return {name: read_json(directory / name) for name in PART_FILES if (directory / name).is_file()}
+
+
+def part_files(config: XComposer2Config) -> dict[str, dict]:
+    """{file: content} of PART_FILES for a model: the originals where it has them."""
+    vision, size = config.vision, config.img_size
+    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+    defaults = (
+        {
+            "architectures": ["ProjectorModel"],
+            "auto_map": {
+                "AutoConfig": "configuration_projector.ProjectorConfig",
+                "AutoModel": "modeling_projector.ProjectorModel",
+            },
+            "bias": True,
+            "depth": 2,
+            "hidden_act": "gelu",
+            "llm_hidden_size": config.hidden_size,
+            "model_type": "projector",
+            "visual_hidden_size": vision.hidden_size,
+        },
+        {
+            "architectures": ["CLIPVisionModel"],
+            "model_type": "clip_vision_model",
+            "image_size": size,
+            "num_channels": 3,
+            **config.vision_config,
+        },
+        {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "size": {"shortest_edge": size},
+            "resample": 3,
+            "do_center_crop": True,
+            "crop_size": {"height": size, "width": size},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": mean,
+            "image_std": std,
+        },
+    )
+    return {**dict(zip(PART_FILES, defaults, strict=True)), **(getattr(config, "hf_part_files", None) or {})}

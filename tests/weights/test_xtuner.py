@@ -1,0 +1,124 @@
+"""XTuner's folders: read whichever way they are laid out, written as XTuner writes them."""
+
+import json
+import shutil
+
+import numpy as np
+import paddle
+import pytest
+from safetensors.numpy import load_file
+
+from paddle_xc2 import XComposer2ForCausalLM, XComposer2Processor, XComposer2Tokenizer
+from paddle_xc2.weights.convert import convert
+from tests.tiny import TINY_VOCAB_SIZE, tiny_model, tiny_tokenizer
+
+FOLDERS = ("", "projector", "visual_encoder")
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory):
+    """A LLaVA in XTuner's layout, the language model at the root."""
+    directory = tmp_path_factory.mktemp("llava") / "hf"
+    model = tiny_model(xc2_family="llava-internlm2", vocab_size=TINY_VOCAB_SIZE)
+    model.save_pretrained(directory, to="hf")
+    tiny_tokenizer(directory)
+    return directory
+
+
+def tensors(directory):
+    return {
+        f"{folder}/{name}": value
+        for folder in FOLDERS
+        for file in (directory / folder).glob("*.safetensors")
+        for name, value in load_file(file).items()
+    }
+
+
+def in_llm_folder(llava, directory):
+    """The same checkpoint with the language model in llm/."""
+    shutil.copytree(llava, directory)
+    (directory / "llm").mkdir()
+    for path in [path for path in directory.iterdir() if path.is_file()]:
+        path.rename(directory / "llm" / path.name)
+    return directory
+
+
+def test_names_are_xtuners(llava):
+    names = set(tensors(llava))
+    assert "/model.layers.0.attention.wqkv.weight" in names and "projector/model.2.bias" in names
+    assert "visual_encoder/vision_model.encoder.layers.0.self_attn.q_proj.weight" in names
+    assert not any("lora" in name.lower() for name in names)
+    assert json.loads((llava / "config.json").read_text())["architectures"] == ["InternLM2ForCausalLM"]
+    assert json.loads((llava / "visual_encoder/config.json").read_text())["image_size"] == 28
+
+
+def test_both_places_of_the_language_model_give_the_same_logits(llava, tmp_path):
+    ids = paddle.to_tensor([[1, 5, 6, 7]])
+    one = XComposer2ForCausalLM.from_pretrained(llava)
+    other = XComposer2ForCausalLM.from_pretrained(in_llm_folder(llava, tmp_path / "llm"))
+    assert one.config.xc2_family == "llava-internlm2"
+    np.testing.assert_array_equal(one(ids).logits.numpy(), other(ids).logits.numpy())
+
+
+def test_tokenizer_and_processor_read_both_places(llava, tmp_path):
+    split = in_llm_folder(llava, tmp_path / "llm")
+    for directory in (llava, split):
+        processor = XComposer2Processor.from_pretrained(directory)
+        assert processor.family.name == "llava-internlm2" and processor.image_size == 28
+        assert XComposer2Tokenizer.from_pretrained(directory).vocab_size == TINY_VOCAB_SIZE
+
+
+@pytest.mark.parametrize("llm", [False, True])
+def test_there_and_back_is_the_identity(llava, tmp_path, llm):
+    source = in_llm_folder(llava, tmp_path / "source") if llm else llava
+    convert(source, tmp_path / "paddle")
+    convert(tmp_path / "paddle", tmp_path / "hf", to="hf")
+    before, after = tensors(llava), tensors(tmp_path / "hf")
+    assert before.keys() == after.keys()
+    assert all(before[name].tobytes() == after[name].tobytes() for name in before)
+    for file in ("config.json", "projector/config.json", "visual_encoder/preprocessor_config.json"):
+        assert json.loads((tmp_path / "hf" / file).read_text()) == json.loads((llava / file).read_text())
+    assert (tmp_path / "hf/tokenizer.model").is_file()
+
+
+def test_a_changed_byte_in_a_part_is_found(llava, tmp_path):
+    convert(llava, tmp_path / "hf", to="hf")
+    path = tmp_path / "hf/projector/model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="projector/model.safetensors has changed"):
+        XComposer2ForCausalLM.from_pretrained(tmp_path / "hf", verify=True)
+
+
+@pytest.mark.parametrize("folder", ["projector", "visual_encoder"])
+def test_a_missing_part_is_named(llava, tmp_path, folder):
+    shutil.copytree(llava, tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / folder)
+    with pytest.raises((FileNotFoundError, ValueError), match=f"{folder}"):
+        XComposer2ForCausalLM.from_pretrained(tmp_path / "cut")
+
+
+def test_a_foreign_tensor_in_a_part_is_refused(llava, tmp_path):
+    shutil.copytree(llava, tmp_path / "odd")
+    shutil.copy(llava / "visual_encoder/model.safetensors", tmp_path / "odd/projector/model.safetensors")
+    (tmp_path / "odd/projector/model.safetensors.index.json").unlink()
+    with pytest.raises(ValueError, match="projector: holds vision_model.* expected only names that begin with model."):
+        XComposer2ForCausalLM.from_pretrained(tmp_path / "odd")
+
+
+def test_a_language_model_alone_is_no_llava(llava, tmp_path):
+    shutil.copytree(llava, tmp_path / "llm")
+    for folder in ("projector", "visual_encoder"):
+        shutil.rmtree(tmp_path / "llm" / folder)
+    with pytest.raises(ValueError, match="this is a language model alone, a LLaVA has the folders projector and"):
+        XComposer2ForCausalLM.from_pretrained(tmp_path / "llm")
+
+
+def test_the_reference_checkpoints(shared, tmp_path):
+    ids = paddle.to_tensor([[1, 5, 6, 7]])
+    golden = shared / "goldens/llava_internlm2"
+    logits = [
+        XComposer2ForCausalLM.from_pretrained(golden / name)(ids).logits.numpy() for name in ("ckpt", "ckpt_llm_subdir")
+    ]
+    np.testing.assert_array_equal(*logits)
