@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paddle_xc2.weights.lazy_tensor import FLOATING, LazyTensor
-from paddle_xc2.weights.name_map import reason_dropped, to_hf, to_paddle
+from paddle_xc2.weights.name_map import from_paddle, reason_dropped, to_paddle
 
 MAX_LISTED = 5  # wrong names that a message shows of each kind
 
@@ -29,17 +29,17 @@ def balance(tensors: dict[str, LazyTensor], layout: str, shapes: dict[str, list[
 
     Args:
         tensors: of the checkpoint, by its names.
-        layout: "hf" or "paddle", that of the checkpoint.
+        layout: that of the checkpoint, one of name_map.LAYOUTS.
         shapes: of every parameter of the model, by our names.
         where: the checkpoint, for messages.
     Raises: ValueError naming unknown tensors, parameters that nothing fills, and wrong shapes and dtypes, all at once.
     """
     parameters, dropped, unknown, wrong = {}, {}, [], []
     for name, tensor in tensors.items():
-        target, transpose = (name, False) if layout == "paddle" else to_paddle(name) or (None, False)
+        target, transpose = to_paddle(name, layout) or (None, False)
         if target not in shapes:
-            if layout == "hf" and reason_dropped(name):
-                dropped[name] = reason_dropped(name)
+            if reason := reason_dropped(name, layout):
+                dropped[name] = reason
             else:
                 unknown.append(name)
             continue
@@ -50,7 +50,7 @@ def balance(tensors: dict[str, LazyTensor], layout: str, shapes: dict[str, list[
             wrong.append(f"{name}: checkpoint shape {list(tensor.shape)}, model expects {list(expected)} ({hint})")
         elif tensor.dtype not in FLOATING:
             wrong.append(f"{name}: checkpoint dtype {tensor.dtype}, expected one of {', '.join(FLOATING)}")
-    missing = [name if layout == "paddle" else to_hf(name)[0] for name in shapes if name not in parameters]
+    missing = [from_paddle(name, layout)[0] for name in shapes if name not in parameters]
     complaints = []
     if unknown:
         complaints.append(f"{len(unknown)} tensors that the model has no parameter for: {_listed(unknown)}")

@@ -36,6 +36,16 @@ def test_our_layout_is_taken_as_it_is():
     assert balance(tensors, "paddle", SHAPES, WHERE).parameters == tensors
 
 
+def test_paddlemix_has_upstreams_names_and_our_shapes():
+    tensors = held({WO: (4, 4), "output.weight": (4, 6), "model.norm.weight": (4,)})
+    ln_post = "vit.vision_tower.vision_model.ln_post.weight"
+    found = balance(tensors | held({ln_post: (2,)}), "paddlemix", SHAPES, WHERE)
+    assert found.parameters["model.layers.0.attention.wo.linear.weight"] is tensors[WO]
+    assert found.dropped[ln_post].startswith("never influences an output")
+    del tensors[WO]
+    assert complaint(tensors, "paddlemix") == f"1 tensors that the model needs are missing: {WO}"
+
+
 def test_dropped_with_a_reason():
     inv_freq = "model.layers.0.attention.rotary_emb.inv_freq"
     found = balance(held(HF) | held({inv_freq: (2,)}), "hf", SHAPES, WHERE)

@@ -1,6 +1,15 @@
 import pytest
 
-from paddle_xc2.weights.name_map import DROPPED, RULES, layout_of, reason_dropped, to_hf, to_paddle
+from paddle_xc2.weights.name_map import (
+    DROPPED,
+    LAYOUTS,
+    RULES,
+    from_paddle,
+    layout_of,
+    reason_dropped,
+    to_hf,
+    to_paddle,
+)
 from tests.tiny import tiny_model
 
 
@@ -9,11 +18,35 @@ def test_there_and_back():
         hf, paddle = rule.hf.replace("{}", "17"), rule.paddle.replace("{}", "17")
         assert to_paddle(hf) == (paddle, rule.transpose)
         assert to_hf(paddle) == (hf, rule.transpose)
+        paddlemix = rule.name_in("paddlemix").replace("{}", "17")
+        assert to_paddle(paddlemix, "paddlemix") == (paddle, False)
+        assert from_paddle(paddle, "paddlemix") == (paddlemix, False)
+        assert to_paddle(paddle, "paddle") == from_paddle(paddle, "paddle") == (paddle, False)
 
 
 def test_no_name_stands_twice():
-    assert len({rule.hf for rule in RULES}) == len(RULES) == len({rule.paddle for rule in RULES})
-    assert not {rule.hf for rule in RULES} & {dropped.hf for dropped in DROPPED}
+    for layout in LAYOUTS:
+        assert len({rule.name_in(layout) for rule in RULES}) == len(RULES)
+    for layout in ("hf", "paddlemix"):
+        assert len({dropped.name_in(layout) for dropped in DROPPED}) == len(DROPPED)
+        assert not {rule.name_in(layout) for rule in RULES} & {dropped.name_in(layout) for dropped in DROPPED}
+
+
+def test_paddlemix_names_are_those_of_paddlenlps_clip():
+    """PaddleMIX's `vit.vision_tower` is PaddleNLP's CLIPVisionModel; this is that model, not a list of its names."""
+    from paddlenlp.transformers import CLIPVisionConfig, CLIPVisionModel
+
+    ours = {name: tensor.shape for name, tensor in tiny_model().named_parameters() if name.startswith("vit.")}
+    sizes = {"hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 2}
+    clip = CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=28, patch_size=14))
+    found, dropped = {}, set()
+    for name, tensor in clip.state_dict().items():
+        if reason_dropped(f"vit.vision_tower.{name}", "paddlemix"):
+            dropped.add(name)
+        else:
+            found[to_paddle(f"vit.vision_tower.{name}", "paddlemix")[0]] = tensor.shape
+    assert found == ours
+    assert dropped == {"vision_model.ln_post.weight", "vision_model.ln_post.bias"}
 
 
 def test_every_parameter_of_the_model_has_a_name():
@@ -44,7 +77,9 @@ def test_transposes_are_the_linear_weights():
     ],
 )
 def test_patterns_are_anchored(name):
-    assert to_paddle(name) is None and to_hf(name) is None and reason_dropped(name) is None
+    for layout in LAYOUTS:
+        assert to_paddle(name, layout) is None and from_paddle(name, layout) is None
+        assert reason_dropped(name, layout) is None
 
 
 def test_goldens_are_accounted_for(shared):
@@ -67,4 +102,5 @@ def test_layout_of_a_checkpoint_with_a_renamed_tensor():
     names = [name for name, _ in tiny_model().named_parameters()]
     assert layout_of([names[0] + "x", *names[1:]]) == "paddle"
     assert layout_of([to_hf(name)[0] for name in names[1:]] + [names[0] + "x"]) == "hf"
+    assert layout_of([from_paddle(name, "paddlemix")[0] for name in names[1:]] + [names[0] + "x"]) == "paddlemix"
     assert layout_of([]) == "hf"
