@@ -53,6 +53,11 @@ def run(args: Namespace) -> int:
     from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 
     start = time.perf_counter()
+    precisions = runtime.prepare().precisions
+    if args.dtype not in (None, *precisions):
+        raise ValueError(
+            f"dtype {args.dtype} can't be computed in here, only {', '.join(precisions)}; leave --dtype out"
+        )
     path = resolve_model_path(args.path)
     tokenizer = XComposer2Tokenizer.from_pretrained(path)
     model = XComposer2ForCausalLM.from_pretrained(path, dtype=args.dtype)
@@ -95,16 +100,18 @@ class ChatSession:
         self.reset()
 
     def reset(self) -> None:
-        self.history, self.images, self.pending = [], [], []
+        self.history, self.images, self.pending, self._encoded = [], [], [], {}
 
     def add_image(self, path: str) -> None:
-        """Encodes a picture for the next question. Raises: DataError if it can't be read."""
-        self.pending.append(self.model.encode_img(path))
+        """Reads a picture for the next question. Raises: DataError if it can't be read."""
+        from paddle_xc2.data.image_transform import load_image
+
+        self.pending.append(load_image(path))
 
     def ask_whole(self, text: str) -> str:
         query = self._place_images(text)
         answer, _ = self.model.chat(
-            self.tokenizer, query, self.images + self.pending, self.history, num_beams=self.num_beams, **self.settings
+            self.tokenizer, query, self._encode_images(), self.history, num_beams=self.num_beams, **self.settings
         )
         self._remember(query, answer)
         return answer
@@ -114,12 +121,23 @@ class ChatSession:
         query, answer = self._place_images(text), ""
         try:
             for grown, _ in self.model.stream_chat(
-                self.tokenizer, query, self.images + self.pending, self.history, **self.settings
+                self.tokenizer, query, self._encode_images(), self.history, **self.settings
             ):
                 new, answer = grown[len(answer) :], grown
                 yield new
         finally:
             self._remember(query, answer)
+
+    def _encode_images(self) -> list:
+        """Image tokens of all pictures so far. Each is encoded once; again when a second joins it, if that changes it."""
+        from paddle_xc2.generation.chat import encode_image
+
+        images = self.images + self.pending
+        several = len(images) > 1
+        for index, image in enumerate(images):
+            if (index, several) not in self._encoded:
+                self._encoded[index, several] = encode_image(self.model, image, num_images=len(images))
+        return [self._encoded[index, several] for index in range(len(images))]
 
     def _place_images(self, text: str) -> str:
         from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER

@@ -129,3 +129,16 @@ def _features(model, processor, image, num_images: int) -> list:
             )
         return list(image.unbind(0))
     return [model.image_tokens([paddle.to_tensor(processor.image_transform(image, num_images=num_images))])]
+
+
+@paddle.no_grad()
+def encode_image(model, image, num_images: int = 1):
+    """Image tokens as `chat` would make them, to be given to it in the image's place turn after turn.
+
+    Args:
+        image: a path or a PIL image.
+        num_images: of the prompt; the tiled families cut an image into fewer tiles beside others.
+    Returns: float [1, tokens, hidden].
+    """
+    processor = XComposer2Processor.for_config(model.config)
+    return paddle.concat(_features(model, processor, image, num_images)).unsqueeze(0)

@@ -103,3 +103,24 @@ def test_one_question_gives_the_answer_alone(session, picture):
 def test_pictures_are_read_when_they_are_added(session):
     with pytest.raises(DataError, match="nowhere.png"):
         session.add_image("nowhere.png")
+
+
+def test_a_dtype_that_the_device_lacks_is_refused():
+    parser = ArgumentParser()
+    chat.add_arguments(parser)
+    with pytest.raises(ValueError, match="dtype bfloat16 can't be computed in here, only float32; leave --dtype out"):
+        chat.run(parser.parse_args(["--dtype", "bfloat16", "--text", "Hi"]))
+
+
+def test_pictures_are_encoded_once_and_again_when_tiles_become_fewer(session, picture, monkeypatch):
+    from paddle_xc2.generation import chat as generation
+
+    calls, encode = [], generation.encode_image
+    monkeypatch.setattr(
+        generation, "encode_image", lambda *args, **kwargs: calls.append(kwargs) or encode(*args, **kwargs)
+    )
+    session.add_image(picture)
+    assert len(session._encode_images()) == len(session._encode_images()) == len(calls) == 1
+    session.add_image(picture)
+    assert len(session._encode_images()) == len(session._encode_images()) == 2
+    assert calls == [{"num_images": 1}, {"num_images": 2}, {"num_images": 2}]
