@@ -122,7 +122,10 @@ def check_whole(path: Path) -> None:
 def delete_unfinished(output_dir: Path) -> None:
     """Removes what interrupted runs left half-written."""
     for path in [*output_dir.glob(f"{_WRITING}*"), *output_dir.glob(f"{_DELETED}*")]:
-        shutil.rmtree(path)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -167,7 +167,7 @@ def save_results(trainer: StepTrainer, seconds: float) -> None:
     trainer.state.log_history = entries
     trainer.state.save_to_json(str(output_dir / STATE_FILE))
     draw_losses(entries, output_dir / LOSS_PLOT)
-    losses = [entry["loss"] for entry in entries if "loss" in entry]
+    losses = [entry["loss"] for entry in entries if entry.get("loss") is not None]
     num_steps = trainer.plan.num_steps - trainer.plan.start.step
     told = f"trained {num_steps} steps in {seconds:.0f} s" + (f", last loss {losses[-1]:.4f}" if losses else "")
     print(f"{told}; {output_dir} holds metrics.jsonl and {LOSS_PLOT}")

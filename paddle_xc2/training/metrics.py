@@ -47,7 +47,7 @@ def draw_losses(entries: list[dict], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    train = [(entry["step"], entry["loss"]) for entry in entries if "loss" in entry]
+    train = [(entry["step"], entry["loss"]) for entry in entries if entry.get("loss") is not None]
     evaluated = [(entry["step"], entry["eval_loss"]) for entry in entries if "eval_loss" in entry]
     figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
     axes = figure.add_subplot()
@@ -110,17 +110,16 @@ class Progress:
 
     def logged(self, entry: dict) -> None:
         """Shows an entry of metrics.jsonl."""
+        place = f"step {entry['step']}/{self.num_steps}"
         if "eval_loss" in entry:
-            self.say(f"step {entry['step']}/{self.num_steps}  evaluation loss {entry['eval_loss']:.4f}")
-        elif self.lines:
-            self.say(
-                f"step {entry['step']}/{self.num_steps}  epoch {entry['epoch']:.2f}  loss {entry['loss']:.4f}  "
-                f"lr {entry['learning_rate']:.2e}  {entry['tokens_per_second']:.0f} tokens/s"
-            )
+            self.say(f"{place}  evaluation loss {entry['eval_loss']:.4f}")
+            return
+        loss = "overflow" if entry["loss"] is None else f"{entry['loss']:.4f}"
+        speed = f"{entry['tokens_per_second']:.0f} tokens/s"
+        if self.lines:
+            self.say(f"{place}  epoch {entry['epoch']:.2f}  loss {loss}  lr {entry['learning_rate']:.2e}  {speed}")
         else:
-            self.bar.set_postfix_str(
-                f"loss {entry['loss']:.4f}, {entry['tokens_per_second']:.0f} tokens/s", refresh=False
-            )
+            self.bar.set_postfix_str(f"loss {loss}, {speed}", refresh=False)
 
     def say(self, text: str) -> None:
         """Prints a line without disturbing the bar."""

@@ -32,7 +32,7 @@ class Samples:
 
     @property
     def fingerprint(self) -> str:
-        """Of texts, image names and lengths of all samples, in order: 16 digits that tell whether it is the same data."""
+        """16 digits of texts, image names and lengths of all samples in order: tell whether it is the same data."""
         digest = hashlib.sha256(self.lengths.tobytes())
         for conversation in self.conversations:
             turns = [(message.role, message.text) for message in conversation.messages]

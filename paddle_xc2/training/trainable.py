@@ -11,6 +11,7 @@ PARTS = (
     ("language model", r"(model|output)\."),
     ("ViT", r"vit\."),
     ("projector", r"vision_proj\."),
+    ("other", r""),  # the separators of families with tiles
 )
 
 

@@ -30,6 +30,7 @@ from paddle_xc2.weights.lazy_tensor import tensor_in_memory
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_DIR = "optimizer"
 OPTIMIZER_FILE = "optimizer.json"  # scheduler and loss scale
+PLOT_EVERY = 30  # seconds, at least, between two drawings of the loss while training
 
 
 def trainer_arguments(plan: Plan) -> TrainingArguments:
@@ -128,6 +129,7 @@ class StepTrainer(Trainer):
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         self.output_dir = Path(self.args.output_dir)
+        self.plotted = -math.inf
         self.metrics = None
         if plan.train and plan.rank == 0:
             self.metrics = MetricsFile(self.output_dir, plan.start.checkpoint)
@@ -306,7 +308,9 @@ class StepTrainer(Trainer):
             marker = {"started": self.plan.start.started, "course": self.plan.course}
             keep = self.arguments.save_total_limit
             self.last_checkpoint = checkpoints.write_checkpoint(self.output_dir, step, self._write_state, marker, keep)
-            draw_losses(self.metrics.entries, self.output_dir / LOSS_PLOT)
+            if time.perf_counter() - self.plotted > PLOT_EVERY:
+                draw_losses(self.metrics.entries, self.output_dir / LOSS_PLOT)
+                self.plotted = time.perf_counter()
             self.progress.say(f"step {step}/{self.plan.num_steps}  checkpoint {self.last_checkpoint}")
         if self.plan.num_processes > 1:
             dist.barrier()

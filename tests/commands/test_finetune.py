@@ -1,0 +1,22 @@
+from paddle_xc2.cli import main
+from paddle_xc2.training import finetune as training
+
+
+def test_words_after_the_config_are_overrides(monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "finetune", lambda config, overrides: seen.append((config, overrides)) or 0)
+    assert main(["finetune", "sft.json", "--learning_rate", "1e-4", "--hd_num", "-1", "--recompute"]) == 0
+    assert seen == [("sft.json", ["--learning_rate", "1e-4", "--hd_num", "-1", "--recompute"])]
+
+
+def test_help_tells_every_key(capsys):
+    try:
+        main(["finetune", "--help"])
+    except SystemExit as end:
+        assert end.code == 0
+    told = capsys.readouterr().out
+    assert (
+        "paddle-xc2 finetune CONFIG.json [--key value ...]" in told
+        and "example:\n  paddle-xc2 finetune config/" in told
+    )
+    assert "learning_rate = 1e-05: highest learning rate, per step." in told

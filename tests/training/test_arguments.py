@@ -1,0 +1,337 @@
+import json
+
+import pytest
+
+from paddle_xc2.training.arguments import (
+    KEYS,
+    NEUTRAL,
+    SYNONYMS,
+    WITHOUT_EFFECT,
+    FinetuneArguments,
+    dataset_specs,
+    describe_keys,
+    load_arguments,
+)
+
+# The argument file of PaddleMIX's XComposer2 document, as it stands there.
+PADDLEMIX_FILE = {
+    "model_name_or_path": "internlm/internlm-xcomposer2-7b",
+    "dataset": {
+        "train": [{"name": "chatml_dataset", "data_files": "path/to/train.json"}],
+        "eval": [{"name": "chatml_dataset", "data_files": "path/to/eval.json"}],
+    },
+    "mixtoken": False,
+    "output_dir": "./checkpoints/internlm_xcomposer_sft_ckpts",
+    "overwrite_output_dir": True,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 8,
+    "eval_accumulation_steps": 8,
+    "num_train_epochs": 1,
+    "learning_rate": 1e-05,
+    "weight_decay": 0.1,
+    "adam_beta2": 0.95,
+    "warmup_ratio": 0.01,
+    "lr_scheduler_type": "cosine",
+    "logging_steps": 1,
+    "save_steps": 100,
+    "evaluation_strategy": "epoch",
+    "save_strategy": "epoch",
+    "max_length": 4096,
+    "bf16": True,
+    "fp16_opt_level": "O1",
+    "do_train": True,
+    "do_eval": False,
+    "disable_tqdm": True,
+    "load_best_model_at_end": False,
+    "eval_with_do_generation": False,
+    "skip_memory_metrics": False,
+    "save_total_limit": 1,
+}
+
+# Every further key of PaddleMIX's argument classes with its default, and what its files set.
+PADDLEMIX_DEFAULTS = {
+    "freeze_include": None,
+    "freeze_exclude": ["*vit*"],
+    "benchmark": False,
+    "profiler_options": None,
+    "warmup_start_lr": 1e-6,
+    "eta_min": 1e-5,
+    "lr_scheduler_name": "CosineDecayWithWarmup",
+    "group_by_modality_length": False,
+    "mm_projector_lr": None,
+    "task_name": None,
+    "src_length": 1024,
+    "save_generation_output": False,
+    "lazy": False,
+    "chat_template": None,
+    "splits": None,
+    "use_flash_attention": False,
+    "lora": False,
+    "lora_path": None,
+    "lora_rank": 8,
+    "lora_alpha": 16,
+    "lora_dropout": 0.05,
+    "lora_target_modules": None,
+    "prefix_tuning": False,
+    "num_prefix_tokens": 128,
+    "from_aistudio": False,
+    "save_to_aistudio": False,
+    "aistudio_repo_id": None,
+    "aistudio_repo_private": True,
+    "aistudio_repo_license": "Apache License 2.0",
+    "aistudio_token": None,
+    "neftune": False,
+    "neftune_noise_alpha": 5.0,
+    "text_model_name_or_path": None,
+    "top_k": 1,
+    "top_p": 1.0,
+    "recompute": True,
+    "tensor_parallel_degree": 1,
+    "sharding": "",
+    "sharding_parallel_degree": -1,
+    "pipeline_parallel_degree": 1,
+    "device": "gpu",
+}
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Loads an argument file of the given keys, beside what a run needs."""
+
+    def load_keys(values=(), overrides=()):
+        path = tmp_path / "sft.json"
+        path.write_text(json.dumps({"output_dir": "out", "data_path": "train.json", **dict(values)}))
+        return load_arguments(path, list(overrides))
+
+    return load_keys
+
+
+def message(load, values=(), overrides=()):
+    with pytest.raises(ValueError) as caught:
+        load(values, overrides)
+    return str(caught.value)
+
+
+def test_paddlemix_file_as_it_stands(tmp_path):
+    path = tmp_path / "sft_argument.json"
+    path.write_text(json.dumps(PADDLEMIX_FILE))
+    arguments = load_arguments(path)
+    for name, value in PADDLEMIX_FILE.items():
+        if name in KEYS:
+            assert getattr(arguments, name) == value, name
+        else:
+            assert name in NEUTRAL or name in WITHOUT_EFFECT, name
+
+
+def test_every_key_of_paddlemix_is_accepted(load):
+    arguments = load(PADDLEMIX_DEFAULTS)
+    assert arguments.recompute and arguments.freeze_exclude == ["*vit*"] and arguments.device == "gpu"
+
+
+def test_defaults_are_upstreams_recipe(load):
+    arguments = load()
+    assert (arguments.learning_rate, arguments.weight_decay, arguments.adam_beta2) == (1e-5, 0.1, 0.95)
+    assert (arguments.lr_scheduler_type, arguments.warmup_ratio, arguments.max_grad_norm) == ("cosine", 0.01, 1.0)
+    assert not arguments.fix_vit and not arguments.fix_sampler
+
+
+def test_upstreams_names(load):
+    values = {
+        "given_num": False,
+        "img_size": 224,
+        "hd_num": -1,
+        "fix_vit": True,
+        "fix_sampler": False,
+        "use_lora": False,
+        "lora_r": 64,
+        "gradient_checkpointing": True,
+        "batch_size": 4,
+    }
+    arguments = load(values)
+    assert (arguments.img_size, arguments.hd_num, arguments.fix_vit) == (224, -1, True)
+    assert arguments.recompute and arguments.per_device_train_batch_size == 4
+    assert all(target in KEYS or target in NEUTRAL or target in WITHOUT_EFFECT for target in SYNONYMS.values())
+
+
+def test_every_key_is_documented():
+    text = describe_keys()
+    for name, item in KEYS.items():
+        assert f" {name} = {json.dumps(item.default)}: " in text, name
+    assert "eval_accumulation_steps: evaluation keeps no logits" in text
+
+
+def test_file_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no.json: there is no such file"):
+        load_arguments(tmp_path / "no.json")
+
+
+def test_invalid_json_names_line_and_column(tmp_path):
+    path = tmp_path / "sft.json"
+    path.write_text('{\n  "bf16": true,\n  "fp16" false\n}')
+    with pytest.raises(ValueError, match=r"sft.json.* line 3, column 10"):
+        load_arguments(path)
+
+
+def test_unknown_key_names_the_nearest(load):
+    text = message(load, {"lora_rnak": 8})
+    assert text.endswith('sft.json: unknown argument "lora_rnak"; did you mean "lora_rank"?')
+
+
+def test_all_wrong_keys_are_told_at_once(load):
+    text = message(load, {"learning_rat": 1, "bf16": "yes", "mixtoken": True}, ["--save_stepz", "3"])
+    lines = text.splitlines()
+    assert len(lines) == 4
+    assert 'did you mean "learning_rate"' in lines[0]
+    assert '"bf16" is "yes", expected true or false' in lines[1]
+    assert '"mixtoken": true: packing several samples into one row is not supported yet' in lines[2]
+    assert lines[3] == 'command line: unknown argument "save_stepz"; did you mean "save_steps"?'
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("max_steps", 1.5, "a whole number"),
+        ("max_steps", True, "a whole number"),
+        ("learning_rate", "1e-5", "a number"),
+        ("learning_rate", float("nan"), "a number"),
+        ("output_dir", 3, "a text or null"),
+        ("freeze_include", "vit.*", "a list of texts or null"),
+        ("dataset", [], "an object or null"),
+        ("save_total_limit", "1", "a whole number or null"),
+    ],
+)
+def test_wrong_type(load, name, value, expected):
+    assert f'"{name}" is {json.dumps(value)}, expected {expected}' in message(load, {name: value})
+
+
+def test_two_names_with_different_values(load):
+    text = message(load, {"batch_size": 2, "per_device_train_batch_size": 1})
+    assert '"batch_size" is 2 and "per_device_train_batch_size" is 1, but they are two names for one thing' in text
+    assert load({"batch_size": 2, "per_device_train_batch_size": 2}).per_device_train_batch_size == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("use_lora", True, '"lora": true: LoRA is not supported yet'),
+        ("lora_path", "adapter", "LoRA is not supported yet"),
+        ("prefix_tuning", True, "prefix tuning is not supported yet"),
+        ("given_num", True, "sampling a number of records from each file is not supported yet"),
+        ("eval_with_do_generation", True, "evaluation by generation is not supported yet"),
+        ("load_best_model_at_end", True, "is not supported yet; the last model is saved"),
+        ("tensor_parallel_degree", 2, "splitting a model over processes is not supported yet"),
+        ("sharding", "stage2", "splitting a model over processes is not supported yet"),
+        ("report_to", ["visualdl"], "metrics.jsonl and loss.png are written"),
+        ("eta_min", 0.1, "use lr_scheduler_type"),
+        ("minimum_eval_times", 3, "PaddleNLP has this key, but it is not used here"),
+        ("unheard_of", None, "unknown argument"),
+    ],
+)
+def test_capability_that_is_missing(load, name, value, said):
+    assert said in message(load, {name: value})
+
+
+def test_keys_of_paddlenlp_at_their_defaults_are_accepted(load):
+    load({"past_index": -1, "use_async_save": False, "dataloader_num_workers": 2})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"truncation": "left"}, '"truncation" is "left", but must be one of refuse, turns'),
+        ({"evaluation_strategy": "often"}, "must be one of no, steps, epoch"),
+        ({"lr_scheduler_type": "cosin"}, "must be one of cosine, linear"),
+        ({"fp16_opt_level": "O3"}, "must be one of O1, O2"),
+        ({"gradient_accumulation_steps": 0}, '"gradient_accumulation_steps" is 0, but must be at least 1'),
+        ({"save_total_limit": 0}, "must be at least 1"),
+        ({"warmup_ratio": 1.0}, "must be from 0 to below 1"),
+        ({"num_train_epochs": 0}, '"num_train_epochs" is 0.0, but must be above 0'),
+        ({"bf16": True, "fp16": True}, '"bf16" and "fp16" are both true'),
+        ({"output_dir": None}, '"output_dir" is missing'),
+        ({"do_train": False}, "there is nothing to do"),
+        ({"evaluation_strategy": "epoch"}, '"evaluation_strategy" asks for evaluation, but "dataset" has no eval'),
+        ({"do_eval": True}, '"do_eval" asks for evaluation'),
+        ({"data_path": "data.txt"}, "a data.txt mixture is not supported yet; give a JSON file"),
+        ({"data_path": None}, "training data is missing"),
+        ({"dataset": {"train": [{"data_files": "a.json"}]}}, "both name training data"),
+        ({"dataset": {"test": []}}, '"dataset" has a part "test"; it may have train and eval'),
+        ({"dataset": {"eval": {"data_files": "a.json"}}}, '"dataset.eval" must be a list of objects'),
+        ({"dataset": {"eval": [{"name": "a"}]}}, '"dataset.eval[0].data_files" is missing'),
+        (
+            {"dataset": {"eval": [{"data_file": "a"}]}},
+            'unknown key "data_file" in dataset.eval[0]; did you mean "data_files"?',
+        ),
+        (
+            {"dataset": {"eval": [{"data_files": 3}]}},
+            '"dataset.eval[0].data_files" is 3, expected a text or a list of texts',
+        ),
+        ({"dataset": {"eval": [{"data_files": "a", "ratio": 0.5}]}}, "mixing files by quota is not supported yet"),
+    ],
+)
+def test_values_that_do_not_hold_together(load, values, said):
+    assert said in message(load, values)
+
+
+def test_overrides(load):
+    words = ["--learning_rate", "2e-4", "--bf16", "True", "--recompute", "--max_steps=7", "--hd_num", "-1"]
+    words += ["--freeze_include", "vit.*", "output.*", "--save_total_limit", "null", "--output-dir", "other"]
+    words += ["--batch_size", "3", "--resume_from_checkpoint", "auto"]
+    arguments = load({"learning_rate": 1e-5, "per_device_train_batch_size": 1, "save_total_limit": 2}, words)
+    assert (arguments.learning_rate, arguments.bf16, arguments.recompute, arguments.max_steps) == (2e-4, True, True, 7)
+    assert arguments.freeze_include == ["vit.*", "output.*"] and arguments.save_total_limit is None
+    assert arguments.output_dir == "other" and arguments.per_device_train_batch_size == 3
+    assert arguments.resume_from_checkpoint == "auto" and arguments.hd_num == -1
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["--learning_rate", ".1"], "learning_rate", 0.1),
+        (["--fix_vit", "no"], "fix_vit", False),
+        (["--fix_vit", "1"], "fix_vit", True),
+        (["--freeze_include", '["a", "b"]'], "freeze_include", ["a", "b"]),
+        (["--freeze_include", "null"], "freeze_include", None),
+        (["--resume_from_checkpoint", "true"], "resume_from_checkpoint", "auto"),
+        (["--resume_from_checkpoint", "false"], "resume_from_checkpoint", False),
+        (["--device", "null"], "device", None),
+        (["--output_dir", "7"], "output_dir", "7"),
+    ],
+)
+def test_words_become_values(load, words, name, value):
+    assert getattr(load({}, words), name) == value
+
+
+def test_dataset_on_the_command_line(load):
+    arguments = load({"data_path": None}, ["--dataset", '{"train": [{"data_files": ["a.json", "b.json"]}]}'])
+    assert arguments.dataset["train"][0]["data_files"] == ["a.json", "b.json"]
+
+
+def test_word_without_a_key(load):
+    assert message(load, {}, ["7"]) == 'command line: "7" stands before any --key on the command line'
+
+
+def test_data_files_are_found_beside_the_argument_file(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "config").mkdir()
+    for path in ("here/a.json", "config/a.json", "config/b.json"):
+        (tmp_path / path).write_text("[]")
+    monkeypatch.chdir(tmp_path / "here")
+    entries = {"train": [{"name": "x", "data_files": ["a.json", "b.json"], "image_folder": "pictures"}]}
+    (spec,) = dataset_specs(FinetuneArguments(dataset=entries), "train", tmp_path / "config" / "sft.json")
+    assert [path.resolve() for path in spec.files] == [tmp_path / "here/a.json", tmp_path / "config/b.json"]
+    assert spec.name == "x" and str(spec.image_folder) == "pictures"
+    assert dataset_specs(FinetuneArguments(dataset=entries), "eval", "sft.json") == []
+
+
+def test_image_folder_for_all_entries(tmp_path):
+    (tmp_path / "a.json").write_text("[]")
+    arguments = FinetuneArguments(data_path=str(tmp_path / "a.json"), image_folder="pictures")
+    (spec,) = dataset_specs(arguments, "train", "sft.json")
+    assert str(spec.image_folder) == "pictures"
+
+
+def test_missing_data_files_are_told_together(tmp_path):
+    arguments = FinetuneArguments(dataset={"train": [{"data_files": ["a.json", "b.json"]}]})
+    with pytest.raises(FileNotFoundError, match="data files of dataset.train are missing: a.json, b.json"):
+        dataset_specs(arguments, "train", tmp_path / "sft.json")

@@ -1,0 +1,160 @@
+import json
+import shutil
+
+import pytest
+
+from paddle_xc2.training import checkpoints
+from paddle_xc2.training.checkpoints import (
+    MARKER,
+    check_whole,
+    newest_named,
+    newest_whole,
+    read_marker,
+    write_checkpoint,
+)
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Writes a checkpoint of two files into tmp_path."""
+
+    def write(step, started=1, keep=None):
+        def fill(directory):
+            (directory / "weights").write_bytes(bytes(range(256)) * step)
+            (directory / "optimizer").mkdir()
+            (directory / "optimizer" / "state").write_text(f"state {step}")
+
+        return write_checkpoint(tmp_path, step, fill, {"started": started, "course": {"seed": 1}}, keep)
+
+    return write
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_written(save, tmp_path):
+    path = save(7)
+    assert path == tmp_path / "checkpoint-7" and names(tmp_path) == ["checkpoint-7"]
+    marker = read_marker(path)
+    assert (marker["step"], marker["started"], marker["course"]) == (7, 1, {"seed": 1})
+    assert marker["files"]["optimizer/state"]["bytes"] == 7 and len(marker["files"]["weights"]["sha256"]) == 64
+    check_whole(path)
+
+
+def test_error_while_writing_leaves_no_checkpoint(save, tmp_path):
+    save(1)
+
+    def fail(directory):
+        (directory / "weights").write_text("half")
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_checkpoint(tmp_path, 2, fail, {"started": 1}, keep=1)
+    newest, passed_over = newest_whole(tmp_path)
+    assert newest.name == "checkpoint-1"
+    assert passed_over == [f"{tmp_path}/.writing-checkpoint-2: the run was interrupted while this was written"]
+    (tmp_path / ".writing-loss.png").write_text("half")
+    checkpoints.delete_unfinished(tmp_path)
+    assert names(tmp_path) == ["checkpoint-1"]
+
+
+def test_keeps_exactly_as_many_as_asked(save, tmp_path):
+    for step in (2, 4, 6, 10):
+        save(step, keep=2)
+    assert names(tmp_path) == ["checkpoint-10", "checkpoint-6"]
+
+
+def test_nothing_is_deleted_before_the_successor_is_whole(tmp_path, save):
+    save(1, keep=1)
+    seen = []
+    write_checkpoint(tmp_path, 2, lambda _: seen.extend(names(tmp_path)), {"started": 1}, keep=1)
+    assert "checkpoint-1" in seen and names(tmp_path) == ["checkpoint-2"]
+
+
+def test_earlier_runs_and_courses_given_up_are_deleted(save, tmp_path):
+    save(50, started=1)
+    save(10, started=2)
+    save(30, started=2)
+    assert names(tmp_path) == ["checkpoint-10", "checkpoint-30"]
+    save(20, started=2)  # the run went on from 10 once more
+    assert names(tmp_path) == ["checkpoint-10", "checkpoint-20"]
+
+
+def test_foreign_directories_stay(save, tmp_path):
+    (tmp_path / "checkpoint-3").mkdir()
+    (tmp_path / "checkpoint-3" / "model.pdparams").write_text("someone else's")
+    (tmp_path / "checkpoint-best").mkdir()
+    save(5, keep=1)
+    assert names(tmp_path) == ["checkpoint-3", "checkpoint-5", "checkpoint-best"]
+
+
+def test_picks_the_latest_run_then_the_latest_step(save, tmp_path):
+    for step in (1, 2, 10):
+        save(step)
+    assert newest_whole(tmp_path) == (tmp_path / "checkpoint-10", [])
+    assert newest_named(tmp_path) == tmp_path / "checkpoint-10"
+    later = save(3, started=2)
+    (tmp_path / "copy").mkdir()
+    assert newest_whole(tmp_path) == (later, [])
+
+
+def test_no_checkpoint(tmp_path):
+    assert newest_whole(tmp_path) == (None, []) and newest_named(tmp_path) is None
+    assert newest_whole(tmp_path / "nowhere") == (None, [])
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: _flip(path / "weights"), "weights is damaged (its SHA-256 is not what was written)"),
+        (lambda path: (path / "weights").write_bytes(b"x"), "weights has 1 bytes instead of 512"),
+        (lambda path: (path / "optimizer" / "state").unlink(), "optimizer/state is missing"),
+        (lambda path: (path / MARKER).unlink(), f"it has no {MARKER}, so it is unfinished or no checkpoint"),
+        (lambda path: (path / MARKER).write_text('{"step": 2'), f"{MARKER} is damaged"),
+        (lambda path: (path / MARKER).write_text(json.dumps({"step": 2})), f"{MARKER} is damaged"),
+    ],
+)
+def test_damaged_ones_are_passed_over_and_told(save, tmp_path, damage, reason):
+    whole, damaged = save(1), save(2)
+    damage(damaged)
+    newest, passed_over = newest_whole(tmp_path)
+    assert newest == whole
+    assert len(passed_over) == 1 and passed_over[0].startswith(f"{damaged}: {reason}")
+    with pytest.raises(ValueError, match="checkpoint-2: "):
+        check_whole(damaged)
+    assert save(2) == damaged  # going on replaces it
+    check_whole(damaged)
+
+
+def test_checkpoint_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="checkpoint-9: there is no such checkpoint"):
+        check_whole(tmp_path / "checkpoint-9")
+
+
+def test_deletion_that_is_interrupted_leaves_no_checkpoint(save, tmp_path, monkeypatch):
+    save(1, keep=1)
+
+    def stop(path, **_):
+        if path.exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", stop)
+    with pytest.raises(KeyboardInterrupt):
+        save(2, keep=1)
+    assert names(tmp_path) == [".deleted-checkpoint-1", "checkpoint-2"]
+    monkeypatch.undo()
+    checkpoints.delete_unfinished(tmp_path)
+    assert names(tmp_path) == ["checkpoint-2"]
+
+
+def test_replace_file(tmp_path):
+    checkpoints.replace_file(tmp_path / "a", b"one")
+    checkpoints.replace_file(tmp_path / "a", b"two")
+    assert (tmp_path / "a").read_bytes() == b"two" and names(tmp_path) == ["a"]

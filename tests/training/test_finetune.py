@@ -1,0 +1,251 @@
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from paddle_xc2 import XComposer2Processor
+from paddle_xc2.cli import main
+from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+from paddle_xc2.training.finetune import finetune
+from paddle_xc2.training.trainer import StepTrainer
+
+TRAINED_KEYS = {
+    *("step", "epoch", "loss", "learning_rate", "grad_norm", "trained_tokens", "image_tokens", "tokens"),
+    *("tokens_per_second", "peak_memory_gb"),
+}
+
+
+def curve(entries):
+    """What two equal runs have in common, to the last bit: everything but time and memory."""
+    measured = {"tokens_per_second", "peak_memory_gb", "eval_seconds"}
+    return [{key: value for key, value in entry.items() if key not in measured} for entry in entries]
+
+
+def weights(folder):
+    model = XComposer2ForCausalLM.from_pretrained(folder)
+    return {name: parameter.numpy() for name, parameter in model.named_parameters()}
+
+
+def assert_same_weights(first, second):
+    first, second = weights(first), weights(second)
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+def test_run_from_beginning_to_end(config, tmp_path, metrics, capsys):
+    path = config(
+        max_steps=None, num_train_epochs=3, evaluation_strategy="epoch", save_strategy="epoch", logging_steps=2
+    )
+    assert finetune(path) == 0
+    out, told = tmp_path / "out", capsys.readouterr()
+
+    entries = metrics(out)
+    trained = [entry for entry in entries if "loss" in entry]
+    assert [entry["step"] for entry in trained] == [2, 4, 6, 8, 10, 12]
+    assert all(set(entry) == TRAINED_KEYS for entry in trained)
+    assert [(entry["step"], entry["epoch"]) for entry in entries if "eval_loss" in entry] == [
+        (4, 1.0),
+        (8, 2.0),
+        (12, 3.0),
+    ]
+    assert set(entries[-1]) == {"step", "epoch", "eval_loss", "eval_tokens", "eval_seconds"}
+    assert trained[-1]["loss"] < trained[0]["loss"] - 1.0
+
+    assert [line for line in told.out.splitlines() if line.startswith("schedule")]
+    assert "⟦The digit 0.[UNUSED_TOKEN_145]\n</s>⟧" in told.out
+    assert "step 2/12  epoch 0.50  loss" in told.out and "step 4/12  evaluation loss" in told.out
+    assert f"the model is saved, ask it: paddle-xc2 chat --from_pretrained {out}" in told.out
+    assert "PaddleNLP" not in told.out + told.err and "[INFO]" not in told.err
+
+    assert [child.name for child in out.glob("checkpoint-*")] == ["checkpoint-12"]
+    run = json.loads((out / "run.json").read_text())
+    assert run["arguments"]["learning_rate"] == 1e-3 and run["precision"] == "float32"
+    state = json.loads((out / "trainer_state.json").read_text())
+    assert state["global_step"] == 12 and state["log_history"] == entries
+    assert (out / "loss.png").stat().st_size > 5000
+    assert_same_weights(out, out / "checkpoint-12")
+
+
+def test_output_is_a_checkpoint_for_chat(config, tmp_path, workspace):
+    finetune(config(max_length=64))
+    out = tmp_path / "out"
+    processor = XComposer2Processor.from_pretrained(out)
+    assert processor.chat_layout == "as_trained"
+    model = XComposer2ForCausalLM.from_pretrained(out)
+    assert model.config.max_length == 64
+    answer, history = model.chat(processor.tokenizer, "Which digit is 1?", do_sample=False, max_new_tokens=3)
+    assert len(history) == 1
+    trained = XComposer2Processor.from_pretrained(workspace / "model", chat_layout="as_trained")
+    assert processor.encode_chat("a").input_ids.tolist() == trained.encode_chat("a").input_ids.tolist()
+
+
+def test_stopped_and_gone_on_equals_uninterrupted(config, tmp_path, metrics, monkeypatch):
+    """With dropout, in the middle of an epoch, with workers, from another number of passes."""
+    keys = {"max_steps": 10, "save_strategy": "steps", "save_steps": 3, "evaluation_strategy": "epoch"}
+    assert finetune(config(**keys)) == 0
+    step = StepTrainer.training_step
+
+    def stop_in_step_9(trainer, model, inputs):
+        if trainer.state.global_step == 8:
+            raise RuntimeError("the power fails")
+        return step(trainer, model, inputs)
+
+    path = config("again.json", **keys, output_dir=str(tmp_path / "again"), dataloader_num_workers=2)
+    monkeypatch.setattr(StepTrainer, "training_step", stop_in_step_9)
+    with pytest.raises(RuntimeError, match="the power fails"):
+        finetune(path)
+    assert len(metrics(tmp_path / "again")) == 10
+    monkeypatch.undo()
+    assert finetune(path) == 0
+    assert curve(metrics(tmp_path / "again")) == curve(metrics(tmp_path / "out"))
+    assert_same_weights(tmp_path / "again", tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_killed_at_a_random_moment_and_gone_on_equals_uninterrupted(config, tmp_path, metrics):
+    keys = {"max_steps": 24, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
+    assert finetune(config(**keys)) == 0
+    folder = tmp_path / "again"
+    path = config("again.json", **keys, output_dir=str(folder))
+    moment = random.SystemRandom().randint(1, 20)
+    command = [sys.executable, "-m", "paddle_xc2.cli", "finetune", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        file = folder / "metrics.jsonl"
+        while not file.exists() or file.read_bytes().count(b"\n") < moment:
+            assert process.poll() is None, f"the run ended before step {moment}"
+            time.sleep(0.001)
+        time.sleep(random.SystemRandom().uniform(0, 0.1))  # somewhere in a step, in a save, in a deletion
+        process.send_signal(signal.SIGKILL)
+    last_logged = len(metrics(folder))
+    assert finetune(path) == 0, f"killed after {last_logged} steps"
+    assert curve(metrics(folder)) == curve(metrics(tmp_path / "out"))
+    assert_same_weights(folder, tmp_path / "out")
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_tells_how_to_go_on(config, tmp_path):
+    path = config(max_steps=2000, save_strategy="steps", save_steps=2, dataloader_num_workers=1)
+    command = [sys.executable, "-m", "paddle_xc2.cli", "finetune", str(path), "--seed", "7"]
+    # A group of its own, whose members get the signal together, as from a keyboard.
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not (tmp_path / "out" / "checkpoint-4").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    told = errors.strip().splitlines()[-1]
+    assert re.fullmatch(
+        rf"stopped by Ctrl-C in step \d+ of 2000; the last checkpoint is {tmp_path}/out/checkpoint-\d+; go on with: "
+        rf"paddle-xc2 finetune {path} --seed 7 --resume_from_checkpoint auto",
+        told,
+    )
+    assert "Traceback" not in errors and "KeyboardInterrupt" not in errors
+
+
+def test_ctrl_c_before_the_first_checkpoint(config, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StepTrainer, "training_step", interrupt)
+    assert finetune(config()) == 130
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == "stopped by Ctrl-C in step 1 of 4; there is no checkpoint yet (save_strategy, save_steps)"
+
+
+def test_finished_run_is_not_trained_again(config, tmp_path, metrics, capsys):
+    path = config(save_strategy="epoch")
+    assert finetune(path) == 0
+    before = metrics(tmp_path / "out")
+    assert finetune(path) == 0
+    assert "every step is trained already" in capsys.readouterr().out
+    assert metrics(tmp_path / "out") == before
+
+
+def test_changed_course_is_refused(config, tmp_path):
+    finetune(config(save_strategy="epoch"))
+    with pytest.raises(
+        ValueError, match="can't go on from here as it would have: steps was 4 and is 6; learning_rate was"
+    ):
+        finetune(config(save_strategy="epoch", max_steps=6, learning_rate=1e-4))
+
+
+def test_start_again(config, tmp_path, metrics):
+    finetune(config(save_strategy="steps", save_steps=2, save_total_limit=None))
+    finetune(config(save_strategy="steps", save_steps=3, learning_rate=1e-4, overwrite_output_dir=True))
+    assert [child.name for child in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-3"]
+    assert [entry["step"] for entry in metrics(tmp_path / "out")] == [1, 2, 3, 4]
+
+
+def test_evaluation_alone(config, tmp_path, capsys):
+    assert finetune(config(do_train=False, do_eval=True, output_dir=None)) == 0
+    assert re.fullmatch(r"step 0/0  evaluation loss \d\.\d{4}\n", capsys.readouterr().out)
+    assert not (tmp_path / "out").exists()
+
+
+def test_benchmark_saves_no_model(config, tmp_path):
+    assert finetune(config(benchmark=True)) == 0
+    assert not (tmp_path / "out" / "config.json").exists() and (tmp_path / "out" / "metrics.jsonl").exists()
+
+
+def test_progress_bar(config, capsys):
+    assert finetune(config(disable_tqdm=False)) == 0
+    told = capsys.readouterr()
+    assert "training: " in told.err and "4/4" in told.err and "step 1/4" not in told.out
+
+
+def fails(config, capsys, *words, **keys):
+    """The message with which the command ends, status 2."""
+    assert main(["finetune", str(config(**keys)), *words]) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    return told.strip().removeprefix("paddle-xc2 finetune: ")
+
+
+def test_mistakes_end_before_anything_is_written(config, tmp_path, workspace, capsys):
+    assert fails(config, capsys, bf16=True).startswith("bf16 is true, but cpu")
+    assert "which can't be used" in fails(config, capsys, device="gpu")
+    assert "there is no such directory" in fails(config, capsys, model_name_or_path="./nowhere")
+    assert 'did you mean "max_steps"' in fails(config, capsys, "--max_step", "3")
+    assert "data files of dataset.train are missing: no.json" in fails(
+        config, capsys, dataset={"train": [{"data_files": "no.json"}]}
+    )
+    assert "no sample is left" in fails(config, capsys, max_length=6)
+    assert "matches no parameter" in fails(config, capsys, freeze_include=["nothing"])
+    assert "takes no tiles" in fails(config, capsys, hd_num=16)
+    assert fails(config, capsys, output_dir=str(workspace)).startswith(f"output_dir {workspace} is not empty")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bf16_falls_back_only_if_asked(config, capsys):
+    assert main(["finetune", str(config(bf16=True, max_steps=1)), "--allow_precision_fallback"]) == 0
+    assert "precision    float32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_damaged_image_names_its_record(config, tmp_path, workspace, capsys, num_workers):
+    records = json.loads((workspace / "train.json").read_text())[1:2]
+    (tmp_path / records[0]["image"][0]).write_bytes((workspace / records[0]["image"][0]).read_bytes()[:300])
+    (tmp_path / "train.json").write_text(json.dumps(records))
+    data = {"train": [{"data_files": str(tmp_path / "train.json")}]}
+    assert "train.json[0]" in fails(config, capsys, dataset=data, dataloader_num_workers=num_workers)
+
+
+def test_loss_that_is_not_finite(config, capsys):
+    told = fails(config, capsys, learning_rate=1e30, warmup_ratio=0.0)
+    assert re.match(r"step \d: the loss is (nan|inf), training can't go on from here; lower learning_rate", told)
+
+
+def test_another_image_size(config, tmp_path):
+    assert finetune(config(img_size=56, max_steps=1)) == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["img_size"] == 56

@@ -1,0 +1,86 @@
+import json
+
+import pytest
+from PIL import Image
+
+from paddle_xc2.training.metrics import MetricsFile, Progress, draw_losses, peak_memory_gb, smooth
+
+TRAINED = {"step": 1, "epoch": 0.5, "loss": 2.0, "learning_rate": 1e-4, "tokens_per_second": 300.0}
+
+
+def test_file_is_appended_to_and_begun_again(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("of an earlier run\n")
+    metrics = MetricsFile(tmp_path)
+    metrics.append(TRAINED)
+    metrics.append({"step": 1, "eval_loss": 3.0})
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == metrics.entries
+    assert metrics.entries == [TRAINED, {"step": 1, "eval_loss": 3.0}]
+
+
+def test_going_on_cuts_what_came_after_the_checkpoint(tmp_path):
+    checkpoint = tmp_path / "checkpoint-1"
+    checkpoint.mkdir()
+    metrics = MetricsFile(tmp_path)
+    metrics.append(TRAINED)
+    metrics.save_copy(checkpoint)
+    metrics.append({**TRAINED, "step": 2})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "lo')  # killed while it wrote
+    assert MetricsFile(tmp_path, checkpoint).entries == [TRAINED]
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == [json.dumps(TRAINED)]
+
+
+@pytest.mark.parametrize(
+    "entries", [[], [TRAINED, {**TRAINED, "step": 2, "loss": None}], [{"step": 1, "eval_loss": 3.0}]]
+)
+def test_plot(tmp_path, entries):
+    draw_losses(entries, tmp_path / "loss.png")
+    with Image.open(tmp_path / "loss.png") as image:
+        assert image.size[0] > 400
+    assert [path.name for path in tmp_path.iterdir()] == ["loss.png"]
+
+
+def test_smoothing():
+    assert smooth([3.0, 3.0, 3.0]) == pytest.approx([3.0, 3.0, 3.0])
+    assert smooth([0.0, 1.0])[1] == pytest.approx(0.1 / 0.19)
+
+
+def test_peak_memory():
+    assert 0.01 < peak_memory_gb() < 100
+
+
+def test_lines(capsys):
+    progress = Progress(10, 0, lines=True)
+    progress.step()
+    progress.logged(TRAINED)
+    progress.logged({"step": 1, "eval_loss": 3.0})
+    progress.close()
+    told = capsys.readouterr()
+    assert told.out.splitlines() == [
+        "step 1/10  epoch 0.50  loss 2.0000  lr 1.00e-04  300 tokens/s",
+        "step 1/10  evaluation loss 3.0000",
+    ]
+    assert told.err == ""
+
+
+def test_bar(capsys):
+    progress = Progress(10, 4, lines=False)
+    progress.step()
+    progress.logged(TRAINED)
+    progress.say("checkpoint")
+    progress.close()
+    told = capsys.readouterr()
+    assert told.out == "checkpoint\n"
+    assert "training" in told.err and "5/10" in told.err and "loss 2.0000" in told.err
+
+
+def test_overflow_of_float16_has_no_loss(capsys):
+    Progress(10, 0, lines=True).logged({**TRAINED, "loss": None})
+    assert "loss overflow" in capsys.readouterr().out
+
+
+def test_silent(capsys):
+    progress = Progress(10, 0, lines=True, silent=True)
+    progress.logged(TRAINED)
+    progress.say("nothing")
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,134 @@
+import json
+
+import pytest
+
+from paddle_xc2.training.arguments import FinetuneArguments
+from paddle_xc2.training.checkpoints import write_checkpoint
+from paddle_xc2.training.output import RUN_FILE, Start, check_same_course, choose_start, claim
+
+COURSE = {"learning_rate": 0.001, "training data": "ab12"}
+
+
+@pytest.fixture
+def choose(tmp_path):
+    """Chooses where a run into tmp_path/out begins."""
+
+    def with_arguments(**values):
+        return choose_start(FinetuneArguments("model", output_dir=str(tmp_path / "out"), **values))
+
+    return with_arguments
+
+
+@pytest.fixture
+def ours(tmp_path):
+    """Makes tmp_path/out ours, with whole checkpoints after the given steps."""
+
+    def make(*steps, started=5):
+        out = tmp_path / "out"
+        claim(out, {"paddle_xc2": "0.1.0"})
+        for step in steps:
+            write_checkpoint(
+                out, step, lambda path: (path / "a").write_text("x"), {"started": started, "course": COURSE}
+            )
+        return out
+
+    return make
+
+
+def test_new_and_empty_folders(choose, tmp_path):
+    first = choose()
+    assert (first.checkpoint, first.step, first.course, first.notes) == (None, 0, {}, ())
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    assert choose().checkpoint is None and choose().started > first.started
+
+
+def test_evaluation_alone_needs_no_folder():
+    assert choose_start(FinetuneArguments(do_train=False, do_eval=True)).checkpoint is None
+
+
+@pytest.mark.parametrize("name", ["notes.txt", RUN_FILE])
+def test_somebody_elses_folder(choose, tmp_path, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text('{"other": 1}')
+    with pytest.raises(ValueError, match="is not empty, and what it holds was not written by paddle-xc2 finetune"):
+        choose(overwrite_output_dir=True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_file_in_the_way(choose, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(ValueError, match="out is a file; give a folder"):
+        choose()
+
+
+def test_model_in_the_way(tmp_path):
+    with pytest.raises(ValueError, match="is the folder of the model to start from"):
+        choose_start(FinetuneArguments(str(tmp_path), output_dir=f"{tmp_path}/"))
+
+
+def test_goes_on_by_default(choose, ours):
+    out = ours(3, 6)
+    start = choose()
+    assert (start.checkpoint, start.step, start.course, start.started) == (out / "checkpoint-6", 6, COURSE, 5)
+    assert choose(resume_from_checkpoint="auto", overwrite_output_dir=True).step == 6
+
+
+def test_passes_over_what_is_damaged(choose, ours):
+    out = ours(3, 6)
+    (out / "checkpoint-6" / "a").write_text("y")
+    start = choose()
+    assert start.step == 3
+    assert start.notes == (f"passed over: {out}/checkpoint-6: a is damaged (its SHA-256 is not what was written)",)
+
+
+def test_starts_again(choose, ours):
+    out = ours(3)
+    for values in ({"overwrite_output_dir": True}, {"resume_from_checkpoint": False}):
+        start = choose(**values)
+        assert start.checkpoint is None and start.started != 5
+        assert start.notes[0].startswith(f"{out} holds checkpoint-3 of an earlier run, which the first new checkpoint")
+
+
+def test_chosen_checkpoint(choose, ours, tmp_path):
+    out = ours(3, 6)
+    assert choose(resume_from_checkpoint=str(out / "checkpoint-3")).step == 3
+    (out / "checkpoint-3" / "a").unlink()
+    with pytest.raises(ValueError, match="checkpoint-3: a is missing"):
+        choose(resume_from_checkpoint=str(out / "checkpoint-3"))
+    with pytest.raises(FileNotFoundError, match="nowhere: there is no such checkpoint"):
+        choose(resume_from_checkpoint=str(tmp_path / "nowhere"))
+
+
+def test_interrupted_before_the_first_checkpoint(choose, ours):
+    ours()
+    assert choose().checkpoint is None
+
+
+def test_finished_run_without_checkpoints(choose, ours):
+    (ours() / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match='holds a finished run without a checkpoint .* "overwrite_output_dir": true'):
+        choose()
+    assert choose(overwrite_output_dir=True).checkpoint is None
+    assert choose(resume_from_checkpoint="auto").checkpoint is None
+
+
+def test_changed_course(tmp_path):
+    start = Start(tmp_path / "checkpoint-3", 3, COURSE, 5)
+    check_same_course(start, dict(COURSE))
+    with pytest.raises(ValueError) as caught:
+        check_same_course(start, {"learning_rate": 0.002, "training data": "cd34", "seed": 1})
+    assert str(caught.value) == (
+        f"{tmp_path}/checkpoint-3: training can't go on from here as it would have: learning_rate was 0.001 and is "
+        "0.002; training data was ab12 and is cd34; seed was None and is 1; set that back, or start again with "
+        '"resume_from_checkpoint": false or "overwrite_output_dir": true'
+    )
+    check_same_course(Start(None, 0, {}, 5), {"seed": 1})
+
+
+def test_claiming_clears_what_was_left_half_written(tmp_path):
+    (tmp_path / ".writing-checkpoint-4").mkdir()
+    (tmp_path / "mine.txt").write_text("stays")
+    claim(tmp_path, {"paddle_xc2": "0.1.0", "arguments": {"learning_rate": 0.1}})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", RUN_FILE]
+    assert json.loads((tmp_path / RUN_FILE).read_text())["arguments"] == {"learning_rate": 0.1}

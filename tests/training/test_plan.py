@@ -1,0 +1,116 @@
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from paddle_xc2.configuration import XComposer2Config
+from paddle_xc2.data.json_formats import load_conversations
+from paddle_xc2.data.processor import XComposer2Processor
+from paddle_xc2.training.arguments import FinetuneArguments
+from paddle_xc2.training.output import Start
+from paddle_xc2.training.plan import Plan, expected_memory, first_sample_text, plan_lines
+from paddle_xc2.training.samples import fit_samples
+from paddle_xc2.training.trainable import set_trainable
+from tests.tiny import tiny_model
+
+
+@pytest.fixture(scope="module")
+def processor(workspace):
+    return XComposer2Processor.from_pretrained(workspace / "model")
+
+
+@pytest.fixture(scope="module")
+def samples(workspace, processor):
+    return fit_samples(load_conversations(workspace / "train.json"), processor)
+
+
+def plan_of(samples, evaluation=None, start=None, precision="float32", **arguments):
+    values = {"output_dir": "out", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, **arguments}
+    return Plan(FinetuneArguments("model", **values), precision, start or Start(None, 0, {}, 1), samples, evaluation)
+
+
+def test_number_of_steps(samples):
+    plan = plan_of(samples, num_train_epochs=3)
+    assert (plan.order.samples_per_step, plan.num_steps, plan.warmup_steps) == (4, 12, 1)
+    assert plan_of(samples, num_train_epochs=0.1).num_steps == 1
+    assert plan_of(samples, num_train_epochs=1.5).num_steps == 6
+    assert plan_of(samples, max_steps=7, warmup_ratio=0.5).warmup_steps == 4
+    assert plan_of(samples, warmup_steps=3, warmup_ratio=0.0).warmup_steps == 3
+    assert replace(plan, num_processes=2).num_steps == 6
+
+
+def test_weights_are_cast_in_o2_only(samples):
+    assert plan_of(samples, precision="bfloat16").weight_dtype == "float32"
+    assert plan_of(samples, precision="bfloat16", fp16_opt_level="O2").weight_dtype == "bfloat16"
+    assert plan_of(samples, fp16_opt_level="O2").weight_dtype == "float32"
+
+
+def test_course(samples):
+    course = plan_of(samples).course
+    assert course == plan_of(samples, logging_steps=5, dataloader_num_workers=2, save_steps=1).course
+    assert course == plan_of(samples, per_device_train_batch_size=4, gradient_accumulation_steps=1).course
+    for change in ({"seed": 1}, {"learning_rate": 1e-4}, {"max_steps": 9}, {"fix_vit": True}, {"warmup_steps": 2}):
+        assert course != plan_of(samples, **change).course, change
+    assert course != plan_of(samples, per_device_train_batch_size=1).course
+    assert course != plan_of(samples, precision="bfloat16").course
+
+
+def test_lines(samples):
+    model = tiny_model()
+    start = Start(Path("out/checkpoint-4"), 4, {}, 1)
+    arguments = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 3}
+    plan = plan_of(samples, samples, start, num_train_epochs=3, fix_vit=True, **arguments)
+    text = "\n".join(plan_lines(plan, model.config, set_trainable(model, fix_vit=True), "a CPU"))
+    for said in (
+        r"model        model \(xcomposer2-\S+, 28 pixels\)",
+        r"precision    float32 on a CPU",
+        r"trained      PLoRA +409,600 of +409,600",
+        r"ViT +0 of +35,120   frozen",
+        r"all +528,832 of +563,952",
+        r"samples      13, \d+ tokens on average, the longest \d+",
+        r"evaluation   13, ",
+        r"step         4 samples = 2 a batch x 2 accumulated x 1 process; on average \d+ tokens, \d+ of them image tok",
+        r"schedule     12 steps in 3 epochs, 1 of warm-up, then cosine from learning rate 1e-05; AdamW, weight decay 0",
+        r"checkpoints  every 2 steps, the newest 3 kept, in out",
+        r"memory       about [\d.]+ MB a process: weights 2.3 MB, gradients 2.1 MB, optimizer 4.2 MB, activations",
+        r"goes on      after step 4, from out/checkpoint-4",
+    ):
+        assert re.search(said, text), said
+
+
+def test_refused_samples_are_listed(workspace, samples):
+    short = XComposer2Processor.from_pretrained(workspace / "model", max_length=31)
+    fitting = fit_samples(load_conversations(workspace / "train.json"), short)
+    model = tiny_model()
+    text = "\n".join(plan_lines(plan_of(fitting), model.config, set_trainable(model), "a CPU"))
+    assert f"{len(fitting.refused)} more are left out because they are too long:" in text
+    assert fitting.refused[0] in text and f"and {len(fitting.refused) - 5} more" in text
+
+
+def test_shortened_samples_are_told(samples):
+    model = tiny_model()
+    lines = plan_lines(plan_of(replace(samples, num_shortened=2)), model.config, set_trainable(model), "a CPU")
+    assert any("2 of them lose their oldest turns to fit max_length" in line for line in lines)
+
+
+def test_memory_of_seven_billion_parameters(samples):
+    config = XComposer2Config()
+    sizes = {"language model": (7_000_000_000, 7_000_000_000), "ViT": (0, 300_000_000)}
+    plain = expected_memory(plan_of(samples, precision="bfloat16"), config, sizes)
+    assert plain["weights"] == 7.3e9 * 4 and plain["gradients"] == 7e9 * 4 and plain["optimizer"] == 7e9 * 8
+    cast = expected_memory(plan_of(samples, precision="bfloat16", fp16_opt_level="O2"), config, sizes)
+    assert cast["weights"] == 7.3e9 * 2 and cast["gradients"] == 7e9 * 2 and cast["optimizer"] == 7e9 * 12
+    again = expected_memory(plan_of(samples, precision="bfloat16", recompute=True), config, sizes)
+    assert again["activations"] < plain["activations"] / 10
+
+
+def test_first_sample(processor, samples):
+    conversation, example = processor.lay_out(samples.conversations[2])
+    text = first_sample_text(example, [4, 4], processor.tokenizer, colour=False)
+    assert text == (
+        "<s>[UNUSED_TOKEN_146]user\n<image: 4 tokens><image: 4 tokens>Which digit is 2?[UNUSED_TOKEN_145]\n"
+        "[UNUSED_TOKEN_146]assistant\n⟦The digit 4.[UNUSED_TOKEN_145]\n</s>⟧"
+    )
+    coloured = first_sample_text(example, [4, 4], processor.tokenizer, colour=True)
+    assert "\x1b[32mThe digit 4." in coloured and "⟦" not in coloured

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from paddle_xc2.data.json_formats import load_conversations
+from paddle_xc2.data.processor import XComposer2Processor
+from paddle_xc2.training.samples import fit_samples
+
+
+@pytest.fixture(scope="module")
+def conversations(workspace):
+    return load_conversations(workspace / "train.json")
+
+
+def processor(workspace, **settings):
+    return XComposer2Processor.from_pretrained(workspace / "model", **settings)
+
+
+def test_lengths(workspace, conversations):
+    samples = fit_samples(conversations, processor(workspace))
+    assert len(samples) == 13 and samples.refused == [] and samples.num_shortened == 0
+    examples = [processor(workspace).encode_conversation(conversation) for conversation in conversations]
+    expected = [(len(example), example.image_mask.sum(), example.num_trained_tokens) for example in examples]
+    np.testing.assert_array_equal(samples.lengths, expected)
+
+
+def test_too_long_ones_are_refused_and_told(workspace, conversations):
+    lengths = fit_samples(conversations, processor(workspace)).lengths[:, 0]
+    limit = int(np.median(lengths))
+    samples = fit_samples(conversations, processor(workspace, max_length=limit))
+    assert len(samples) == (lengths <= limit).sum() and len(samples.refused) == (lengths > limit).sum()
+    assert f"more than max_length {limit}" in samples.refused[0] and "train.json[" in samples.refused[0]
+
+
+def test_no_sample_left(workspace, conversations):
+    with pytest.raises(ValueError, match=r"no sample is left.*all 13 are too long; .*train.json\[0\]: the sample has"):
+        fit_samples(conversations, processor(workspace, max_length=5))
+    with pytest.raises(ValueError, match="no sample is left"):
+        fit_samples([], processor(workspace))
+
+
+def test_fingerprint(workspace, conversations):
+    one = processor(workspace)
+    fingerprint = fit_samples(conversations, one).fingerprint
+    assert fingerprint == fit_samples(load_conversations(workspace / "train.json"), one).fingerprint
+    assert fingerprint != fit_samples(conversations[::-1], one).fingerprint
+    assert fingerprint != fit_samples(conversations[1:], one).fingerprint
+    assert fingerprint != fit_samples(conversations, processor(workspace, image_size=56)).fingerprint

@@ -1,0 +1,206 @@
+import json
+import shutil
+
+import numpy as np
+import paddle
+import pytest
+
+from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+from paddle_xc2.training.finetune import finetune
+from paddle_xc2.training.trainer import NormRecordingClip, check_losses, read_optimizer, write_optimizer
+from tests.tiny import tiny_model
+
+# Batches of 2 and of 1 against batches of 4, 5 seeds, float32 on one CPU thread: losses differed by at most 9.5e-7,
+# gradient norms by 1.1e-6 of themselves, and where the weights ended by 1.4e-4 of the way they had gone (AdamW magnifies
+# rounding where a gradient is almost zero). Margin 4x for other CPUs.
+LOSS_TOLERANCE = 4e-6
+NORM_TOLERANCE = 5e-6
+WAY_TOLERANCE = 6e-4
+
+
+@pytest.fixture(scope="module")
+def plain_model(workspace, tmp_path_factory):
+    """The workspace's model without PLoRA's dropout, whose masks depend on how samples are spread over batches."""
+    folder = tmp_path_factory.mktemp("plain") / "model"
+    shutil.copytree(workspace / "model", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "plora_dropout": 0.0}))
+    return folder
+
+
+def weights(folder):
+    model = XComposer2ForCausalLM.from_pretrained(folder)
+    return {name: parameter.numpy() for name, parameter in model.named_parameters()}
+
+
+def distance(first, second):
+    return np.sqrt(sum(((first[name] - second[name]) ** 2).sum() for name in first))
+
+
+@pytest.fixture
+def train(config, tmp_path, metrics):
+    """Trains with the given keys; returns the entries of metrics.jsonl and the folder."""
+    runs = iter(range(100))
+
+    def run(**changes):
+        folder = tmp_path / f"run{next(runs)}"
+        assert finetune(config(output_dir=str(folder), **changes)) == 0
+        return metrics(folder), folder
+
+    return run
+
+
+def test_accumulation_equals_a_larger_batch(train, plain_model):
+    """Samples of 0 to 2 images and unequal lengths: a mean over batches instead of over tokens would show."""
+    whole, whole_folder = train(
+        model_name_or_path=str(plain_model), per_device_train_batch_size=4, gradient_accumulation_steps=1
+    )
+    start, end = weights(plain_model), weights(whole_folder)
+    for size, accumulated in ((2, 2), (1, 4)):
+        entries, folder = train(
+            model_name_or_path=str(plain_model),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulated,
+        )
+        for entry, expected in zip(entries, whole, strict=True):
+            assert entry["loss"] == pytest.approx(expected["loss"], abs=LOSS_TOLERANCE)
+            assert entry["grad_norm"] == pytest.approx(expected["grad_norm"], rel=NORM_TOLERANCE)
+            assert entry["trained_tokens"] == expected["trained_tokens"]
+        assert distance(weights(folder), end) < WAY_TOLERANCE * distance(start, end)
+
+
+def test_workers_change_nothing(train):
+    first, _ = train()
+    second, _ = train(dataloader_num_workers=2)
+    assert [entry["loss"] for entry in first] == [entry["loss"] for entry in second]
+
+
+def test_recompute_changes_nothing(train):
+    first, first_folder = train()
+    second, second_folder = train(recompute=True)
+    assert [entry["loss"] for entry in first] == [entry["loss"] for entry in second]
+    assert distance(weights(first_folder), weights(second_folder)) == 0
+    assert not json.loads((second_folder / "config.json").read_text()).get("use_recompute")
+
+
+def test_evaluation_is_the_mean_over_all_tokens(train, workspace, plain_model):
+    entries = [train(do_eval=True, per_device_eval_batch_size=size)[0][-1] for size in (1, 2, 5)]
+    assert entries[0]["eval_tokens"] == entries[1]["eval_tokens"] == entries[2]["eval_tokens"]
+    for entry in entries[1:]:
+        assert entry["eval_loss"] == pytest.approx(entries[0]["eval_loss"], abs=LOSS_TOLERANCE)
+    limited = train(do_eval=True, max_evaluate_steps=2)[0][-1]
+    assert limited["eval_tokens"] < entries[0]["eval_tokens"]
+
+
+def test_what_takes_no_part_in_a_step_is_not_moved(train, workspace, tmp_path):
+    """Text-only samples: ViT and projector have no gradient, so weight decay must not move them either."""
+    records = json.loads((workspace / "train.json").read_text())
+    path = tmp_path / "text.json"
+    path.write_text(json.dumps([record for record in records if not record["image"]]))
+    _, folder = train(dataset={"train": [{"data_files": str(path)}]}, weight_decay=0.5)
+    before, after = weights(workspace / "model"), weights(folder)
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert not any(name.startswith(("vit.", "vision_proj.")) for name in moved)
+    assert "model.layers.0.attention.wqkv.linear.weight" in moved
+
+
+def test_frozen_parts_stay(train, workspace):
+    _, folder = train(fix_vit=True, freeze_include=["output.*"])
+    before, after = weights(workspace / "model"), weights(folder)
+    same = {name for name in before if np.array_equal(before[name], after[name])}
+    assert same == {name for name in before if name.startswith(("vit.", "output."))}
+
+
+def _step(model, optimizer, with_image):
+    """One optimizer step on three tokens, with or without an image."""
+    slots, pixels = np.zeros((1, 7), bool), []
+    if with_image:
+        slots[0, :4] = True
+        pixels = [paddle.ones([3, 28, 28])]
+    ids = paddle.arange(3, 10).unsqueeze(0)
+    loss = model(ids, image_mask=paddle.to_tensor(slots), pixel_values=pixels, labels=ids).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.clear_grad(set_to_zero=False)
+    optimizer._learning_rate.step()
+
+
+def _optimizer(model):
+    schedule = paddle.optimizer.lr.LambdaDecay(0.01, lambda step: 1 / (1 + step))
+    return paddle.optimizer.AdamW(schedule, parameters=model.parameters(), weight_decay=0.1)
+
+
+def test_optimizer_goes_on_as_it_was(tmp_path):
+    """Also for parameters whose first gradient comes after the checkpoint: Paddle's own loading breaks on them."""
+    model = tiny_model()
+    optimizer = _optimizer(model)
+    for _ in range(2):
+        _step(model, optimizer, with_image=False)
+    write_optimizer(tmp_path, model, optimizer, optimizer._learning_rate)
+    again = tiny_model(seed=5)
+    for parameter, value in zip(again.parameters(), model.parameters(), strict=True):
+        parameter.set_value(value)
+    restored = _optimizer(again)
+    read_optimizer(tmp_path, again, restored, restored._learning_rate)
+    assert restored.get_lr() == optimizer.get_lr()
+    for one, other in ((model, optimizer), (again, restored)):
+        for with_image in (True, False, True):
+            _step(one, other, with_image)
+    for (name, value), other in zip(model.named_parameters(), again.parameters(), strict=True):
+        np.testing.assert_array_equal(value.numpy(), other.numpy(), err_msg=name)
+
+
+class Scaler:
+    """Stands in for Paddle's GradScaler, which does not run on a CPU."""
+
+    def __init__(self, scale):
+        self.state = {"scale": np.array([scale], "float32"), "incr_ratio": 2.0, "incr_count": 3}
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, state):
+        self.state = state
+
+
+def test_loss_scale_is_kept(tmp_path):
+    model = tiny_model()
+    optimizer = _optimizer(model)
+    _step(model, optimizer, with_image=True)
+    write_optimizer(tmp_path, model, optimizer, optimizer._learning_rate, Scaler(1024.0))
+    restored = Scaler(1.0)
+    read_optimizer(tmp_path, model, _optimizer(model), optimizer._learning_rate, restored)
+    assert restored.state == {"scale": np.array([1024.0], "float32"), "incr_ratio": 2.0, "incr_count": 3}
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0, 100.0])
+def test_clipping(limit):
+    grads = [paddle.to_tensor([3.0, 0.0]), paddle.to_tensor([[4.0]])]
+    clip = NormRecordingClip(limit)
+    clipped = clip._dygraph_clip([(None, grad) for grad in grads])
+    assert float(clip.last_norm) == pytest.approx(5.0)
+    factor = 0.2 if limit == 1.0 else 1.0
+    np.testing.assert_allclose(clipped[0][1].numpy(), [3 * factor, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(clipped[1][1].numpy(), [[4 * factor]], rtol=1e-6)
+
+
+def test_matrices_decay_and_vectors_do_not(train, workspace):
+    """With a learning rate that is too small to move anything, what is left is the decay."""
+    tiny = {"learning_rate": 1e-12, "weight_decay": 1e10, "max_steps": 1, "warmup_ratio": 0.0}
+    _, folder = train(**tiny)
+    before, after = weights(workspace / "model"), weights(folder)
+    for name, value in before.items():
+        shrunk = np.allclose(after[name], 0.99 * value, rtol=1e-3, atol=1e-7)
+        kept = np.allclose(after[name], value, rtol=1e-6, atol=1e-9)
+        assert shrunk if value.ndim > 1 else kept, name
+
+
+def test_losses_that_are_not_finite():
+    check_losses([1, 2], np.array([1.0, 2.0]), None)
+    with pytest.raises(
+        ValueError, match="step 4: the loss is nan, training can't go on from here; lower learning_rate"
+    ):
+        check_losses([3, 4, 5], np.array([1.0, np.nan, np.inf]), None)
+    check_losses([3, 4], np.array([1.0, np.inf]), 2.0)  # float16: the scaler leaves the step out
+    with pytest.raises(ValueError, match="step 4: the loss is inf"):
+        check_losses([3, 4], np.array([1.0, np.inf]), 0.5)
