@@ -76,6 +76,14 @@ def read_torch_file(path: Path) -> dict[str, LazyTensor]:
     return {name: _lazy_tensor(path, name, value) for name, value in state.items()}
 
 
+def refusal(path: Path, module: str, name: str) -> str:
+    """What to say of a pickle that asks for a global which it must not have."""
+    return (
+        f"{path}: refused, and nothing of it was executed: its pickle asks for {module}.{name}, which no checkpoint of "
+        "tensors needs; don't use the file unless you trust its origin"
+    )
+
+
 def _no_archive(path: Path, start: bytes) -> str:
     if start[:1] == b"\x80":
         return (
@@ -122,10 +130,7 @@ class StateDictUnpickler(pickle.Unpickler):
 
     def find_class(self, module, name):
         if (module, name) not in self.allowed:
-            raise BadTorchFile(
-                f"{self.path}: refused, and nothing of it was executed: its pickle asks for {module}.{name}, which no "
-                "checkpoint of tensors needs; don't use the file unless you trust its origin"
-            )
+            raise BadTorchFile(refusal(self.path, module, name))
         return self.allowed[module, name]
 
     def persistent_load(self, persistent_id) -> Storage:
