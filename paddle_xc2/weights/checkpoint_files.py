@@ -1,7 +1,8 @@
 """Reads and writes sharded checkpoints one tensor at a time.
 
-Reading takes `model*.safetensors` or `pytorch_model*.bin`, with or without an index: the headers are read and held
-against each other at once, the tensors when they are used. Writing streams safetensors shards, with an index.
+Reading takes `model*.safetensors`, `pytorch_model*.bin` or `model_state*.pdparams`, with or without an index: the
+headers are read and held against each other at once, the tensors when they are used. Writing streams safetensors
+shards, with an index.
 The safetensors format: 8 bytes, the length of a JSON header; the header; the tensors' bytes without gaps.
 """
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from paddle_xc2.checkpoint_config import CONFIG_FILE, read_json
 from paddle_xc2.weights.lazy_tensor import NUMPY_DTYPES, LazyTensor
+from paddle_xc2.weights.paddle_files import read_paddle_file
 from paddle_xc2.weights.torch_files import read_torch_file
 from paddle_xc2.weights.xtuner import is_xtuner, join_parts, llm_folder
 
@@ -31,6 +33,7 @@ _DTYPES = {
     "F64": "float64",
     "F32": "float32",
     "F16": "float16",
+    "U16": "bfloat16",  # as PaddleNLP calls it; what is written is the last name of each
     "BF16": "bfloat16",
     "I64": "int64",
     "I32": "int32",
@@ -41,11 +44,13 @@ _DTYPES = {
 }
 _TAGS = {dtype: tag for tag, dtype in _DTYPES.items()}
 
-# In this order: released checkpoints that have both kinds hold the same weights in them.
+# In this order: checkpoints that have several kinds hold the same weights in them.
 _INDEXES_AND_SHARDS = (
     (INDEX_FILE, "model*.safetensors"),
     ("pytorch_model.bin.index.json", "pytorch_model*.bin"),
+    ("model_state.pdparams.index.json", "model_state*.pdparams"),
 )
+_WEIGHTS = " or ".join(pattern for _, pattern in _INDEXES_AND_SHARDS)
 
 
 def find_shards(directory: Path) -> list[Path]:
@@ -75,7 +80,7 @@ def _read_folder(directory: Path) -> dict[str, LazyTensor]:
         shards = sorted(directory.glob(pattern))
         if shards:
             return _join({shard: read_shard(shard) for shard in shards})
-    raise FileNotFoundError(f"{directory}: there are no weights ({' or '.join(p for _, p in _INDEXES_AND_SHARDS)})")
+    raise FileNotFoundError(f"{directory}: there are no weights ({_WEIGHTS})")
 
 
 def check_is_checkpoint(directory: Path) -> None:
@@ -87,7 +92,7 @@ def check_is_checkpoint(directory: Path) -> None:
     if not (weights / CONFIG_FILE).is_file():
         missing.append(f"no {CONFIG_FILE}")
     if not find_shards(weights) and not any((weights / index).is_file() for index, _ in _INDEXES_AND_SHARDS):
-        missing.append("no weights (model*.safetensors or pytorch_model*.bin)")
+        missing.append(f"no weights ({_WEIGHTS})")
     if missing:
         found = sorted(path.name + "/" * path.is_dir() for path in directory.iterdir())
         listed = ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
@@ -101,7 +106,9 @@ def read_shard(path: Path) -> dict[str, LazyTensor]:
     with open(path, "rb") as file:
         if file.read(32).startswith(b"version https://git-lfs"):
             raise ValueError(f"{path}: is a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
-    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    return read_paddle_file(path) if path.suffix == ".pdparams" else read_torch_file(path)
 
 
 def read_safetensors(path: Path) -> dict[str, LazyTensor]:

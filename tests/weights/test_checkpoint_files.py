@@ -3,6 +3,7 @@ import json
 import struct
 
 import numpy as np
+import paddle
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -67,10 +68,28 @@ class TestReading:
         assert tensor.dtype == "bfloat16"
         np.testing.assert_array_equal(tensor.load("float32", "x"), np.float32([1, -2]))
 
+    def test_bfloat16_as_paddlenlp_tags_it(self, tmp_path):
+        """Written by PaddleNLP's writer: NumPy has uint16 in place of bfloat16."""
+        save_file({"x": np.uint16([0x3F80, 0xC000])}, tmp_path / "m.safetensors", metadata={"format": "np"})
+        assert b'"U16"' in (tmp_path / "m.safetensors").read_bytes()
+        tensor = read_safetensors(tmp_path / "m.safetensors")["x"]
+        assert tensor.dtype == "bfloat16"
+        np.testing.assert_array_equal(tensor.load("float32", "x"), np.float32([1, -2]))
+
     def test_one_file_without_an_index(self, tmp_path):
         (tmp_path / "config.json").write_text("{}")
         save_file(ARRAYS, tmp_path / "model.safetensors")
         assert read_checkpoint(tmp_path).keys() == ARRAYS.keys()
+
+    def test_pdparams_with_and_without_an_index(self, tmp_path):
+        (tmp_path / "config.json").write_text("{}")
+        for number, name in enumerate("ab", start=1):
+            file = f"model_state-0000{number}-of-00002.pdparams"
+            paddle.save({name: paddle.full([1], number)}, str(tmp_path / file))
+        assert {name: tensor.read()[0] for name, tensor in read_checkpoint(tmp_path).items()} == {"a": 1, "b": 2}
+        index = {"weight_map": {"a": "model_state-00001-of-00002.pdparams"}}
+        (tmp_path / "model_state.pdparams.index.json").write_text(json.dumps(index))
+        assert read_checkpoint(tmp_path).keys() == {"a"}
 
     def test_bin_shards_with_and_without_an_index(self, tmp_path):
         (tmp_path / "config.json").write_text("{}")
@@ -107,8 +126,8 @@ class TestNoCheckpoint:
         with pytest.raises(FileNotFoundError) as caught:
             read_checkpoint(tmp_path)
         assert (
-            "it has no weights (model*.safetensors or pytorch_model*.bin); files found: config.json, images/,"
-            in str(caught.value)
+            "it has no weights (model*.safetensors or pytorch_model*.bin or model_state*.pdparams); "
+            "files found: config.json, images/," in str(caught.value)
         )
         assert str(caught.value).endswith("photo7.jpg and 2 more")
 
