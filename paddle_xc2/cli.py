@@ -1,7 +1,7 @@
 """The console command `paddle-xc2`: one subcommand for each module of `paddle_xc2/commands/`.
 
 A command module has HELP and EXAMPLE (one line each), `add_arguments(parser)` and `run(args)`, which returns the exit
-status. Other packages are imported in these two functions only: `paddle-xc2 --help` answers at once, whatever is broken.
+status. Other packages are imported in these two functions only: `paddle-xc2 --help` answers at once, whatever breaks.
 """
 
 from __future__ import annotations
