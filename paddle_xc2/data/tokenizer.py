@@ -20,6 +20,7 @@ from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.special_tokens import BOS, EOS, UNK
 
 MODEL_FILE = "tokenizer.model"
+PADDLENLP_MODEL_FILE = "sentencepiece.bpe.model"  # the same under the name that PaddleNLP gives it
 CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 
@@ -33,13 +34,14 @@ class XComposer2Tokenizer:
     Args:
         files: content of tokenizer.model and, where they exist, tokenizer_config.json and special_tokens_map.json.
         source: the directory they came from, for messages.
+        model_file: name of tokenizer.model there, for messages.
     Raises: ValueError if a file is damaged, or is no InternLM2 tokenizer.
     """
 
-    def __init__(self, files: dict[str, bytes], source: str = "tokenizer"):
+    def __init__(self, files: dict[str, bytes], source: str = "tokenizer", model_file: str = MODEL_FILE):
         self._files = files
         self._source = source
-        self._sp = _load_sentencepiece(files[MODEL_FILE], f"{source}/{MODEL_FILE}")
+        self._sp = _load_sentencepiece(files[MODEL_FILE], f"{source}/{model_file}")
         config = {**_SPECIAL_TOKENS, "additional_special_tokens": []}
         for name in (CONFIG_FILE, SPECIAL_TOKENS_FILE):
             settings = _read_json_object(files[name], f"{source}/{name}") if name in files else {}
@@ -66,6 +68,10 @@ class XComposer2Tokenizer:
         directory = resolve_model_path(directory)
         if not (directory / MODEL_FILE).is_file() and (directory / XTUNER_LLM / MODEL_FILE).is_file():
             directory = directory / XTUNER_LLM
+        if not (directory / MODEL_FILE).is_file() and (directory / PADDLENLP_MODEL_FILE).is_file():
+            # The settings that PaddleNLP writes beside it say what upstream has by default, in other words.
+            files = {MODEL_FILE: (directory / PADDLENLP_MODEL_FILE).read_bytes()}
+            return cls(files, str(directory), PADDLENLP_MODEL_FILE)
         if not (directory / MODEL_FILE).is_file():
             raise FileNotFoundError(
                 f"{directory}: there is no {MODEL_FILE}; copy the one of the released checkpoint into this directory"

@@ -47,13 +47,15 @@ _LANGUAGE_MODEL_CONSTANTS = {
     },
     "model_type": "internlm2",
 }
+# Upstream has none of it; PaddleMIX's port can't be built without.
+_PADDLEMIX_KEY = "vision_projector"
 # Settings that upstream's config.json has under the same name. The others are ours, or of one run only.
 _OWN_SETTINGS = ("vision_config", "xc2_family", "use_recompute", "kwargs")
 _SETTINGS = [name for name in inspect.signature(XComposer2Config).parameters if name not in _OWN_SETTINGS]
 
 
 def load_config(directory: Path, tensor_names=()) -> XComposer2Config:
-    """The configuration of a checkpoint in either layout; `hf_config` of it is upstream's config.json, or None.
+    """The configuration of a checkpoint in any layout; `hf_config` of it is upstream's config.json, or None.
 
     Args:
         tensor_names: of the checkpoint, which tell families apart.
@@ -61,15 +63,36 @@ def load_config(directory: Path, tensor_names=()) -> XComposer2Config:
     """
     path = config_path(directory)
     content = read_checkpoint_config(directory)
+    original = read_json(path)
+    if _PADDLEMIX_KEY in original:
+        original = _as_upstream(original)
+        content = {**original, "vision_config": content.get("vision_config")}
     content["xc2_family"] = detect_family(content, tuple(tensor_names), source=str(path)).name
     if "xc2_layout" not in content:
-        content["hf_config"] = read_json(path)
+        content["hf_config"] = original
         content["hf_part_files"] = read_part_files(Path(directory))
     content.setdefault("hf_config", None)
     try:
         return XComposer2Config(**content)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def is_paddlemix(directory: Path) -> bool:
+    """Whether the config.json in `directory` is one of PaddleMIX's port."""
+    path = directory / CONFIG_FILE
+    return path.is_file() and _PADDLEMIX_KEY in read_json(path)
+
+
+def _as_upstream(content: dict) -> dict:
+    """What upstream's config.json says, from PaddleMIX's. The rest of that is about PaddleMIX's own code."""
+    taken = (*_SETTINGS, "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
+    return {
+        **_UPSTREAM_CONSTANTS,
+        **{name: content[name] for name in taken if name in content},
+        # PaddleNLP's name of it is dtype, and it leaves float32 out.
+        "torch_dtype": content.get("dtype") or content.get("torch_dtype") or "float32",
+    }
 
 
 def upstream_config(config: XComposer2Config, dtype: str | None = None) -> dict:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from paddle_xc2.configuration import XComposer2Config
+from paddle_xc2.data.tokenizer import MODEL_FILE, PADDLENLP_MODEL_FILE, XComposer2Tokenizer
 from paddle_xc2.weights.checkpoint_files import write_checkpoint
-from paddle_xc2.weights.config_files import write_config
+from paddle_xc2.weights.config_files import is_paddlemix, write_config
 from paddle_xc2.weights.lazy_tensor import LazyTensor, check_dtype, prevailing_dtype, tensor_in_memory
 from paddle_xc2.weights.manifest import write_manifest
 from paddle_xc2.weights.name_map import to_hf
@@ -100,12 +101,21 @@ def write_files(
         (directory / folder).mkdir(exist_ok=True)
         shards = write_checkpoint(directory / folder, part, _METADATA_FORMATS[to], dtype, max_shard_size, on_bytes)
         digests |= {f"{folder}/{name}".lstrip("/"): digest for name, digest in shards.items()}
-    companions_dir = llm_folder(source_dir) if source_dir is not None and is_xtuner(source_dir) else source_dir
-    for pattern in _COMPANIONS if source_dir is not None else ():
-        for path in sorted(companions_dir.glob(pattern)):
-            shutil.copyfile(path, directory / path.name)
+    if source_dir is not None:
+        _copy_companions(source_dir, directory)
     write_config(directory, config, to, config_dtype)
     write_manifest(directory, to, source_dir.name if source_dir is not None else "", digests)
+
+
+def _copy_companions(source: Path, directory: Path) -> None:
+    if is_paddlemix(source):  # the code and settings beside its weights are of PaddleMIX and PaddleNLP
+        if any((source / name).is_file() for name in (MODEL_FILE, PADDLENLP_MODEL_FILE)):
+            XComposer2Tokenizer.from_pretrained(source).save_pretrained(directory)
+        return
+    source = llm_folder(source) if is_xtuner(source) else source
+    for pattern in _COMPANIONS:
+        for path in sorted(source.glob(pattern)):
+            shutil.copyfile(path, directory / path.name)
 
 
 def _upstream_tensors(parameters: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
