@@ -7,7 +7,7 @@ from paddle.autograd import PyLayer
 
 from paddle_xc2.special_tokens import IGNORE_INDEX
 
-# Float32 logits that may exist at once: 64 MB a chunk, of which the forward pass holds about three.
+# Float32 logits that may exist at once: 64 MB a chunk, of which the forward pass holds one or two.
 CHUNK_ELEMENTS = 2**24
 
 
@@ -55,15 +55,16 @@ class _ChunkedCrossEntropy(PyLayer):
             log_sum = paddle.logsumexp(logits, axis=1, keepdim=True)
             total = total + (log_sum - paddle.take_along_axis(logits, target, axis=1)).sum()
             if train_hidden or train_weight:
+                # In place, here and below: copies of this size cost as much time as the products.
+                grad = logits.subtract_(log_sum).exp_()
                 minus_one = paddle.full_like(target, -1.0, dtype="float32")
-                grad = (logits - log_sum).exp_()
-                grad = paddle.put_along_axis(grad, target, minus_one, axis=1, reduce="add").astype(rows.dtype)
+                grad = grad.put_along_axis_(target, minus_one, axis=1, reduce="add").astype(rows.dtype)
                 if train_hidden:
                     # Cast back: under autocast (level O1) a product of float32 tensors is in half precision.
                     grads.append(paddle.matmul(grad, weight, transpose_y=True).astype(hidden.dtype))
                 if train_weight:
                     part = paddle.matmul(rows, grad, transpose_x=True).astype(weight.dtype)
-                    grad_weight = part if grad_weight is None else grad_weight + part
+                    grad_weight = part if grad_weight is None else grad_weight.add_(part)
         ctx.grad_hidden = paddle.concat(grads) if grads else None
         ctx.grad_weight = grad_weight
         return total
