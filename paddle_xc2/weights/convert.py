@@ -25,7 +25,7 @@ class ConversionReport:
     """What a conversion did.
 
     Attributes:
-        layout: "hf" or "paddle", that of the source.
+        layout: that of the source, one of name_map.LAYOUTS.
         num_tensors, num_bytes: written; the bytes are those of the tensors.
         dropped: why, by name, for tensors of the source that the model has no use for.
         num_verified: bytes that were read back and held against the manifest.
@@ -53,7 +53,7 @@ def convert(
     """Writes the checkpoint `source` as `destination`, whole or not at all, and reads it back.
 
     Args:
-        source: a directory in either layout, or a released name.
+        source: a directory in any layout, or a released name.
         destination: a directory that doesn't exist or is empty.
         to: "paddle" or "hf"; also the layout that the source has, to change dtype or shards.
         dtype: "float32", "bfloat16" or "float16"; None keeps each tensor's own.

@@ -21,7 +21,7 @@ from paddle_xc2.weights.name_map import POSITION_TABLE, layout_of
 def load_model(
     path: str | Path, dtype: str | None = None, img_size: int | None = None, verify: bool = False
 ) -> XComposer2ForCausalLM:
-    """A model with the weights of a checkpoint in either layout; tensor by tensor, and ready for inference (`eval`).
+    """A model with the weights of a checkpoint in any layout; tensor by tensor, and ready for inference (`eval`).
 
     Args:
         path: a directory or a released name.
