@@ -124,7 +124,8 @@ class XComposer2ForCausalLM(PretrainedModel):
         elif image_mask is not None and image_mask.any():
             raise ValueError(f"input_ids hold {int(image_mask.sum())} image slots, but there are no images")
         elif self.run_vision_always and self.training:
-            embeddings = embeddings + 0.0 * self.image_tokens([self._blank_image()]).sum().astype(embeddings.dtype)
+            # Not their sum: in float16 it may be infinite, and 0 * inf is not 0.
+            embeddings = embeddings + 0.0 * self.image_tokens([self._blank_image()]).mean().astype(embeddings.dtype)
         if attention_mask is not None:
             attention_mask = attention_mask.astype("int64")
             if bool((attention_mask == 1).all()):
