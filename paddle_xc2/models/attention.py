@@ -1,9 +1,9 @@
 """Softmax attention whose memory grows with the sequence, not with its square.
 
-Scores are computed for a chunk of queries at a time and computed again in the backward pass (arXiv:2205.14135 without
-the fused kernel), so that no [seq, seq] matrix is ever kept. Grouped key and value heads are never repeated: the
-queries of a group are rows of one product. On a GPU with tensor cores of compute capability 8 or more, Paddle's flash
-attention does the same; the code here is its reference.
+Scores are computed for a chunk of queries at a time and, where there are several, again in the backward pass
+(arXiv:2205.14135 without the fused kernel), so that no large [seq, seq] matrix is ever kept. Grouped key and value heads
+are never repeated: the queries of a group are rows of one product. On a GPU with tensor cores of compute capability 8 or
+more, Paddle's flash attention does the same; the code here is its reference.
 """
 
 from __future__ import annotations
@@ -61,17 +61,21 @@ class _ChunkedAttention(PyLayer):
         ctx.save_for_backward(query, key, value)
         ctx.segments, ctx.group, ctx.causal = segments, group, causal
         ctx.learns = [not tensor.stop_gradient for tensor in (query, key, value)]
-        out = [
-            paddle.matmul(weights, value[:, :, :visible])
-            for _, visible, weights in _weight_chunks(query, key, segments, group, causal)
-        ]
-        return out[0] if len(out) == 1 else paddle.concat(out, axis=2)
+        ctx.only_chunk, out = None, []
+        for chunk in _weight_chunks(query, key, segments, group, causal):
+            _, visible, weights = chunk
+            out.append(paddle.matmul(weights, value[:, :, :visible]))
+        if len(out) > 1:
+            return paddle.concat(out, axis=2)
+        ctx.only_chunk = [chunk]  # small enough to keep, where short sequences would feel computing it again
+        return out[0]
 
     @staticmethod
     def backward(ctx, grad):
         query, key, value = ctx.saved_tensor()
         grad_query, grad_key, grad_value = [], None, None
-        for rows, visible, weights in _weight_chunks(query, key, ctx.segments, ctx.group, ctx.causal):
+        chunks = ctx.only_chunk or _weight_chunks(query, key, ctx.segments, ctx.group, ctx.causal)
+        for rows, visible, weights in chunks:
             seen_key, seen_value, grad_rows = key[:, :, :visible], value[:, :, :visible], grad[:, :, rows]
             grad_weights = paddle.matmul(grad_rows, seen_value, transpose_y=True).astype("float32")
             weights32 = weights.astype("float32")
