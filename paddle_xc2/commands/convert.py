@@ -9,7 +9,9 @@ EXAMPLE = "paddle-xc2 convert internlm/internlm-xcomposer2-7b ./internlm-xcompos
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help="checkpoint directory in any layout (PaddleMIX's too), or a released name")
+    parser.add_argument(
+        "source", metavar="SRC", help="checkpoint directory in any layout (PaddleMIX's too), or a released name"
+    )
     parser.add_argument(
         "destination",
         metavar="DST",
