@@ -95,7 +95,7 @@ def test_unknown_import_error_points_to_the_lock_file():
     ((_, text, command),) = problems(with_error(healthy(), "RuntimeError: something new"))
     assert text == "PaddleNLP can't be imported: RuntimeError: something new"
     assert command.startswith("mend what is above; if nothing is, pip install --no-deps -r ")
-    assert command.endswith("requirements.lock")
+    assert "requirements.lock" in command
 
 
 def test_no_paddle():
