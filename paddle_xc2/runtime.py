@@ -83,10 +83,9 @@ def prepare_environment() -> tuple[Choice, Choice]:
     mkl = choose_mkl_cpu_type(vendor, flags, os.environ.get("MKL_DEBUG_CPU_TYPE"))
     if mkl.value != "unset":
         os.environ["MKL_DEBUG_CPU_TYPE"] = mkl.value
-    # Paddle writes OMP_NUM_THREADS=1 where nothing was set; after its import, a 1 is not the user's word.
     wanted = os.environ.get("OMP_NUM_THREADS")
-    if wanted == "1" and "paddle" in sys.modules:
-        wanted = None
+    if wanted == "1" and "paddle" in sys.modules and "OMP_NUM_THREADS" not in initial_environment():
+        wanted = None  # Paddle's import writes a 1 where nothing was set
     return mkl, choose_num_threads(vendor, mkl, wanted, usable_cpus(), int(os.environ.get("PADDLE_LOCAL_SIZE", 1)))
 
 
@@ -146,6 +145,15 @@ def processor() -> tuple[str, str, frozenset[str]]:
         pass
     model = fields.get("model name") or platform.processor() or platform.machine()
     return fields.get("vendor_id", ""), model, frozenset(fields.get("flags", "").split())
+
+
+def initial_environment() -> set[str]:
+    """Names of the variables that this process was started with; none where the system does not tell."""
+    try:
+        variables = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:
+        return set()
+    return {os.fsdecode(variable.partition(b"=")[0]) for variable in variables}
 
 
 def usable_cpus() -> int:

@@ -103,8 +103,9 @@ def test_prepare_decides_once_says_nothing_and_leaves_other_programs_their_choic
     assert left_mkl == (mkl if mkl != "unset" else "None")
 
 
-def test_prepare_respects_the_user():
-    output, _ = run_python(PREPARE.format(first=""), OMP_NUM_THREADS="1", MKL_DEBUG_CPU_TYPE="4")
+@pytest.mark.parametrize("first", ["", "import paddle"])
+def test_prepare_respects_the_user(first):
+    output, _ = run_python(PREPARE.format(first=first), OMP_NUM_THREADS="1", MKL_DEBUG_CPU_TYPE="4")
     assert output.split() == ["1", "4", "1", "4"]
 
 
