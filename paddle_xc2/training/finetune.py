@@ -21,7 +21,7 @@ from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load_arguments
-from paddle_xc2.training.metrics import LOSS_PLOT, draw_losses
+from paddle_xc2.training.metrics import LOSS_PLOT, device_memory, draw_losses
 from paddle_xc2.training.output import check_same_course, choose_start, claim
 from paddle_xc2.training.plan import Plan, first_sample_text, plan_lines
 from paddle_xc2.training.samples import Samples, fit_samples
@@ -57,6 +57,8 @@ def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
     learning = set_trainable(
         model, arguments.fix_vit, arguments.fix_sampler, arguments.freeze_include, arguments.freeze_exclude
     )
+    if plan.num_processes > 1:
+        dist.barrier()  # every process has looked at output_dir before the first one writes into it
     if plan.rank == 0:
         print_plan(plan, model.config, learning, processor)
         claim(Path(arguments.output_dir), facts_of(plan))
@@ -71,13 +73,15 @@ def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
 
 
 def prepare_device(arguments: FinetuneArguments) -> str:
-    """Sets the device and quiets PaddleNLP. Returns: the precision to compute in."""
+    """Sets the device, joins the other processes and quiets PaddleNLP. Returns: the precision to compute in."""
     logging.getLogger("PaddleNLP").setLevel(logging.ERROR)  # it would tell every argument and every file
     if arguments.device:
         try:
             paddle.set_device(arguments.device)
         except ValueError as error:
             raise ValueError(f'"device" is "{arguments.device}", which can\'t be used: {error}; leave it out') from None
+    if dist.get_world_size() > 1:
+        dist.init_parallel_env()
     device = runtime.prepare().device
     return runtime.choose_precision(arguments.bf16, arguments.fp16, device, arguments.allow_precision_fallback)
 
@@ -122,7 +126,7 @@ def print_plan(plan: Plan, config, learning: dict[str, tuple[int, int]], process
     """Says what is decided, and shows the first sample."""
     for note in plan.start.notes:
         print(note)
-    print("\n".join(plan_lines(plan, config, learning, runtime.prepare().device_name)))
+    print("\n".join(plan_lines(plan, config, learning, runtime.prepare().device_name, device_memory())))
     conversation, example = processor.lay_out(plan.train.conversations[0])
     image_tokens = [processor.num_image_tokens(image) for image in conversation.images]
     text = first_sample_text(example, image_tokens, processor.tokenizer, colour=sys.stdout.isatty())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 from pathlib import Path
@@ -84,6 +85,15 @@ def peak_memory_gb() -> float:
         return paddle.device.cuda.max_memory_allocated() / 1e9
     # Linux counts in KiB, macOS in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def device_memory() -> int:
+    """Bytes that the device which computes has in all."""
+    import paddle
+
+    if paddle.device.get_device().startswith("gpu"):
+        return paddle.device.cuda.get_device_properties().total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class Progress:

@@ -124,6 +124,16 @@ def test_paddlemix_file_as_it_stands(tmp_path):
             assert name in NEUTRAL or name in WITHOUT_EFFECT, name
 
 
+def test_shipped_files(root):
+    files = sorted((root / "config").glob("*.json"))
+    assert {"sft_argument", "sft_tiny"} <= {file.stem for file in files}
+    for file in files:
+        load_arguments(file)
+    full = load_arguments(root / "config" / "sft_argument.json")
+    assert full.bf16 and full.recompute and not full.fix_vit
+    assert not load_arguments(root / "config" / "sft_tiny.json").bf16
+
+
 def test_every_key_of_paddlemix_is_accepted(load):
     arguments = load(PADDLEMIX_DEFAULTS)
     assert arguments.recompute and arguments.freeze_exclude == ["*vit*"] and arguments.device == "gpu"

@@ -61,7 +61,7 @@ def test_lines(samples):
     start = Start(Path("out/checkpoint-4"), 4, {}, 1)
     arguments = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 3}
     plan = plan_of(samples, samples, start, num_train_epochs=3, fix_vit=True, **arguments)
-    text = "\n".join(plan_lines(plan, model.config, set_trainable(model, fix_vit=True), "a CPU"))
+    text = "\n".join(plan_lines(plan, model.config, set_trainable(model, fix_vit=True), "a CPU", 10**9))
     for said in (
         r"model        model \(xcomposer2-\S+, 28 pixels\)",
         r"precision    float32 on a CPU",
@@ -83,15 +83,21 @@ def test_refused_samples_are_listed(workspace, samples):
     short = XComposer2Processor.from_pretrained(workspace / "model", max_length=31)
     fitting = fit_samples(load_conversations(workspace / "train.json"), short)
     model = tiny_model()
-    text = "\n".join(plan_lines(plan_of(fitting), model.config, set_trainable(model), "a CPU"))
+    text = "\n".join(plan_lines(plan_of(fitting), model.config, set_trainable(model), "a CPU", 10**9))
     assert f"{len(fitting.refused)} more are left out because they are too long:" in text
     assert fitting.refused[0] in text and f"and {len(fitting.refused) - 5} more" in text
 
 
 def test_shortened_samples_are_told(samples):
     model = tiny_model()
-    lines = plan_lines(plan_of(replace(samples, num_shortened=2)), model.config, set_trainable(model), "a CPU")
+    lines = plan_lines(plan_of(replace(samples, num_shortened=2)), model.config, set_trainable(model), "a CPU", 10**9)
     assert any("2 of them lose their oldest turns to fit max_length" in line for line in lines)
+
+
+def test_too_little_memory_is_told(samples):
+    model = tiny_model()
+    lines = plan_lines(plan_of(samples), model.config, set_trainable(model), "a CPU", 10**6)
+    assert "this is more than the 1.0 MB of the device: it will most likely run out" in lines[-1]
 
 
 def test_memory_of_seven_billion_parameters(samples):
@@ -102,7 +108,7 @@ def test_memory_of_seven_billion_parameters(samples):
     cast = expected_memory(plan_of(samples, precision="bfloat16", fp16_opt_level="O2"), config, sizes)
     assert cast["weights"] == 7.3e9 * 2 and cast["gradients"] == 7e9 * 2 and cast["optimizer"] == 7e9 * 12
     again = expected_memory(plan_of(samples, precision="bfloat16", recompute=True), config, sizes)
-    assert again["activations"] < plain["activations"] / 10
+    assert again["activations"] < plain["activations"] / 5
 
 
 def test_first_sample(processor, samples):

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import paddle
@@ -11,8 +13,8 @@ from paddle_xc2.training.trainer import NormRecordingClip, check_losses, read_op
 from tests.tiny import tiny_model
 
 # Batches of 2 and of 1 against batches of 4, 5 seeds, float32 on one CPU thread: losses differed by at most 9.5e-7,
-# gradient norms by 1.1e-6 of themselves, and where the weights ended by 1.4e-4 of the way they had gone (AdamW magnifies
-# rounding where a gradient is almost zero). Margin 4x for other CPUs.
+# gradient norms by 1.1e-6 of themselves, and where the weights ended by 1.4e-4 of the way they had gone (AdamW
+# magnifies rounding where a gradient is almost zero). Two processes against one: losses 1e-6. Margin 4x for other CPUs.
 LOSS_TOLERANCE = 4e-6
 NORM_TOLERANCE = 5e-6
 WAY_TOLERANCE = 6e-4
@@ -67,6 +69,31 @@ def test_accumulation_equals_a_larger_batch(train, plain_model):
             assert entry["grad_norm"] == pytest.approx(expected["grad_norm"], rel=NORM_TOLERANCE)
             assert entry["trained_tokens"] == expected["trained_tokens"]
         assert distance(weights(folder), end) < WAY_TOLERANCE * distance(start, end)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(train, plain_model, config, tmp_path, metrics, root):
+    """The last step of the epoch has one sample: the second process computes it without counting it."""
+    keys = {"model_name_or_path": str(plain_model), "max_steps": 5, "do_eval": True}
+    expected, _ = train(**keys)
+    path = config("two.json", **keys, output_dir=str(tmp_path / "two"), per_device_train_batch_size=1)
+    launch = [
+        sys.executable,
+        "-m",
+        "paddle.distributed.launch",
+        "--nproc_per_node",
+        "2",
+        "--log_dir",
+        str(tmp_path / "log"),
+    ]
+    script = root / "tools" / "supervised_finetune.py"
+    done = subprocess.run([*launch, str(script), str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for entry, wanted in zip(metrics(tmp_path / "two"), expected, strict=True):
+        counts = {"step", "tokens", "trained_tokens", "image_tokens", "eval_tokens"} & entry.keys()
+        assert {name: entry[name] for name in counts} == {name: wanted[name] for name in counts}
+        for name in {"loss", "eval_loss"} & entry.keys():
+            assert entry[name] == pytest.approx(wanted[name], abs=LOSS_TOLERANCE)
 
 
 def test_workers_change_nothing(train):
