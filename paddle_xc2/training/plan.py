@@ -174,11 +174,10 @@ def expected_memory(plan: Plan, config: XComposer2Config, learning: dict[str, tu
     num_learning = sum(size for size, _ in learning.values())
     stored = 4 if plan.weight_dtype == "float32" else 2
     num_tokens = int(plan.train.lengths[:, 0].max()) * plan.arguments.per_device_train_batch_size
-    # What a decoder layer keeps for the backward pass, per token: fitted to the peaks of 10 float32 steps on a CPU (hidden
-    # 256 and 512, intermediate 704 to 2816, 4 and 8 layers, 1024 and 2048 tokens), which it gives within 12 %. In 16 bits,
-    # norms and rotary angles stay float32, hence three bytes a number: that is not measured.
-    rank = config.family.plora_rank if config.family.plora else 0
-    per_token = 16 * config.hidden_size + 5.6 * config.intermediate_size + 19 * rank
+    # What a decoder layer keeps for the backward pass, per token: fitted to the peaks of 10 float32 steps on a CPU
+    # (hidden 256 and 512, intermediate 704 to 2816, 4 and 8 layers, 1024 and 2048 tokens), which it gives within 12 %.
+    # In 16 bits, norms and rotary angles stay float32, hence three bytes a number: that is not measured.
+    per_token = 16 * config.hidden_size + 5.6 * config.intermediate_size + 19 * config.family.plora_rank
     layer = num_tokens * per_token * (3 if plan.computes_in_half else 4)
     between_layers = num_tokens * config.hidden_size * (2 if plan.computes_in_half else 4)
     num_layers = config.num_hidden_layers
