@@ -128,7 +128,8 @@ def print_plan(plan: Plan, config, learning: dict[str, tuple[int, int]], process
         print(note)
     print("\n".join(plan_lines(plan, config, learning, runtime.prepare().device_name, device_memory())))
     conversation, example = processor.lay_out(plan.train.conversations[0])
-    image_tokens = [processor.num_image_tokens(image) for image in conversation.images]
+    images = conversation.images
+    image_tokens = [processor.num_image_tokens(image, training=True, num_images=len(images)) for image in images]
     text = first_sample_text(example, image_tokens, processor.tokenizer, colour=sys.stdout.isatty())
     print(f"\nfirst sample, {example.source}, trained parts marked:\n{text}\n", flush=True)
 
