@@ -66,7 +66,7 @@ def measure(way: str, args) -> dict:
             del logits
         loss.backward()
         seconds.append(time.perf_counter() - start)
-        model.clear_gradients()
+        model.clear_gradients(set_to_zero=False)
     return {
         "peak_mb": round(peak_mb()),
         "step_mb": round(peak_mb() - before),
