@@ -109,11 +109,11 @@ def load_model(plan: Plan, model_dir: Path, processor: XComposer2Processor) -> X
         model = XComposer2ForCausalLM.from_pretrained(plan.start.checkpoint, dtype=plan.weight_dtype)
     else:
         model = XComposer2ForCausalLM.from_pretrained(model_dir, dtype=plan.weight_dtype, img_size=arguments.img_size)
-    model.source_dir = (
-        model_dir  # tokenizer and the like are copied from it when saving; a checkpoint may be gone by then
-    )
+    # Tokenizer and the like are copied from it when saving; a checkpoint may be gone by then.
+    model.source_dir = model_dir
     model.config.chat_layout = "as_trained"
     model.config.max_length = processor.max_length
+    model.config.hd_num = processor.hd_num  # so that chat shows images as training did
     if arguments.recompute:
         model.recompute_enable()
     else:
