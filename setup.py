@@ -25,6 +25,8 @@ REQUIRES = [
     "sentencepiece>=0.1.99,<0.2.3",
     # Checkpoints; 0.6 reads bfloat16 into Paddle, and Paddle 3.3 asks for it.
     "safetensors>=0.6,<1",
+    # Hashes of converted tensors, as fast as memory; datasets brings it along.
+    "xxhash>=3,<5",
     # Images and data given by address.
     "requests>=2.28,<3",
     # Progress bars.
