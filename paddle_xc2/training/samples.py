@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paddle_xc2.data.conversation import Conversation
+from paddle_xc2.data.conversation import Conversation, DataError
 from paddle_xc2.data.encode import TooLong
+from paddle_xc2.data.image_transform import image_size_of
+from paddle_xc2.data.video import is_video
+
+_NUM_UNUSABLE_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -41,20 +45,30 @@ class Samples:
 
 
 def fit_samples(conversations: list[Conversation], processor) -> Samples:
-    """Measures every sample; no pixel is read.
+    """Measures every sample. Of images, only the headers are read.
 
-    Raises: ValueError if no sample fits.
+    Raises: ValueError if no sample fits; DataError that lists the images that can't be used.
     """
-    fitting, lengths, refused, num_shortened = [], [], [], 0
+    fitting, lengths, refused, unusable, num_shortened = [], [], [], [], 0
     for conversation in conversations:
         try:
-            _, example = processor.lay_out(conversation)
+            fitted, example = processor.lay_out(conversation)
+            for image in fitted.images:
+                if not is_video(image):
+                    image_size_of(image, conversation.source)
         except TooLong as error:
             refused.append(str(error))
+            continue
+        except DataError as error:
+            unusable.append(str(error))
             continue
         fitting.append(conversation)
         lengths.append((len(example), int(example.image_mask.sum()), example.num_trained_tokens))
         num_shortened += example.num_dropped_turns > 0
+    if unusable:
+        more = len(unusable) - _NUM_UNUSABLE_SHOWN
+        shown = unusable[:_NUM_UNUSABLE_SHOWN] + ([f"and {more} more"] if more > 0 else [])
+        raise DataError("\n  ".join([f"{len(unusable)} of {len(conversations)} records can't be used:", *shown]))
     if not fitting:
         reason = refused[0] if refused else "the data files hold none"
         raise ValueError(f"no sample is left to train or evaluate on, all {len(refused)} are too long; {reason}")

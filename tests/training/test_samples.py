@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.json_formats import load_conversations
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.training.samples import fit_samples
@@ -36,6 +39,18 @@ def test_no_sample_left(workspace, conversations):
         fit_samples(conversations, processor(workspace, max_length=5))
     with pytest.raises(ValueError, match="no sample is left"):
         fit_samples([], processor(workspace))
+
+
+def test_images_that_are_none_are_told_together(workspace, conversations, tmp_path):
+    (tmp_path / "text.png").write_text("not a picture")
+    broken = [replace(sample, images=tuple(tmp_path / "text.png" for _ in sample.images)) for sample in conversations]
+    with pytest.raises(DataError) as caught:
+        fit_samples(broken, processor(workspace))
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "8 of 13 records can't be used:" and len(lines) == 9
+    assert "train.json[1]" in lines[1] and "text.png" in lines[1]
+    with pytest.raises(DataError, match="and 4 more$"):
+        fit_samples(broken * 3, processor(workspace))
 
 
 def test_fingerprint(workspace, conversations):
