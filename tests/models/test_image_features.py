@@ -77,8 +77,6 @@ def test_gradients_of_slots_and_text():
 @pytest.mark.parametrize("num_slots", [1, 3])
 def test_slots_and_features_that_do_not_match(num_slots):
     mask = paddle.to_tensor([[index < num_slots for index in range(4)]])
-    message = (
-        f"input_ids hold {num_slots} image slots, the images give 2 image tokens; check that no sample is cut"
-    )
+    message = f"input_ids hold {num_slots} image slots, the images give 2 image tokens; check that no sample is cut"
     with pytest.raises(ValueError, match=message):
         fill_image_slots(paddle.zeros([1, 4, 3]), paddle.zeros([2, 3]), mask)

@@ -414,9 +414,7 @@ def test_images_without_a_mask(model):
 def test_more_images_than_slots(model):
     batch = collate([MIXED[0]])
     batch["pixel_values"] *= 2
-    with pytest.raises(
-        ValueError, match="hold 4 image slots, the images give 8 image tokens; check that no sample"
-    ):
+    with pytest.raises(ValueError, match="hold 4 image slots, the images give 8 image tokens; check that no sample"):
         model(**batch)
 
 
