@@ -100,7 +100,8 @@ def choose_mkl_cpu_type(vendor: str, flags: frozenset[str], wanted: str | None) 
         ours = Choice("unset", "no x86 CPU that /proc/cpuinfo describes")
     elif vendor == "GenuineIntel":
         ours = Choice("unset", "MKL chooses well on Intel")
-    # Measured on an AMD EPYC with one thread, float32 2048^3: none 38, type 5 63, type 7 100 GFLOP/s.
+    # A float32 product of 2048^3 on an AMD EPYC with AVX-512, GFLOP/s with one and with two threads on two cores:
+    # unset 39 and 13, type 5 105 and 197, type 7 112 and 215.
     elif "avx512f" in flags:
         ours = Choice("7", f"AVX-512 on {vendor}")
     elif "avx2" in flags:
@@ -112,6 +113,9 @@ def choose_mkl_cpu_type(vendor: str, flags: frozenset[str], wanted: str | None) 
 
 def choose_num_threads(vendor: str, mkl: Choice, wanted: str | None, cpus: int, processes: int) -> Choice:
     """How many threads share a product.
+
+    With MKL's fast paths, a second thread on a second core made a training step of hidden size 512 1.4 times as fast, of
+    128 1.15 times, of 64 1.07 times; on cores that other programs keep busy it gains nothing.
 
     Args:
         vendor: as `processor()` gives it.
@@ -125,7 +129,7 @@ def choose_num_threads(vendor: str, mkl: Choice, wanted: str | None, cpus: int, 
     if not vendor:
         return Choice("1", "Paddle's products have one thread on this processor")
     if vendor != "GenuineIntel" and mkl.value == "unset":
-        return Choice("1", "MKL's generic path gets slower with more")  # measured: a training step 3.7 s against 1.5 s
+        return Choice("1", "MKL's generic path gets slower with more")
     if processes > 1:
         return Choice(str(max(1, cpus // processes)), f"{cpus} CPUs for {processes} processes")
     return Choice(str(cpus), "CPUs that this process may use")
