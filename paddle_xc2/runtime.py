@@ -114,8 +114,8 @@ def choose_mkl_cpu_type(vendor: str, flags: frozenset[str], wanted: str | None) 
 def choose_num_threads(vendor: str, mkl: Choice, wanted: str | None, cpus: int, processes: int) -> Choice:
     """How many threads share a product.
 
-    With MKL's fast paths, a second thread on a second core made a training step of hidden size 512 1.4 times as fast, of
-    128 1.15 times, of 64 1.07 times; on cores that other programs keep busy it gains nothing.
+    With MKL's fast paths, a second thread on a second core made a training step of hidden size 512 1.4 times as fast,
+    of 128 1.15 times, of 64 1.07 times; on cores that other programs keep busy it gains nothing.
 
     Args:
         vendor: as `processor()` gives it.
