@@ -27,6 +27,8 @@ REQUIRES = [
     "safetensors>=0.6,<1",
     # Hashes of converted tensors, as fast as memory; datasets brings it along.
     "xxhash>=3,<5",
+    # Comparing what was written with what it was made of; datasets brings it along too.
+    "xxhash>=3,<5",
     # Images and data given by address.
     "requests>=2.28,<3",
     # Progress bars.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 
 HELP = "convert a checkpoint between upstream's (Hugging Face) layout and Paddle's"
@@ -46,12 +47,14 @@ def run(args: Namespace) -> int:
         args.verify,
         args.overwrite,
         progress=not args.disable_tqdm,
+        say=lambda line: print(line, file=sys.stderr),
     )
     for name, reason in report.dropped.items():
         print(f"left out: {name}: {reason}")
-    size, speed = report.num_bytes / 1e9, report.num_bytes / 1e9 / report.seconds
+    size, written = report.num_bytes / 1e9, (report.num_bytes - report.num_kept_bytes) / 1e9
     print(
         f"{args.source} ({report.layout}) -> {args.destination} ({args.to}): {report.num_tensors} tensors, "
-        f"{size:.3g} GB in {report.seconds:.1f} s ({speed:.2f} GB/s); all files read back and verified"
+        f"{size:.3g} GB, every one read back and compared; {written:.3g} GB in {report.seconds:.1f} s "
+        f"({written / report.seconds:.2f} GB/s)"
     )
     return 0

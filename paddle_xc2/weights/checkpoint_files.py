@@ -10,19 +10,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from paddle_xc2.checkpoint_config import CONFIG_FILE, read_json
-from paddle_xc2.weights.lazy_tensor import NUMPY_DTYPES, LazyTensor
+from paddle_xc2.runtime import usable_cpus
+from paddle_xc2.weights.lazy_tensor import NUMPY_DTYPES, BlockBuffers, Fingerprint, LazyTensor
 from paddle_xc2.weights.paddle_files import read_paddle_file
 from paddle_xc2.weights.torch_files import read_torch_file
 from paddle_xc2.weights.xtuner import is_xtuner, join_parts, llm_folder
+
+if TYPE_CHECKING:
+    from paddle_xc2.weights.finished_shards import FinishedShards
 
 INDEX_FILE = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
@@ -69,7 +76,7 @@ def read_checkpoint(directory: Path) -> dict[str, LazyTensor]:
         cut off or damaged, or the index and the shards do not tell the same.
     """
     check_is_checkpoint(directory)
-    return join_parts(directory, _read_folder) if is_xtuner(directory) else _read_folder(directory)
+    return join_parts(directory, _read_folder, read_shard) if is_xtuner(directory) else _read_folder(directory)
 
 
 def _read_folder(directory: Path) -> dict[str, LazyTensor]:
@@ -253,35 +260,63 @@ def write_checkpoint(
     dtype: str | None = None,
     max_shard_size: int | str = "5GB",
     on_bytes: Callable[[int], object] = lambda count: None,
+    verify: bool = False,
+    finished: FinishedShards | None = None,
 ) -> dict[str, str]:
     """Writes shards and their index, block by block.
 
     Args:
-        directory: an existing one without weights.
+        directory: an existing one without weights, but for those that are finished.
         tensors: by the names to write.
         metadata_format: what the shards say of themselves; "pt" is what transformers wants to read.
         dtype: a key of NUMPY_DTYPES that everything is cast to; None keeps each tensor's own.
         max_shard_size: bytes, or as "5GB".
-        on_bytes: is told of every block's bytes, for a progress bar.
+        on_bytes: is told of every block's bytes when it is written, and with `verify` again when it is verified.
+        verify: reads each shard back when it is on the disk, and compares every tensor with its source.
+        finished: shards of an interrupted attempt, which are left as they are; is told of every new one.
     Returns: SHA-256 in hexadecimal of each shard by its name, taken from the bytes on their way to the file.
-    Raises: ValueError if a value does not fit into `dtype`.
+    Raises: ValueError if a value does not fit into `dtype`, or a shard does not read back as it was written.
     """
     dtypes = {name: dtype or tensor.dtype for name, tensor in tensors.items()}
     sizes = {name: tensor.num_bytes_as(dtypes[name]) for name, tensor in tensors.items()}
     shards = plan_shards(sizes, parse_size(max_shard_size))
-    digests, weight_map = {}, {}
+    digests, weight_map, buffers = {}, {}, BlockBuffers()
     for number, names in enumerate(shards, start=1):
         numbered = f"-{number:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
-        file_name = f"model{numbered}.safetensors"
-        chosen = {name: tensors[name] for name in names}
-        digests[file_name] = _write_safetensors(directory / file_name, chosen, dtypes, metadata_format, on_bytes)
-        weight_map.update(dict.fromkeys(names, file_name))
+        path = directory / f"model{numbered}.safetensors"
+        weight_map.update(dict.fromkeys(names, path.name))
+        digests[path.name] = finished.sha256_of(path) if finished else None
+        if digests[path.name] is None:
+            chosen = {name: tensors[name] for name in names}
+            written = _write_safetensors(path, chosen, dtypes, metadata_format, buffers, on_bytes)
+            digests[path.name] = written.sha256
+            if verify:
+                _verify_safetensors(path, written, on_bytes)
+            if finished:
+                finished.add(path, written.sha256)
     index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
     write_json(directory / INDEX_FILE, index)
     return digests
 
 
-def _write_safetensors(path: Path, tensors: dict[str, LazyTensor], dtypes, metadata_format, on_bytes) -> str:
+class WrittenShard(NamedTuple):
+    """What is known of a shard from writing it.
+
+    Attributes:
+        sha256: of its bytes, in hexadecimal.
+        start: its bytes up to the first tensor's.
+        fingerprints: of every tensor, by name, taken from the source.
+    """
+
+    sha256: str
+    start: bytes
+    fingerprints: dict[str, Fingerprint]
+
+
+def _write_safetensors(
+    path: Path, tensors: dict[str, LazyTensor], dtypes, metadata_format, buffers, on_bytes
+) -> WrittenShard:
+    """Writes one shard and waits until it is on the disk."""
     # Wide elements first, so that every tensor starts at a multiple of its element's size.
     names = sorted(tensors, key=lambda name: -NUMPY_DTYPES[dtypes[name]].itemsize)
     header, end = {"__metadata__": {"format": metadata_format}}, 0
@@ -290,20 +325,48 @@ def _write_safetensors(path: Path, tensors: dict[str, LazyTensor], dtypes, metad
         header[name] = {"dtype": _TAGS[dtypes[name]], "shape": list(tensors[name].shape), "data_offsets": [begin, end]}
     raw_header = json.dumps(header, separators=(",", ":")).encode()
     raw_header += b" " * (-len(raw_header) % _ALIGNMENT)
-    digest = hashlib.sha256()
-    with open(path, "xb", buffering=0) as file:
-        for piece in (struct.pack("<Q", len(raw_header)), raw_header):
-            _write(file, digest, piece)
+    start = struct.pack("<Q", len(raw_header)) + raw_header
+    sha256, fingerprints = hashlib.sha256(start), {}
+    # While this thread makes a block, the one before it is written in a second and summed in a third.
+    with open(path, "xb", buffering=0) as file, ThreadPoolExecutor(2) as threads:
+        pending = [threads.submit(_write, file, start)]
         for name in names:
-            for block in tensors[name].blocks(dtypes[name], name):
-                _write(file, digest, block.reshape(-1).view(np.uint8))
+            fingerprints[name] = Fingerprint()
+            for block in tensors[name].blocks(dtypes[name], name, buffers, fingerprints[name]):
+                raw = block.reshape(-1).view(np.uint8)
+                for task in pending:
+                    task.result()
+                pending = [threads.submit(_write, file, raw), threads.submit(sha256.update, raw)]
                 on_bytes(block.nbytes)
-    return digest.hexdigest()
+        for task in pending:
+            task.result()
+        os.fsync(file.fileno())
+    return WrittenShard(sha256.hexdigest(), start, fingerprints)
 
 
-def _write(file, digest, piece) -> None:
+def _write(file, piece) -> None:
     # One call of an unbuffered file writes at most 2 GB on Linux, and less on a full disk, before it fails.
     rest = memoryview(piece)
     while rest:
         rest = rest[file.write(rest) :]
-    digest.update(piece)
+
+
+def _verify_safetensors(path: Path, written: WrittenShard, on_bytes) -> None:
+    """Reads a shard back, maps each tensor to where it came from, and compares. Raises: ValueError naming the tensor.
+
+    With the start of the file this covers every byte of it, so that the SHA-256 is the file's too.
+    """
+    tensors = read_safetensors(path)
+
+    def compare(name: str) -> None:
+        if tensors[name].fingerprint(written.fingerprints[name].transposed) != written.fingerprints[name]:
+            raise ValueError(
+                f"{path}: {name} does not read back as it was written; the disk or the memory of this machine is faulty"
+            )
+        on_bytes(tensors[name].num_bytes)
+
+    with open(path, "rb") as file:
+        if file.read(len(written.start)) != written.start:
+            raise ValueError(f"{path}: its header does not read back as it was written; the disk is faulty")
+    with ThreadPoolExecutor(usable_cpus()) as threads:
+        list(threads.map(compare, tensors))

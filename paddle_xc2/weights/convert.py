@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from paddle_xc2 import __version__
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.weights.balance import balance
-from paddle_xc2.weights.checkpoint_files import read_checkpoint
+from paddle_xc2.weights.checkpoint_files import parse_size, read_checkpoint
 from paddle_xc2.weights.config_files import load_config
+from paddle_xc2.weights.finished_shards import FinishedShards
 from paddle_xc2.weights.lazy_tensor import check_dtype
 from paddle_xc2.weights.loading import build_without_memory, parameter_shapes
-from paddle_xc2.weights.manifest import manifest_files, verify_manifest
+from paddle_xc2.weights.manifest import verify_manifest
 from paddle_xc2.weights.name_map import layout_of
 from paddle_xc2.weights.saving import write_files
 from paddle_xc2.weights.whole_directory import whole_directory
+
+_SOURCE_SUFFIXES = (".safetensors", ".bin", ".pth", ".pdparams", ".json")
 
 
 @dataclass(frozen=True)
@@ -26,17 +33,17 @@ class ConversionReport:
 
     Attributes:
         layout: that of the source, one of name_map.LAYOUTS.
-        num_tensors, num_bytes: written; the bytes are those of the tensors.
+        num_tensors, num_bytes: of the checkpoint that was written; the bytes are those of the tensors.
+        num_kept_bytes: of shards that an earlier, interrupted, start had finished.
         dropped: why, by name, for tensors of the source that the model has no use for.
-        num_verified: bytes that were read back and held against the manifest.
         seconds: all of it.
     """
 
     layout: str
     num_tensors: int
     num_bytes: int
+    num_kept_bytes: int
     dropped: dict[str, str]
-    num_verified: int
     seconds: float
 
 
@@ -49,11 +56,15 @@ def convert(
     verify: bool = False,
     overwrite: bool = False,
     progress: bool = False,
+    say: Callable[[str], object] = lambda line: None,
 ) -> ConversionReport:
-    """Writes the checkpoint `source` as `destination`, whole or not at all, and reads it back.
+    """Writes the checkpoint `source` as `destination`, whole or not at all.
+
+    Every shard is read back when it is on the disk, and each of its tensors compared with the source's. A conversion
+    that was interrupted, or killed, goes on after its last finished shard when it is started again.
 
     Args:
-        source: a directory in any layout, or a released name.
+        source: a directory in any of the layouts, or a released name.
         destination: a directory that doesn't exist or is empty.
         to: "paddle" or "hf"; also the layout that the source has, to change dtype or shards.
         dtype: "float32", "bfloat16" or "float16"; None keeps each tensor's own.
@@ -61,6 +72,7 @@ def convert(
         verify: holds the source against its manifest first.
         overwrite: replaces a checkpoint of ours at `destination`.
         progress: shows a bar.
+        say: is told in a line of what an interrupted start left behind.
     Raises: FileNotFoundError, or ValueError naming the file or the tensors: what is missing, damaged or doesn't fit.
     """
     started = time.perf_counter()
@@ -72,12 +84,44 @@ def convert(
     shapes = parameter_shapes(build_without_memory(config))
     parameters, dropped = balance(tensors, layout, shapes, source)
     num_bytes = sum(tensor.num_bytes_as(dtype or tensor.dtype) for tensor in parameters.values())
-    with whole_directory(destination, overwrite) as partial:
+    attempt = _attempt(source, to=to, dtype=dtype, max_shard_size=parse_size(max_shard_size))
+    with whole_directory(destination, overwrite, resumable=True) as partial:
         if verify:
             verify_manifest(source)
-        with tqdm(desc="converting", total=num_bytes, unit="B", unit_scale=True, disable=not progress) as bar:
-            write_files(partial, parameters, config, to, source, dtype, dtype, max_shard_size, bar.update)
-        num_written = sum(file["bytes"] for file in manifest_files(partial).values())
-        with tqdm(desc="verifying", total=num_written, unit="B", unit_scale=True, disable=not progress) as bar:
-            num_verified = verify_manifest(partial, bar.update)
-    return ConversionReport(layout, len(parameters), num_bytes, dropped, num_verified, time.perf_counter() - started)
+        with (
+            FinishedShards(partial, attempt, say) as finished,
+            tqdm(total=num_bytes, initial=finished.num_bytes, unit="B", unit_scale=True, disable=not progress) as bar,
+        ):
+            num_kept_bytes = finished.num_bytes
+            bar.set_description("converting")
+            # Each byte is told of twice: written and verified.
+            write_files(
+                partial,
+                parameters,
+                config,
+                to,
+                source,
+                dtype,
+                dtype,
+                max_shard_size,
+                on_bytes=lambda count: bar.update(count / 2),
+                verify=True,
+                finished=finished,
+            )
+        # What was written is a checkpoint of the same model to a reader who knows nothing of how it was written.
+        balance(read_checkpoint(partial), to, shapes, partial)
+    seconds = time.perf_counter() - started
+    return ConversionReport(layout, len(parameters), num_bytes, num_kept_bytes, dropped, seconds)
+
+
+def _attempt(source: Path, **arguments) -> str:
+    """Identifies a conversion: equal for two that write the same shards from files that did not change between them."""
+    paths = [path for path in sorted(source.rglob("*")) if path.suffix in _SOURCE_SUFFIXES]
+    names = [path.relative_to(source) for path in paths]
+    files = [
+        [name.as_posix(), path.stat().st_size, path.stat().st_mtime_ns]
+        for name, path in zip(names, paths, strict=True)
+        if not any(part.startswith(".") for part in name.parts)  # `destination` may lie in `source`, unfinished
+    ]
+    content = {"version": __version__, "source": str(source.resolve()), "files": files, **arguments}
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 from pathlib import Path
 
+import numpy as np
 import paddle
 
 from paddle_xc2.configuration import XComposer2Config
@@ -13,7 +16,14 @@ from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 from paddle_xc2.weights.balance import balance
 from paddle_xc2.weights.checkpoint_files import read_checkpoint
 from paddle_xc2.weights.config_files import load_config
-from paddle_xc2.weights.lazy_tensor import cast, check_dtype, prevailing_dtype
+from paddle_xc2.weights.lazy_tensor import (
+    NUMPY_DTYPES,
+    BlockBuffers,
+    Fingerprint,
+    LazyTensor,
+    check_dtype,
+    prevailing_dtype,
+)
 from paddle_xc2.weights.manifest import verify_manifest
 from paddle_xc2.weights.name_map import POSITION_TABLE, layout_of
 
@@ -49,14 +59,37 @@ def load_model(
     parameters = dict(model.named_parameters())
     for name, tensor in fitting.items():
         if name == POSITION_TABLE and img_size is not None:
-            table = paddle.to_tensor(tensor.load("float32", name))
-            values = cast(resize_position_table(table, config.patches_per_side).numpy(), "float32", dtype, name)
-        else:
-            values = tensor.load(dtype, name)
-        parameters[name].set_value(values)
+            tensor = _resized(tensor, config.patches_per_side, name)
+        _fill(parameters[name], tensor, dtype, name)
     model.source_dir = directory
     model.eval()
     return model
+
+
+def _fill(parameter, tensor: LazyTensor, dtype: str, name: str) -> None:
+    """Gives a parameter memory, and puts the values there block by block; `set_value` would hold all of them twice."""
+    memory = paddle.empty(parameter.shape, dtype)
+    if memory.place.is_cpu_place():
+        tensor.load_into(_numpy_view(memory, dtype), dtype, name)
+    else:
+        start = 0
+        for block in tensor.blocks(dtype, name, BlockBuffers(), Fingerprint()):
+            memory._slice(start, start + len(block)).copy_(paddle.to_tensor(block), True)
+            start += len(block)
+    memory._share_buffer_to(parameter)
+
+
+def _numpy_view(tensor, dtype: str) -> np.ndarray:
+    """The memory of a Paddle tensor on the CPU, valid while the tensor is; Paddle itself gives copies only."""
+    num_bytes = math.prod(tensor.shape) * NUMPY_DTYPES[dtype].itemsize
+    memory = (ctypes.c_char * num_bytes).from_address(tensor.data_ptr())
+    return np.frombuffer(memory, NUMPY_DTYPES[dtype]).reshape(tensor.shape)
+
+
+def _resized(table: LazyTensor, patches_per_side: int, name: str) -> LazyTensor:
+    """A position table for images of another size, float32."""
+    resized = resize_position_table(paddle.to_tensor(table.load("float32", name)), patches_per_side).numpy()
+    return LazyTensor("float32", resized.shape, lambda: resized)
 
 
 def _change_image_size(config: XComposer2Config, img_size: int) -> None:
@@ -71,7 +104,7 @@ def _change_image_size(config: XComposer2Config, img_size: int) -> None:
 
 
 def build_without_memory(config: XComposer2Config, dtype: str = "float32") -> XComposer2ForCausalLM:
-    """A model whose parameters have shapes and no values yet; `set_value` gives them memory."""
+    """A model whose parameters have shapes and no values yet, and no memory."""
     default = paddle.get_default_dtype()
     paddle.set_default_dtype(dtype)
     try:

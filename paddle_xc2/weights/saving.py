@@ -6,27 +6,25 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from paddle_xc2.checkpoint_config import CONFIG_FILE
 from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.data.tokenizer import MODEL_FILE, PADDLENLP_MODEL_FILE, XComposer2Tokenizer
 from paddle_xc2.weights.checkpoint_files import write_checkpoint
 from paddle_xc2.weights.config_files import is_paddlemix, write_config
+from paddle_xc2.weights.finished_shards import FinishedShards
 from paddle_xc2.weights.lazy_tensor import LazyTensor, check_dtype, prevailing_dtype, tensor_in_memory
-from paddle_xc2.weights.manifest import write_manifest
+from paddle_xc2.weights.manifest import MANIFEST_FILE, write_manifest
 from paddle_xc2.weights.name_map import to_hf
-from paddle_xc2.weights.whole_directory import whole_directory
+from paddle_xc2.weights.whole_directory import check_free_space, whole_directory
 from paddle_xc2.weights.xtuner import is_xtuner, llm_folder, split_parts
 
 LAYOUTS = ("paddle", "hf")
 _METADATA_FORMATS = {"paddle": "pd", "hf": "pt"}  # transformers and PaddleNLP each want to read theirs in a shard
-# What belongs to a checkpoint beside config and weights; upstream's code is carried along as data and never run.
-_COMPANIONS = (
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "clip_vision_config.json",
-    "*.py",
-)
+# Every file of the source comes along, upstream's code as data that is never run, but for weights in any format, files
+# that are written anew, and what a training run left beside its model.
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pdparams", ".pdopt", ".pdstates", ".index.json", ".gguf")
+_RUN_FILES = ("run.json", "trainer_state.json", "optimizer.json", "checkpoint.json", "metrics.jsonl", "loss.png")
+_OTHERS = (CONFIG_FILE, MANIFEST_FILE, *_RUN_FILES)
 
 
 def save_model(
@@ -72,20 +70,22 @@ def write_files(
     config_dtype: str | None,
     max_shard_size: int | str,
     on_bytes: Callable[[int], object] = lambda count: None,
+    verify: bool = False,
+    finished: FinishedShards | None = None,
 ) -> None:
     """Writes everything that a checkpoint consists of, the manifest last.
 
     Args:
-        directory: an empty one.
+        directory: an empty one, but for finished shards.
         parameters: under our names and in Paddle's layout.
         to: "paddle" or "hf": the layout to write.
-        source_dir: where tokenizer files and the like are copied from, as far as it has them; None for nowhere.
+        source_dir: where all other files are copied from: tokenizer, upstream's code, documents; None for nowhere.
         dtype: that everything is cast to; None keeps each tensor's own.
         config_dtype: what config.json says of the dtype; None leaves what the original config.json says.
         max_shard_size: bytes, or as "5GB".
-        on_bytes: is told of every block's bytes.
-    Raises: ValueError for an unknown layout, for parameters that weights/name_map.py doesn't know, or for values that
-        don't fit into `dtype`.
+        on_bytes, verify, finished: as `write_checkpoint`.
+    Raises: ValueError for an unknown layout, for parameters that weights/name_map.py doesn't know, for values that
+        don't fit into `dtype`, or for a disk without enough room.
     """
     if to not in LAYOUTS:
         raise ValueError(f'layout "{to}" is not one of {", ".join(LAYOUTS)}')
@@ -95,15 +95,21 @@ def write_files(
             f"{len(unknown)} parameters have no name in a checkpoint: {', '.join(unknown[:5])}; "
             "remove what was added to the model, or add a rule to weights/name_map.py"
         )
+    num_bytes = sum(tensor.num_bytes_as(dtype or tensor.dtype) for tensor in parameters.values())
+    check_free_space(directory, num_bytes - (finished.num_bytes if finished else 0))
     tensors = parameters if to == "paddle" else _upstream_tensors(parameters)
     digests = {}
     for folder, part in (split_parts(tensors) if to == "hf" and config.family.in_parts else {"": tensors}).items():
         (directory / folder).mkdir(exist_ok=True)
-        shards = write_checkpoint(directory / folder, part, _METADATA_FORMATS[to], dtype, max_shard_size, on_bytes)
+        shards = write_checkpoint(
+            directory / folder, part, _METADATA_FORMATS[to], dtype, max_shard_size, on_bytes, verify, finished
+        )
         digests |= {f"{folder}/{name}".lstrip("/"): digest for name, digest in shards.items()}
     if source_dir is not None:
         _copy_companions(source_dir, directory)
     write_config(directory, config, to, config_dtype)
+    if finished:
+        finished.complete()
     write_manifest(directory, to, source_dir.name if source_dir is not None else "", digests)
 
 
@@ -113,8 +119,9 @@ def _copy_companions(source: Path, directory: Path) -> None:
             XComposer2Tokenizer.from_pretrained(source).save_pretrained(directory)
         return
     source = llm_folder(source) if is_xtuner(source) else source
-    for pattern in _COMPANIONS:
-        for path in sorted(source.glob(pattern)):
+    for path in sorted(source.iterdir()):
+        left_out = path.name in _OTHERS or path.name.startswith(".") or path.name.endswith(_WEIGHT_SUFFIXES)
+        if path.is_file() and not left_out:
             shutil.copyfile(path, directory / path.name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,9 +13,13 @@ from paddle_xc2.checkpoint_config import CONFIG_FILE
 from paddle_xc2.weights.checkpoint_files import find_shards
 from paddle_xc2.weights.manifest import MANIFEST_FILE, manifest_files
 
+# Errors that say nothing against what is written so far: Ctrl-C, a full disk, a disk that went away.
+INTERRUPTIONS = (KeyboardInterrupt, OSError)
+_UNFINISHED = ".unfinished"
+
 
 @contextmanager
-def whole_directory(destination: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def whole_directory(destination: str | Path, overwrite: bool = False, resumable: bool = False) -> Iterator[Path]:
     """A directory to write into, whose files appear at `destination` when the block ends without an error.
 
     Until then they lie in a directory of their own: beside `destination`, which then appears in one rename, or, where
@@ -23,34 +28,72 @@ def whole_directory(destination: str | Path, overwrite: bool = False) -> Iterato
 
     Args:
         overwrite: allows a `destination` that is not empty. A checkpoint of ours in it is replaced, other files stay.
-    Raises: ValueError if `destination` is a file, is not empty, or holds a checkpoint that we did not write.
+        resumable: the directory may hold what an earlier block left when it was killed or ended with one of
+            INTERRUPTIONS, and whatever this block leaves in that case stays. Else it is empty, and nothing stays.
+    Raises: ValueError if `destination` is a file, is not empty, or holds a checkpoint that we did not write, or if
+        another process is writing it.
     """
     destination = Path(destination).resolve()
     check_destination(destination, overwrite)
     exists = destination.exists()
-    partial = destination / ".unfinished" if exists else destination.with_name(f".{destination.name}.unfinished")
-    if partial.exists():
-        shutil.rmtree(partial)  # left by a process that was killed
-    partial.mkdir(parents=True)
+    partial = destination / _UNFINISHED if exists else destination.with_name(f".{destination.name}{_UNFINISHED}")
+    partial.mkdir(parents=True, exist_ok=True)
+    with _locked(partial, destination):
+        if not resumable:
+            _empty(partial)  # left by a process that was killed
+        try:
+            yield partial
+            for path in partial.rglob("*"):
+                _sync(path)
+            if not exists:
+                partial.rename(destination)
+                _sync(destination.parent)
+        except BaseException as error:
+            if not (resumable and isinstance(error, INTERRUPTIONS) and any(partial.iterdir())):
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        if exists:
+            _replace_files(partial, destination)
+
+
+@contextmanager
+def _locked(directory: Path, destination: Path) -> Iterator[None]:
+    """Keeps other processes out of `directory`. The system forgets the lock when the process ends, however it ends."""
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
-        yield partial
-        for path in partial.iterdir():
-            _sync(path)
-        if not exists:
-            partial.rename(destination)
-            _sync(destination.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if exists:
-        _replace_files(partial, destination)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{destination}: another process is writing it; wait for its end, or give another directory"
+            ) from None
+        except OSError:
+            pass  # network file systems without locks
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def check_free_space(directory: Path, num_bytes: int) -> None:
+    """Raises: ValueError if `num_bytes` more don't fit on the disk of `directory`."""
+    free = shutil.disk_usage(directory).free
+    if free < num_bytes:
+        raise ValueError(
+            f"{directory.parent}: {num_bytes / 1e9:.3g} GB are needed there, but its disk has {free / 1e9:.3g} GB "
+            f"free; free {(num_bytes - free) / 1e9:.3g} GB, or give a directory on another disk"
+        )
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def check_destination(destination: Path, overwrite: bool) -> None:
     """Raises: as `whole_directory`."""
     if destination.exists() and not destination.is_dir():
         raise ValueError(f"{destination} is a file; give a directory to write to")
-    if not destination.exists() or not any(path.name != ".unfinished" for path in destination.iterdir()):
+    if not destination.exists() or not any(path.name != _UNFINISHED for path in destination.iterdir()):
         return
     if not overwrite:
         raise ValueError(f"{destination} is not empty; give another directory, or --overwrite (overwrite=True)")

@@ -20,11 +20,18 @@ def original(tmp_path_factory):
 def test_converts_and_says_what_was_done(original, tmp_path, capfd):
     assert run(original, tmp_path / "ours", "--max-shard-size", "100KB", "--dtype", "bfloat16") == 0
     out, err = capfd.readouterr()
-    assert f"{original} (hf) -> {tmp_path / 'ours'} (paddle): " in out and "all files read back and verified" in out
-    assert "converting: 100%" in err and "verifying: 100%" in err
+    assert f"{original} (hf) -> {tmp_path / 'ours'} (paddle): " in out and "every one read back and compared" in out
+    assert "converting: 100%" in err and "B/s]" in err
     assert run(tmp_path / "ours", tmp_path / "back", "--to", "hf", "--verify", "--disable_tqdm") == 0
     out, err = capfd.readouterr()
     assert "(paddle) -> " in out and "converting" not in err
+
+
+def test_says_what_an_interrupted_start_left(original, tmp_path, capfd):
+    (tmp_path / ".ours.unfinished").mkdir()
+    (tmp_path / ".ours.unfinished" / "finished_shards.json").write_text('{"attempt": "another", "shards": {}}')
+    run(original, tmp_path / "ours", "--disable_tqdm")
+    assert "starting anew: what an interrupted start left in" in capfd.readouterr().err
 
 
 def test_names_what_was_left_out(shared, tmp_path, capsys):

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from paddle_xc2.weights import checkpoint_files
 from paddle_xc2.weights.checkpoint_files import (
     INDEX_FILE,
     find_shards,
@@ -285,6 +286,65 @@ class TestWriting:
         write_checkpoint(tmp_path, held(ARRAYS), "pt")
         with pytest.raises(FileExistsError):
             write_checkpoint(tmp_path, held(ARRAYS), "pt")
+
+
+class TestReadingBack:
+    @staticmethod
+    def changed_on_disk(monkeypatch, where):
+        """A disk that returns another byte than was written, `where` bytes from the shard's start or end."""
+        write = checkpoint_files._write_safetensors
+
+        def write_and_damage(path, *args):
+            written = write(path, *args)
+            content = bytearray(path.read_bytes())
+            content[where] ^= 1
+            path.write_bytes(content)
+            return written
+
+        monkeypatch.setattr(checkpoint_files, "_write_safetensors", write_and_damage)
+
+    @pytest.mark.parametrize("transposed", [False, True])
+    @pytest.mark.parametrize("dtype", [None, "float16"])
+    def test_finds_nothing_wrong(self, tmp_path, transposed, dtype):
+        array = np.random.randn(700, 500).astype(np.float32)
+        tensor = held({"x": array})["x"]
+        counted = []
+        write_checkpoint(
+            tmp_path,
+            {"x": tensor.transposed() if transposed else tensor},
+            "pt",
+            dtype,
+            on_bytes=counted.append,
+            verify=True,
+        )
+        found = read_safetensors(tmp_path / "model.safetensors")["x"].read()
+        np.testing.assert_array_equal(found, (array.T if transposed else array).astype(dtype or "float32"))
+        assert sum(counted) == 2 * found.nbytes
+
+    def test_finds_a_changed_value(self, tmp_path, monkeypatch):
+        self.changed_on_disk(monkeypatch, -1)
+        tensors = held({"x": np.float32([1, 2]), "y": np.float32([[1, 2], [3, 4]])})
+        with pytest.raises(ValueError, match="model.safetensors: y does not read back as it was written; the disk"):
+            write_checkpoint(tmp_path, tensors, "pt", verify=True)
+
+    def test_finds_a_changed_header(self, tmp_path, monkeypatch):
+        """A space behind the header: everything would be read the same, and the SHA-256 would be another."""
+        self.changed_on_disk(monkeypatch, len(b"12345678") + 1)
+        with pytest.raises(ValueError, match="its header"):
+            write_checkpoint(tmp_path, held({"x": np.float32([1, 2])}), "pt", verify=True)
+
+    def test_a_matrix_written_untransposed_would_be_found(self, tmp_path, monkeypatch):
+        """A square one, which no shape gives away."""
+        blocks = LazyTensor.blocks
+
+        def forget_to_transpose(self, dtype, name, buffers, fingerprint):
+            for block in blocks(self, dtype, name, buffers, fingerprint):
+                yield np.ascontiguousarray(block.T)
+
+        monkeypatch.setattr(LazyTensor, "blocks", forget_to_transpose)
+        tensor = held({"x": np.random.randn(30, 30).astype(np.float32)})["x"].transposed()
+        with pytest.raises(ValueError, match="x does not read back as it was written"):
+            write_checkpoint(tmp_path, {"x": tensor}, "pt", verify=True)
 
 
 def test_plan_shards():

@@ -1,4 +1,9 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,6 +11,7 @@ import pytest
 from paddle_xc2.weights.checkpoint_files import read_checkpoint
 from paddle_xc2.weights.convert import convert
 from paddle_xc2.weights.manifest import verify_manifest
+from tests.conftest import ROOT
 from tests.tiny import tiny_checkpoint
 
 
@@ -33,7 +39,8 @@ def test_there_and_back_is_bit_exact(original, tmp_path, dtype):
     assert (there.layout, again.layout) == ("hf", "paddle")
     assert there.num_tensors == again.num_tensors == len(read_checkpoint(original))
     assert there.num_bytes == sum(tensor.num_bytes for tensor in read_checkpoint(upstream).values())
-    assert there.num_verified == verify_manifest(ours) > there.num_bytes
+    assert there.num_kept_bytes == 0
+    assert verify_manifest(ours) > there.num_bytes
     assert json.loads((back / "config.json").read_text()) == json.loads((upstream / "config.json").read_text())
     assert (back / "tokenizer.model").read_bytes() == (original / "tokenizer.model").read_bytes()
 
@@ -61,36 +68,166 @@ def test_goldens(shared, tmp_path, golden):
         assert json.loads((tmp_path / "back" / file).read_text()) == json.loads((source / file).read_text())
 
 
-def test_nothing_is_left_after_a_failure(original, tmp_path, monkeypatch):
-    from paddle_xc2.weights import lazy_tensor
+def fail_after(monkeypatch, num_tensors, error):
+    """Lets the conversion end with `error` while it writes a later tensor."""
+    from paddle_xc2.weights.lazy_tensor import LazyTensor
 
-    calls = []
+    blocks, calls = LazyTensor.blocks, []
 
-    def full_disk(view):
-        calls.append(view)
-        if len(calls) == 20:
-            raise OSError(28, "No space left on device")
-        return np.ascontiguousarray(view)
+    def failing_blocks(*args):
+        calls.append(args)
+        if len(calls) > num_tensors:
+            raise error
+        return blocks(*args)
 
-    monkeypatch.setattr(lazy_tensor, "contiguous", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(LazyTensor, "blocks", failing_blocks)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError("fault")])
+def test_nothing_is_left_of_the_first_shard(original, tmp_path, monkeypatch, error):
+    fail_after(monkeypatch, 20, error)
+    with pytest.raises(type(error)):
         convert(original, tmp_path / "ours")
     assert list(tmp_path.iterdir()) == []
 
 
+def written_shards(monkeypatch):
+    """The names of the shards that are written from now on."""
+    from paddle_xc2.weights import checkpoint_files
+
+    write, names = checkpoint_files._write_safetensors, []
+
+    def watched(path, *args):
+        names.append(path.name)
+        return write(path, *args)
+
+    monkeypatch.setattr(checkpoint_files, "_write_safetensors", watched)
+    return names
+
+
+SHARD = "200KB"  # 14 of them
+
+
+class TestGoingOn:
+    @pytest.fixture
+    def interrupted(self, original, tmp_path):
+        """A conversion that was stopped in the middle."""
+        with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(KeyboardInterrupt):
+            fail_after(monkeypatch, 30, KeyboardInterrupt())
+            convert(original, tmp_path / "ours", max_shard_size=SHARD)
+        (partial,) = tmp_path.iterdir()
+        shards = sorted(path.name for path in partial.glob("*.safetensors"))
+        assert partial.name == ".ours.unfinished" and len(shards) >= 2
+        return tmp_path / "ours", shards
+
+    def test_writes_only_what_is_missing(self, original, tmp_path, interrupted, monkeypatch):
+        destination, shards = interrupted
+        written, said = written_shards(monkeypatch), []
+        report = convert(original, destination, max_shard_size=SHARD, say=said.append)
+        assert written[0] == f"model-{len(shards) + 1:05d}-of-{len(shards) + len(written):05d}.safetensors"
+        assert not set(written) & set(shards)
+        assert said[0].startswith(f"going on after {len(shards)} shards (")
+        assert 0 < report.num_kept_bytes < report.num_bytes
+        convert(original, tmp_path / "at once", max_shard_size=SHARD)
+        for path in (tmp_path / "at once").iterdir():
+            assert (destination / path.name).read_bytes() == path.read_bytes(), path.name
+        assert len(list(destination.iterdir())) == len(list((tmp_path / "at once").iterdir()))
+        assert verify_manifest(destination) > report.num_bytes
+
+    @pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"max_shard_size": "210KB"}, {"to": "hf"}])
+    def test_not_with_other_arguments(self, original, interrupted, monkeypatch, change):
+        destination, _ = interrupted
+        written, said = written_shards(monkeypatch), []
+        convert(original, destination, **{"max_shard_size": SHARD, **change}, say=said.append)
+        assert written[0].startswith("model-00001-of-")
+        assert said[0].startswith("starting anew: what an interrupted start left in ")
+
+    def test_not_from_a_source_that_has_changed(self, tmp_path, monkeypatch):
+        source = tiny_checkpoint(tmp_path / "source", num_shards=3)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            fail_after(patch, 30, KeyboardInterrupt())
+            convert(source, tmp_path / "ours", max_shard_size=SHARD)
+        os.utime(source / "model-00002-of-00003.safetensors")
+        written = written_shards(monkeypatch)
+        convert(source, tmp_path / "ours", max_shard_size=SHARD)
+        assert written[0].startswith("model-00001-of-")
+
+    def test_into_a_folder_of_the_source(self, tmp_path, monkeypatch):
+        """What is unfinished lies in the source then, and is no part of it."""
+        source = tiny_checkpoint(tmp_path / "source", num_shards=3)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            fail_after(patch, 30, KeyboardInterrupt())
+            convert(source, source / "ours", max_shard_size=SHARD)
+        report = convert(source, source / "ours", max_shard_size=SHARD)
+        assert report.num_kept_bytes > 0
+
+    def test_killed(self, original, tmp_path, monkeypatch):
+        """With no chance to clear anything away; the second start is another process too."""
+        script = (
+            "import os, signal, sys\n"
+            "from paddle_xc2.weights import checkpoint_files\n"
+            "from paddle_xc2.weights.convert import convert\n"
+            "fsync, calls = os.fsync, []\n"
+            "def killed_at_the_third_shard(descriptor):\n"
+            "    calls.append(descriptor)\n"
+            "    if len(calls) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "    fsync(descriptor)\n"
+            "os.fsync = killed_at_the_third_shard\n"
+            f"convert(sys.argv[1], sys.argv[2], max_shard_size={SHARD!r})\n"
+        )
+        command = [sys.executable, "-c", script, str(original), str(tmp_path / "ours")]
+        assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
+        partial = tmp_path / ".ours.unfinished"
+        assert len(list(partial.glob("*.safetensors"))) == 3  # the third is not finished
+        before = {path.name: path.stat().st_ino for path in partial.glob("*.safetensors")}
+        written, said = written_shards(monkeypatch), []
+        convert(original, tmp_path / "ours", max_shard_size=SHARD, say=said.append)
+        assert said[0].startswith("going on after 2 shards (")
+        assert written[0].startswith("model-00003-of-")
+        for name in sorted(before)[:2]:
+            assert (tmp_path / "ours" / name).stat().st_ino == before[name]
+        convert(tmp_path / "ours", tmp_path / "back", to="hf")
+        assert_equal_tensors(original, tmp_path / "back")
+
+
 def test_what_was_written_is_read_back(original, tmp_path, monkeypatch):
     """A disk that returns other bytes than were written to it."""
-    from paddle_xc2.weights import convert as module
+    from paddle_xc2.weights import checkpoint_files
 
-    def write_and_damage(directory, *args):
-        write_files(directory, *args)
-        with open(directory / "model.safetensors", "r+b") as file:
+    write = checkpoint_files._write_safetensors
+
+    def write_and_damage(path, *args):
+        written = write(path, *args)
+        with open(path, "r+b") as file:
             file.seek(-1, 2)
             file.write(b"\x55")
+        return written
 
-    write_files = module.write_files
-    monkeypatch.setattr(module, "write_files", write_and_damage)
-    with pytest.raises(ValueError, match="not as it was written: model.safetensors has changed"):
+    monkeypatch.setattr(checkpoint_files, "_write_safetensors", write_and_damage)
+    with pytest.raises(ValueError, match="model.safetensors: .* does not read back as it was written"):
+        convert(original, tmp_path / "ours")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_written_is_a_checkpoint_of_the_model(original, tmp_path, monkeypatch):
+    """A tensor that would never be written."""
+    from paddle_xc2.weights import saving
+
+    write = saving.write_checkpoint
+
+    def forget_one(directory, tensors, *args):
+        tensors.pop("output.weight")
+        return write(directory, tensors, *args)
+
+    monkeypatch.setattr(saving, "write_checkpoint", forget_one)
+    with pytest.raises(ValueError, match="1 tensors that the model needs are missing: output.weight"):
+        convert(original, tmp_path / "ours")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_too_full(original, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(ValueError, match=f"^{tmp_path}: 0.00.* GB are needed there, but its disk has 1e-06 GB free"):
         convert(original, tmp_path / "ours")
     assert list(tmp_path.iterdir()) == []
 
@@ -115,20 +252,3 @@ def test_bad_arguments(original, tmp_path):
     with pytest.raises(ValueError, match='shard size "much" is not understood'):
         convert(original, tmp_path / "ours", max_shard_size="much")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_only_a_block_is_in_memory(original, tmp_path, monkeypatch):
-    """No array of a whole tensor is made: what is written comes in pieces of the block's size."""
-    from paddle_xc2.weights import lazy_tensor
-
-    sizes = []
-    contiguous = lazy_tensor.contiguous
-
-    def watch(view):
-        sizes.append(view.nbytes)
-        return contiguous(view)
-
-    monkeypatch.setattr(lazy_tensor, "BLOCK_BYTES", 4096)
-    monkeypatch.setattr(lazy_tensor, "contiguous", watch)
-    convert(original, tmp_path / "ours")
-    assert max(sizes) <= 4096 and sum(sizes) > 100 * 4096

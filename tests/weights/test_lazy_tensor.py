@@ -1,14 +1,20 @@
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
 
 from paddle_xc2.weights import lazy_tensor
 from paddle_xc2.weights.lazy_tensor import (
+    BlockBuffers,
+    Fingerprint,
     LazyTensor,
     cast,
     check_dtype,
-    contiguous,
+    lies_transposed,
     prevailing_dtype,
+    release_pages,
+    row_blocks,
     tensor_in_memory,
 )
 
@@ -64,24 +70,120 @@ def test_infinities_stay():
     assert np.isinf(cast(np.float32([np.inf, -np.inf]), "float32", "float16", "x")).all()
 
 
-@pytest.mark.parametrize("block_bytes", [1, 40, 100, 2**20])
-@pytest.mark.parametrize("shape", [(7, 5), (33, 70), (5,), (), (3, 2, 4), (0, 3), (3, 0)])
-def test_blocks_join_to_the_whole(monkeypatch, shape, block_bytes):
-    monkeypatch.setattr(lazy_tensor, "BLOCK_BYTES", block_bytes)
+@pytest.fixture(params=[1, 40, 100, 2**20])
+def small_pieces(monkeypatch, request):
+    """Blocks of some bytes, tiles and strips smaller than the tensors."""
+    monkeypatch.setattr(lazy_tensor, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(lazy_tensor, "STRIP_BYTES", 24)
+    monkeypatch.setattr(lazy_tensor, "TILE", 4)
+
+
+SHAPES = [(7, 5), (33, 70), (1, 9), (9, 1), (5,), (), (3, 2, 4), (0, 3), (3, 0)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_blocks_join_to_the_whole(small_pieces, shape, dtype):
     array = np.random.randn(*shape).astype(np.float32) if shape else np.array(3.5, np.float32)
-    for tensor, expected in ((held(array), array), (held(array).transposed(), array.T)):
-        blocks = list(tensor.blocks("float32", "x"))
-        assert all(block.flags.c_contiguous for block in blocks)
-        assert b"".join(block.tobytes() for block in blocks) == expected.tobytes()
-        np.testing.assert_array_equal(tensor.load("float32", "x"), expected)
-        assert tensor.load("float16", "x").dtype == np.float16
+    sliced = np.random.randn(*shape, 2).astype(np.float32)[..., 0]
+    for tensor, expected in ((held(array), array), (held(array).transposed(), array.T), (held(sliced), sliced)):
+        buffers, fingerprint = BlockBuffers(), Fingerprint()
+        pieces = []
+        for block in tensor.blocks(dtype, "x", buffers, fingerprint):
+            assert block.flags.c_contiguous and block.dtype == dtype
+            pieces.append(block.tobytes())
+        expected = expected.astype(dtype)
+        assert b"".join(pieces) == expected.tobytes()
+        np.testing.assert_array_equal(tensor.load(dtype, "x"), expected)
+        written = held(np.ascontiguousarray(expected))
+        assert written.fingerprint(fingerprint.transposed) == fingerprint
+        if expected.size:
+            changed = np.ascontiguousarray(expected).copy()
+            changed.reshape(-1)[-1] += 1
+            assert held(changed).fingerprint(fingerprint.transposed) != fingerprint
 
 
-def test_contiguous_copies_only_what_it_must():
-    array = np.random.randn(20, 37)
-    assert np.shares_memory(contiguous(array), array)
-    np.testing.assert_array_equal(contiguous(array.T), array.T)
-    assert contiguous(array.T).flags.c_contiguous
+def test_a_block_stays_valid_while_the_next_is_made(small_pieces):
+    """What a writer relies on that writes one block while the next is made."""
+    array = np.random.randn(40, 30).astype(np.float32)
+    before, buffers = None, BlockBuffers()
+    for block in held(array).transposed().blocks("float32", "x", buffers, Fingerprint()):
+        assert before is None or before[0].tobytes() == before[1]
+        before = block, block.tobytes()
+
+
+def test_buffers_are_used_again():
+    buffers = BlockBuffers()
+    first, second = buffers.next((100,), "float32"), buffers.next((50,), "float32")
+    assert not np.shares_memory(first, second)
+    assert np.shares_memory(buffers.next((2, 5), "float16"), first)
+    assert np.shares_memory(buffers.next((60,), "bfloat16"), second)
+
+
+def test_a_permuted_matrix_has_another_fingerprint():
+    """Rows or columns exchanged, and a transposed square matrix."""
+    array = np.random.randn(8, 8).astype(np.float32)
+    for transposed in (False, True):
+        prints = [
+            held(np.ascontiguousarray(other)).fingerprint(transposed)
+            for other in (array, array[::-1], array[:, ::-1], array.T)
+        ]
+        assert all(prints[0] != other for other in prints[1:])
+    assert held(array).fingerprint(True) != held(array).fingerprint(False)
+
+
+def test_row_blocks(monkeypatch):
+    monkeypatch.setattr(lazy_tensor, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(lazy_tensor, "TILE", 4)
+    assert list(row_blocks((10, 5), "float32")) == [slice(0, 5 - 1), slice(4, 8), slice(8, 10)]  # whole tiles
+    assert list(row_blocks((3, 10), "float32")) == [slice(0, 2), slice(2, 3)]  # less than a tile
+    assert list(row_blocks((2, 1000), "float32")) == [slice(0, 1), slice(1, 2)]  # never less than a row
+    assert list(row_blocks((0, 3), "float32")) == []
+
+
+def test_lies_transposed():
+    array = np.zeros((3, 4))
+    assert not lies_transposed(array) and lies_transposed(array.T)
+    assert lies_transposed(np.asfortranarray(array)) and not lies_transposed(np.zeros(5))
+
+
+def resident_mb(path):
+    """How much of a mapped file counts as memory of this process."""
+    total, counting = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            counting = line.endswith(str(path))
+        elif counting and line.startswith("Rss:"):
+            total += int(line.split()[1])
+    return total / 1024
+
+
+def test_pages_of_a_file_are_given_back(tmp_path):
+    path = tmp_path / "file"
+    np.zeros(32 * 2**20, np.uint8).tofile(path)
+    mapped = np.asarray(np.memmap(path, np.uint8, "r"))
+    view = mapped.reshape(1024, -1)[100:, ::2].T
+    assert view.sum() == 0 and resident_mb(path) > 20
+    release_pages(view)
+    assert resident_mb(path) < 1
+    assert mapped.sum() == 0  # it is still there
+    release_pages(np.zeros(3))  # of an array in memory there is nothing to give back
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_little_of_a_file_is_in_memory(tmp_path, monkeypatch, dtype):
+    path = tmp_path / "file"
+    np.zeros(32 * 2**20, np.uint8).tofile(path)
+    monkeypatch.setattr(lazy_tensor, "BLOCK_BYTES", 4 * 2**20)
+    tensor = LazyTensor("float32", (2048, 4096), lambda: np.asarray(np.memmap(path, "<f4", "r", shape=(2048, 4096))))
+    most = 0
+    for read in (tensor, tensor.transposed()):
+        for _ in read.blocks(dtype, "x", BlockBuffers(), Fingerprint()):
+            most = max(most, resident_mb(path))
+        read.load(dtype, "x")
+        tensor.fingerprint(True)
+        most = max(most, resident_mb(path))
+    assert most < 16  # a block, and a strip of 496 rows, which has 8
 
 
 def test_sizes():

@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 
 from paddle_xc2.weights.manifest import MANIFEST_FILE, write_manifest
-from paddle_xc2.weights.whole_directory import whole_directory
+from paddle_xc2.weights.whole_directory import check_free_space, whole_directory
 
 
 def names(directory):
@@ -50,6 +52,60 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
             (partial / "new").touch()
         assert names(destination) == ["new"]
     assert names(tmp_path) == ["model", "other"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize(("error", "stays"), [(KeyboardInterrupt, True), (OSError, True), (ValueError, False)])
+def test_resumable(tmp_path, error, stays, exists):
+    destination = tmp_path / "model"
+    if exists:
+        destination.mkdir()
+    with pytest.raises(error), whole_directory(destination, resumable=True) as partial:
+        (partial / "shard").write_text("x")
+        raise error
+    assert partial.exists() == stays
+    with whole_directory(destination, resumable=True) as partial:
+        assert names(partial) == (["shard"] if stays else [])
+        (partial / "config.json").write_text("x")
+    assert names(destination) == ["config.json"] + (["shard"] if stays else [])
+    assert names(tmp_path) == ["model"]
+
+
+def test_nothing_stays_of_an_attempt_that_wrote_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), whole_directory(tmp_path / "model", resumable=True):
+        raise KeyboardInterrupt
+    assert names(tmp_path) == []
+
+
+def test_two_at_a_time_do_not_write_the_same(tmp_path):
+    with whole_directory(tmp_path / "model") as partial:
+        (partial / "first").touch()
+        with pytest.raises(ValueError, match="model: another process is writing it; wait for its end, or give another"):
+            with whole_directory(tmp_path / "model"):
+                pass
+    assert names(tmp_path / "model") == ["first"]
+
+
+def test_file_systems_without_locks(tmp_path, monkeypatch):
+    def flock(*args):
+        raise OSError(45, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with whole_directory(tmp_path / "model") as partial:
+        (partial / "config.json").touch()
+    assert names(tmp_path / "model") == ["config.json"]
+
+
+def test_free_space(tmp_path, monkeypatch):
+    usage = SimpleNamespace(free=5_000_000_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    check_free_space(tmp_path / "model", 5_000_000_000)
+    with pytest.raises(ValueError) as caught:
+        check_free_space(tmp_path / "model", 17_340_000_000)
+    assert str(caught.value) == (
+        f"{tmp_path}: 17.3 GB are needed there, but its disk has 5 GB free; free 12.3 GB, or give a directory on "
+        "another disk"
+    )
 
 
 def test_refuses_a_file(tmp_path):
