@@ -77,6 +77,7 @@ class Family:
         released_names: hub names whose checkpoints belong to it.
         image_size: pixels, side of the square that an image is squashed to, or of a tile.
         tiling: None squashes every image to one square.
+        takes_video: a video may stand for an image; its frames become one picture, a tile wide (`data/video.py`).
         merge: patches per side that become one image token.
         pad_to_square: an image is padded to a square first, not squashed.
         vision_select_layer: which hidden state of the ViT is taken: -1 is the last, -2 the one before.
@@ -97,6 +98,7 @@ class Family:
     released_names: tuple[str, ...]
     image_size: int
     tiling: Tiling | None = None
+    takes_video: bool = False
     merge: int = 1
     pad_to_square: bool = False
     vision_select_layer: int = -1
@@ -140,6 +142,7 @@ FAMILIES = (
         ("internlm/internlm-xcomposer2d5-7b",),
         image_size=560,
         tiling=Tiling(24, 6, 18, chat_enlargement=1.0, training_enlargement=1.5, chat_centered=False),
+        takes_video=True,
         merge=2,
         meta_instruction="",
         chat_bos_at_every_text=False,

@@ -103,10 +103,14 @@ class ChatSession:
         self.history, self.images, self.pending, self._encoded = [], [], [], {}
 
     def add_image(self, path: str) -> None:
-        """Reads a picture for the next question. Raises: DataError if it can't be read."""
+        """Reads a picture for the next question, or remembers a video. Raises: DataError if it can't be read."""
         from paddle_xc2.data.image_transform import load_image
+        from paddle_xc2.data.processor import XComposer2Processor
+        from paddle_xc2.data.video import is_video
 
-        self.pending.append(load_image(path))
+        if is_video(path):
+            XComposer2Processor.for_config(self.model.config).num_image_tokens(path)  # tells now if it can't be used
+        self.pending.append(path if is_video(path) else load_image(path))
 
     def ask_whole(self, text: str) -> str:
         query = self._place_images(text)
@@ -129,7 +133,7 @@ class ChatSession:
             self._remember(query, answer)
 
     def _encode_images(self) -> list:
-        """Image tokens of all pictures so far. Each is encoded once; again when a second joins it, if that changes it."""
+        """Image tokens of all pictures so far, each encoded once; again when a second joins it, if that changes it."""
         from paddle_xc2.generation.chat import encode_image
 
         images = self.images + self.pending

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.image_transform import MAX_FILE_BYTES, ImageError, image_size_of
+from paddle_xc2.data.video import is_video
 
 CACHE_VARIABLE = "PADDLE_XC2_CACHE"
 TIMEOUT_SECONDS = 30.0
@@ -128,6 +129,8 @@ def _unreachable(name: str, reason: str) -> str:
 
 
 def _check_is_image(content: bytes, name: str) -> None:
+    if is_video(content):
+        return
     try:
         image_size_of(content)
     except ImageError as error:

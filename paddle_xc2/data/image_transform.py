@@ -57,7 +57,7 @@ def load_image(image, source: str = "", max_pixels: int = MAX_PIXELS) -> Image.I
         max_pixels: width x height up to which an image is decoded.
     Raises: ImageMissing, ImageDamaged, ImageTooLarge; they are DataErrors.
     """
-    name = _name(image, source)
+    name = image_name(image, source)
     with _opened(image, name, max_pixels) as opened:
         try:
             with _no_pillow_warnings():
@@ -72,7 +72,7 @@ def image_size_of(image, source: str = "", max_pixels: int = MAX_PIXELS) -> tupl
 
     Raises: as `load_image`, but damage behind the header goes unnoticed.
     """
-    with _opened(image, _name(image, source), max_pixels) as opened:
+    with _opened(image, image_name(image, source), max_pixels) as opened:
         return opened.size
 
 
@@ -142,7 +142,8 @@ def normalized(image: Image.Image) -> np.ndarray:
     return pixels
 
 
-def _name(image, source: str) -> str:
+def image_name(image, source: str) -> str:
+    """What to call an image, or the video in its place, in messages."""
     what = str(image) if isinstance(image, (str, Path)) else "the image"
     return f"{source}: {what}" if source else what
 

@@ -6,9 +6,10 @@ import numpy as np
 
 from paddle_xc2.checkpoint_config import config_path, read_checkpoint_config, read_tensor_names
 from paddle_xc2.data.collate import collate_arrays, to_tensors
-from paddle_xc2.data.conversation import Conversation, Message, check_trainable
+from paddle_xc2.data.conversation import Conversation, DataError, Message, check_trainable
 from paddle_xc2.data.encode import Example, TooLong, drop_oldest_turn, encode_prompt, encode_training
 from paddle_xc2.data.image_transform import (
+    image_name,
     image_size_of,
     load_image,
     padded_square_image,
@@ -18,7 +19,8 @@ from paddle_xc2.data.image_transform import (
 )
 from paddle_xc2.data.json_formats import to_conversation
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer
-from paddle_xc2.families import Family, detect_family
+from paddle_xc2.data.video import is_video, video_pixels, video_size
+from paddle_xc2.families import FAMILIES, Family, detect_family
 from paddle_xc2.model_path import resolve_model_path
 
 CHAT_LAYOUTS = ("official", "as_trained")
@@ -34,6 +36,7 @@ class XComposer2Processor:
         image_size: pixels, side of the square image, or of a tile.
         patch_size: pixels, side of a ViT patch.
         hd_num: tiles that an image may take; None is upstream's default, which differs between chat and training.
+            Videos take as many as they need, 34 at most.
         max_length: tokens of a training sample, image slots included; None is the family's.
         chat_layout: "official" asks as upstream's chat code does, "as_trained" as upstream's training code writes
             samples: for models fine-tuned with it.
@@ -118,15 +121,17 @@ class XComposer2Processor:
         )
 
     def image_transform(self, image, training: bool = False, source: str = "", num_images: int = 1) -> np.ndarray:
-        """Path or PIL image -> float32 [3, height, width], upstream's pixels.
+        """Path of an image or video, or PIL image -> float32 [3, height, width], upstream's pixels.
 
         Args:
-            training: training's pixels instead of chat's; the tiled families have other sizes and borders there. A
-                checkpoint asked `as_trained` always gets training's.
+            training: training's pixels instead of chat's; the tiled families have other sizes and borders there, but
+                for videos. A checkpoint asked `as_trained` always gets training's.
             source: the record that it belongs to, for messages.
             num_images: of the prompt; chat's limit of tiles depends on it.
-        Raises: DataError if it can't be read.
+        Raises: DataError if it can't be read, or is a video and the family takes none.
         """
+        if self._is_video(image, source):
+            return video_pixels(image, self.image_size, source)
         loaded, tiling = load_image(image, source), self.family.tiling
         if tiling is None:
             square = padded_square_image if self.family.pad_to_square else square_image
@@ -135,12 +140,17 @@ class XComposer2Processor:
         columns = self._tile_columns(*loaded.size, training, num_images)
         return tiled_image(loaded, self.image_size, columns, centered=training or tiling.chat_centered)
 
-    def num_image_tokens(self, image, training: bool = False, num_images: int = 1) -> int:
-        """Slots that an image takes in the sequence; only its header is read. Arguments as of `image_transform`."""
+    def num_image_tokens(self, image, training: bool = False, source: str = "", num_images: int = 1) -> int:
+        """Slots that an image or video takes in the sequence. Only its header is read (see `video_size` for videos).
+
+        Arguments and errors as of `image_transform`.
+        """
         width = height = self.image_size
-        if self.family.tiling is not None:
+        if self._is_video(image, source):
+            width, height = video_size(image, self.image_size, source)
+        elif self.family.tiling is not None:
             training = training or self.chat_layout == "as_trained"
-            size = image_size_of(image)
+            size = image_size_of(image, source)
             width, height = tiled_size(*size, self.image_size, self._tile_columns(*size, training, num_images))
         return self.family.num_image_tokens(height, width, self.patch_size)
 
@@ -153,6 +163,16 @@ class XComposer2Processor:
             if num_images > 1:
                 max_tiles = min(max_tiles, tiling.chat_tiles_of_several)
         return tiling.columns(max(width, height), min(width, height), self.image_size, max_tiles, enlargement)
+
+    def _is_video(self, image, source: str) -> bool:
+        if not is_video(image):
+            return False
+        if not self.family.takes_video:
+            raise DataError(
+                f"{image_name(image, source)}: this is a video, and {self.family.name} takes pictures only; "
+                f"use a picture, or {' or '.join(family.name for family in FAMILIES if family.takes_video)}"
+            )
+        return True
 
     def num_tokens(self, conversation: Conversation) -> int:
         """Length of the training sample, image slots included; no image is read."""
@@ -197,7 +217,7 @@ class XComposer2Processor:
 
         Args:
             query: the question, one `<ImageHere>` per image; a single image without a placeholder goes first.
-            images: paths or PIL images, in reading order over history and query.
+            images: paths of images or videos, or PIL images, in reading order over history and query.
             history: (question, answer) pairs.
             meta_instruction: system turn; None is the default, "" is none.
         Raises: DataError.
@@ -229,5 +249,5 @@ class XComposer2Processor:
         return collate_arrays(examples, self.tokenizer.pad_token_id, packed, padding_side)
 
     def _encode_text(self, conversation: Conversation) -> Example:
-        image_tokens = [self.num_image_tokens(image, training=True) for image in conversation.images]
+        image_tokens = [self.num_image_tokens(image, True, conversation.source) for image in conversation.images]
         return encode_training(conversation, self.tokenizer, self.family, image_tokens)
