@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from paddle_xc2.model_path import resolve_model_path
+
 CONFIG_FILE = "config.json"
 # Upstream has none; small reference checkpoints say their ViT's sizes in it.
 VISION_CONFIG_FILE = "clip_vision_config.json"
 # Folders of XTuner's LLaVA; the language model may also be at the root.
 XTUNER_LLM, XTUNER_PROJECTOR, XTUNER_VISION = "llm", "projector", "visual_encoder"
+ADAPTER_CONFIG_FILE = "adapter_config.json"  # PEFT's
 
 
 def read_json(path: Path) -> dict:
@@ -27,15 +30,29 @@ def read_json(path: Path) -> dict:
     return content
 
 
+def xtuner_folder(directory: Path, part: str) -> Path | None:
+    """Folder of a part of XTuner's LLaVA: its own, or that of the model which its adapter was trained on; or None.
+
+    Raises: FileNotFoundError if that model is not to be found.
+    """
+    if (directory / part).is_dir():
+        return directory / part
+    adapter_config = directory / f"{part}_adapter" / ADAPTER_CONFIG_FILE
+    base = read_json(adapter_config).get("base_model_name_or_path") if adapter_config.is_file() else None
+    if not base:
+        return None
+    return directory / base if (directory / base).is_dir() else resolve_model_path(base)
+
+
 def config_path(directory: str | Path) -> Path:
-    """config.json of a checkpoint: at the root, or XTuner's in llm/.
+    """config.json of a checkpoint: at the root, or that of XTuner's language model.
 
     Raises: FileNotFoundError if there is none.
     """
     directory = Path(directory)
-    for path in (directory / CONFIG_FILE, directory / XTUNER_LLM / CONFIG_FILE):
-        if path.is_file():
-            return path
+    llm = directory if (directory / CONFIG_FILE).is_file() else xtuner_folder(directory, XTUNER_LLM)
+    if llm is not None and (llm / CONFIG_FILE).is_file():
+        return llm / CONFIG_FILE
     raise FileNotFoundError(
         f"{directory}: this is no checkpoint, it has no {CONFIG_FILE}; give the directory that holds {CONFIG_FILE} "
         "and the weights"
@@ -49,11 +66,13 @@ def read_checkpoint_config(directory: str | Path) -> dict:
     """
     directory = Path(directory)
     config = read_json(config_path(directory))
-    xtuner_file = directory / XTUNER_VISION / CONFIG_FILE
-    if "vision_config" not in config and (directory / VISION_CONFIG_FILE).is_file():
+    if "vision_config" in config:
+        return config
+    vision = xtuner_folder(directory, XTUNER_VISION)
+    if (directory / VISION_CONFIG_FILE).is_file():
         config["vision_config"] = read_json(directory / VISION_CONFIG_FILE)
-    elif "vision_config" not in config and xtuner_file.is_file():
-        config["vision_config"] = read_json(xtuner_file)
+    elif vision is not None and (vision / CONFIG_FILE).is_file():
+        config["vision_config"] = read_json(vision / CONFIG_FILE)
         config["img_size"] = config["vision_config"].get("image_size")
     return config
 

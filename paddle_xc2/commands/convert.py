@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 HELP = "convert a checkpoint between upstream's (Hugging Face) layout and Paddle's"
 EXAMPLE = "paddle-xc2 convert internlm/internlm-xcomposer2-7b ./internlm-xcomposer2-7b-paddle"
@@ -22,6 +23,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--to", choices=("paddle", "hf"), default="paddle", help="layout to write (%(default)s)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as in SRC")
     parser.add_argument("--max-shard-size", metavar="SIZE", default="5GB", help="default: %(default)s")
+    llava = parser.add_argument_group("LLaVA", "SRC may also be what XTuner's training left, or a language model")
+    llava.add_argument("--base", metavar="DIR", help="for an iter_*.pth as SRC: the LLaVA that it was trained from")
+    llava.add_argument("--lora_alpha", type=float, help="alpha of the language model's LoRA in the .pth")
+    llava.add_argument("--visual_lora_alpha", type=float, help="alpha of the vision encoder's LoRA in the .pth")
+    llava.add_argument(
+        "--visual_encoder", metavar="CLIP", help="for an InternLM2 as SRC: makes a LLaVA with a fresh projector"
+    )
     parser.add_argument("--verify", action="store_true", help="hold SRC against the SHA-256 of its manifest first")
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that paddle-xc2 wrote at DST")
     parser.add_argument("--disable_tqdm", action="store_true", help="no progress bar")
@@ -38,8 +46,11 @@ def run(args: Namespace) -> int:
             raise ValueError("DST is missing: give the directory to write, or --verify to check SRC only")
         print(f"{args.source}: {verify_manifest(resolve_model_path(args.source)) / 1e9:.3g} GB verified, as written")
         return 0
+    trained = Path(args.source) if args.source.endswith(".pth") else None
+    if trained is not None and args.base is None:
+        raise ValueError(f"{trained} holds only what was trained; give --base, the LLaVA that it was trained from")
     report = convert(
-        args.source,
+        args.base if trained else args.source,
         args.destination,
         args.to,
         args.dtype,
@@ -48,6 +59,9 @@ def run(args: Namespace) -> int:
         args.overwrite,
         progress=not args.disable_tqdm,
         say=lambda line: print(line, file=sys.stderr),
+        trained=trained,
+        lora_alpha={"llm": args.lora_alpha, "visual_encoder": args.visual_lora_alpha},
+        visual_encoder=args.visual_encoder,
     )
     for name, reason in report.dropped.items():
         print(f"left out: {name}: {reason}")

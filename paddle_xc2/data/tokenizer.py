@@ -15,7 +15,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from paddle_xc2.checkpoint_config import XTUNER_LLM
+from paddle_xc2.checkpoint_config import XTUNER_LLM, xtuner_folder
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.special_tokens import BOS, EOS, UNK
 
@@ -66,8 +66,8 @@ class XComposer2Tokenizer:
         Raises: FileNotFoundError without a tokenizer.model; ValueError if a file is damaged.
         """
         directory = resolve_model_path(directory)
-        if not (directory / MODEL_FILE).is_file() and (directory / XTUNER_LLM / MODEL_FILE).is_file():
-            directory = directory / XTUNER_LLM
+        if not any((directory / name).is_file() for name in (MODEL_FILE, PADDLENLP_MODEL_FILE)):
+            directory = xtuner_folder(directory, XTUNER_LLM) or directory
         if not (directory / MODEL_FILE).is_file() and (directory / PADDLENLP_MODEL_FILE).is_file():
             # The settings that PaddleNLP writes beside it say what upstream has by default, in other words.
             files = {MODEL_FILE: (directory / PADDLENLP_MODEL_FILE).read_bytes()}

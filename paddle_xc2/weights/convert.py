@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from paddle_xc2 import __version__
 from paddle_xc2.model_path import resolve_model_path
+from paddle_xc2.weights.adapter import merge
 from paddle_xc2.weights.balance import balance
 from paddle_xc2.weights.checkpoint_files import parse_size, read_checkpoint
 from paddle_xc2.weights.config_files import load_config
@@ -23,6 +24,7 @@ from paddle_xc2.weights.manifest import verify_manifest
 from paddle_xc2.weights.name_map import layout_of
 from paddle_xc2.weights.saving import write_files
 from paddle_xc2.weights.whole_directory import whole_directory
+from paddle_xc2.weights.xtuner_training import assemble_llava, read_training_checkpoint
 
 _SOURCE_SUFFIXES = (".safetensors", ".bin", ".pth", ".pdparams", ".json")
 
@@ -57,6 +59,9 @@ def convert(
     overwrite: bool = False,
     progress: bool = False,
     say: Callable[[str], object] = lambda line: None,
+    trained: Path | None = None,
+    lora_alpha: dict[str, float | None] | None = None,
+    visual_encoder: str | Path | None = None,
 ) -> ConversionReport:
     """Writes the checkpoint `source` as `destination`, whole or not at all.
 
@@ -73,18 +78,27 @@ def convert(
         overwrite: replaces a checkpoint of ours at `destination`.
         progress: shows a bar.
         say: is told in a line of what an interrupted start left behind.
+        trained: an `iter_*.pth` of XTuner's, whose tensors are merged into those of `source`.
+        lora_alpha: of the LoRA in it, as `read_training_checkpoint` takes it.
+        visual_encoder: a CLIP, which makes a LLaVA of a language model in `source`, with a fresh projector.
     Raises: FileNotFoundError, or ValueError naming the file or the tensors: what is missing, damaged or doesn't fit.
     """
     started = time.perf_counter()
     check_dtype(dtype)
     source = resolve_model_path(source)
-    tensors = read_checkpoint(source)
-    config = load_config(source, tensors)
+    if visual_encoder is None:
+        tensors = read_checkpoint(source)
+        config = load_config(source, tensors)
+    else:
+        tensors, config = assemble_llava(source, resolve_model_path(visual_encoder))
+    if trained is not None:
+        tensors = merge(tensors, read_training_checkpoint(trained, lora_alpha or {}), trained)
     layout = layout_of(tensors)
     shapes = parameter_shapes(build_without_memory(config))
     parameters, dropped = balance(tensors, layout, shapes, source)
     num_bytes = sum(tensor.num_bytes_as(dtype or tensor.dtype) for tensor in parameters.values())
-    attempt = _attempt(source, to=to, dtype=dtype, max_shard_size=parse_size(max_shard_size))
+    others = [str(path) for path in (trained, visual_encoder) if path is not None]
+    attempt = _attempt(source, to=to, dtype=dtype, max_shard_size=parse_size(max_shard_size), others=others)
     with whole_directory(destination, overwrite, resumable=True) as partial:
         if verify:
             verify_manifest(source)

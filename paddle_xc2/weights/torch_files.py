@@ -61,16 +61,30 @@ def read_torch_file(path: Path) -> dict[str, LazyTensor]:
     Raises: ValueError naming the file, if it is cut off, of PyTorch's format before 1.6, asks for a forbidden global,
         or holds anything but a dict of tensors.
     """
+    return tensors_of(path, read_archive(path))
+
+
+def read_archive(path: Path, unpickler: type[StateDictUnpickler] | None = None) -> object:
+    """What the pickle of a file describes, tensors as Views.
+
+    Args:
+        unpickler: StateDictUnpickler, or a class of it that knows more globals.
+    Raises: as `read_torch_file`.
+    """
     with open(path, "rb") as file:
         start = file.read(4)
         if start != b"PK\x03\x04":
             raise BadTorchFile(_no_archive(path, start))
         try:
-            state = _unpickle(path, file)
+            return _unpickle(path, file, unpickler or StateDictUnpickler)
         except BadTorchFile:
             raise
         except Exception as error:  # damaged bytes make zipfile and pickle raise nearly anything
             raise BadTorchFile(f"{path}: is cut off or damaged ({error}); copy or download it again") from error
+
+
+def tensors_of(path: Path, state) -> dict[str, LazyTensor]:
+    """The tensors of a state dict whose values are Views. Raises: BadTorchFile if it is anything else."""
     if not isinstance(state, dict):
         raise BadTorchFile(f"{path}: holds a {type(state).__name__}, expected a dict of tensors")
     return {name: _lazy_tensor(path, name, value) for name, value in state.items()}
@@ -93,7 +107,7 @@ def _no_archive(path: Path, start: bytes) -> str:
     return f"{path}: is no file of torch.save (it starts with {start!r}); copy or download it again"
 
 
-def _unpickle(path: Path, file) -> object:
+def _unpickle(path: Path, file, unpickler: type[StateDictUnpickler]) -> object:
     archive = zipfile.ZipFile(file)
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(pickles) != 1:
@@ -104,7 +118,7 @@ def _unpickle(path: Path, file) -> object:
     if f"{prefix}byteorder" in archive.namelist() and archive.read(f"{prefix}byteorder") != b"little":
         raise BadTorchFile(f"{path}: was written on a big-endian machine; write it again on a little-endian one")
     with archive.open(pickles[0]) as pickled:
-        return StateDictUnpickler(pickled, path, archive, prefix).load()
+        return unpickler(pickled, path, archive, prefix).load()
 
 
 class StateDictUnpickler(pickle.Unpickler):

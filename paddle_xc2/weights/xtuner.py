@@ -1,8 +1,9 @@
 """XTuner's layout of a LLaVA: one folder for each part, under names of its own.
 
-XTuner's `pth_to_hf` writes the language model to the root of the directory (or to llm/), the projector to projector/ and
-the vision encoder to visual_encoder/. Here the parts become one set of tensors under XComposer2's names, so that nothing
-else knows of folders.
+XTuner's `pth_to_hf` writes the language model to the root of the directory (or to llm/), the projector to projector/
+and the vision encoder to visual_encoder/; of a part trained with LoRA, the adapter to llm_adapter/ or
+visual_encoder_adapter/. Here the parts become one set of tensors under XComposer2's names, so that nothing else knows
+of folders.
 """
 
 from __future__ import annotations
@@ -10,8 +11,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from paddle_xc2.checkpoint_config import CONFIG_FILE, XTUNER_LLM, XTUNER_PROJECTOR, XTUNER_VISION, read_json
+from paddle_xc2.checkpoint_config import (
+    CONFIG_FILE,
+    XTUNER_LLM,
+    XTUNER_PROJECTOR,
+    XTUNER_VISION,
+    read_json,
+    xtuner_folder,
+)
 from paddle_xc2.configuration import XComposer2Config
+from paddle_xc2.weights.adapter import merge, read_adapter
+from paddle_xc2.weights.lazy_tensor import LazyTensor
 
 
 class Part(NamedTuple):
@@ -26,6 +36,8 @@ PARTS = (
     Part(XTUNER_VISION, "vision_model.", "vit.vision_tower.vision_model."),
     Part(XTUNER_PROJECTOR, "model.", "vision_proj."),
 )
+# Of every part, how the names of its tensors begin in XTuner's own model and among XComposer2's.
+XTUNER_PREFIXES = {"llm": ("", ""), **{part.folder: (part.theirs, part.ours) for part in PARTS}}
 # Files beside the weights of the parts; those of the language model are the checkpoint's own.
 PART_FILES = (
     f"{XTUNER_PROJECTOR}/{CONFIG_FILE}",
@@ -41,26 +53,35 @@ def is_xtuner(directory: Path) -> bool:
 
 def llm_folder(directory: Path) -> Path:
     """Where the language model and the tokenizer are."""
-    return directory if (directory / CONFIG_FILE).is_file() else directory / XTUNER_LLM
+    if (directory / CONFIG_FILE).is_file():
+        return directory
+    return xtuner_folder(directory, XTUNER_LLM) or directory
 
 
-def join_parts(directory: Path, read_folder) -> dict:
-    """Every tensor of the model under XComposer2's names.
+def join_parts(directory: Path, read_folder, read_shard) -> dict[str, LazyTensor]:
+    """Every tensor of the model under XComposer2's names, with the adapters of its parts merged in.
 
     Args:
         read_folder: folder -> {name: tensor}.
+        read_shard: file -> {name: tensor}.
     Raises: FileNotFoundError naming a folder that is missing; ValueError for a tensor that belongs to no part.
     """
-    tensors = dict(read_folder(llm_folder(directory)))
+
+    def trained(folder: Path, part: str) -> dict[str, LazyTensor]:
+        adapter = directory / f"{part}_adapter"
+        tensors = read_folder(folder)
+        return merge(tensors, read_adapter(adapter, read_shard), adapter) if adapter.is_dir() else tensors
+
+    tensors = dict(trained(llm_folder(directory), XTUNER_LLM))
     for part in PARTS:
-        folder = directory / part.folder
-        if not folder.is_dir():
+        folder = xtuner_folder(directory, part.folder)
+        if folder is None:
             raise FileNotFoundError(
                 f"{directory}: there is no folder {part.folder}; XTuner saves only the parts that were trained, "
                 f"copy {part.folder} of the model that the training started from"
                 + (" (openai/clip-vit-large-patch14-336)" if part.folder == XTUNER_VISION else "")
             )
-        for name, tensor in read_folder(folder).items():
+        for name, tensor in trained(folder, part.folder).items():
             if not name.startswith(part.theirs):
                 raise ValueError(f"{folder}: holds {name}, expected only names that begin with {part.theirs}")
             tensors[part.ours + name.removeprefix(part.theirs)] = tensor
@@ -68,7 +89,10 @@ def join_parts(directory: Path, read_folder) -> dict:
 
 
 def split_parts(tensors: dict) -> dict[str, dict]:
-    """{folder: {XTuner's name: tensor}} of tensors under XComposer2's names; "" is the root, with the language model."""
+    """{folder: {XTuner's name: tensor}} of tensors under XComposer2's names.
+
+    "" is the root, with the language model.
+    """
     folders: dict[str, dict] = {"": {}, **{part.folder: {} for part in PARTS}}
     for name, tensor in tensors.items():
         part = next((part for part in PARTS if name.startswith(part.ours)), Part("", "", ""))

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import paddle
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from paddle_xc2 import XComposer2ForCausalLM, XComposer2Processor, XComposer2Tokenizer
 from paddle_xc2.weights.convert import convert
@@ -122,3 +122,99 @@ def test_the_reference_checkpoints(shared, tmp_path):
         XComposer2ForCausalLM.from_pretrained(golden / name)(ids).logits.numpy() for name in ("ckpt", "ckpt_llm_subdir")
     ]
     np.testing.assert_array_equal(*logits)
+
+
+def lora(directory, name, shape, alpha=32, rank=4, **settings):
+    """Writes an adapter of one weight as PEFT does; returns the update that it means, [out, in]."""
+    directory.mkdir()
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(rank, shape[1])).astype(np.float32)
+    b = rng.normal(size=(shape[0], rank)).astype(np.float32)
+    module = name.removesuffix(".weight")
+    save_file(
+        {f"base_model.model.{module}.lora_A.weight": a, f"base_model.model.{module}.lora_B.weight": b},
+        directory / "adapter_model.safetensors",
+    )
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, **settings}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    return alpha / rank * b @ a
+
+
+def test_adapters_beside_are_merged(llava, tmp_path):
+    """XTuner saves a part that was trained with LoRA as an adapter, and not the part itself."""
+    split = in_llm_folder(llava, tmp_path / "base")
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    shutil.copytree(llava / "projector", trained / "projector")
+    before = tensors(llava)
+    wo, q = "model.layers.0.attention.wo.weight", "vision_model.encoder.layers.0.self_attn.q_proj.weight"
+    wo_shape, q_shape = before["/" + wo].shape, before["visual_encoder/" + q].shape
+    wo_update = lora(trained / "llm_adapter", wo, wo_shape, base_model_name_or_path=str(split / "llm"))
+    q_update = lora(trained / "visual_encoder_adapter", q, q_shape, base_model_name_or_path="../base/visual_encoder")
+    model = XComposer2ForCausalLM.from_pretrained(trained)
+    parameters = dict(model.named_parameters())
+    np.testing.assert_allclose(
+        parameters["model.layers.0.attention.wo.linear.weight"].numpy().T, before["/" + wo] + wo_update, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        parameters["vit.layers.0.self_attn.q_proj.weight"].numpy().T,
+        before["visual_encoder/" + q] + q_update,
+        rtol=1e-6,
+    )
+    assert XComposer2Processor.from_pretrained(trained).tokenizer.vocab_size == TINY_VOCAB_SIZE
+    convert(trained, tmp_path / "paddle")
+    again = dict(XComposer2ForCausalLM.from_pretrained(tmp_path / "paddle").named_parameters())
+    assert all((again[name].numpy() == parameter.numpy()).all() for name, parameter in parameters.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "settings", "message"),
+    [
+        (
+            "model.layers.9.attention.wo.weight",
+            (64, 64),
+            {},
+            "1 of its 1 tensors don't fit the base model, first model.layers.9",
+        ),
+        ("model.layers.0.attention.wo.weight", (64, 32), {}, r"\[64, 32\], which is \[64, 64\] there"),
+        (
+            "model.layers.0.attention.wo.weight",
+            (64, 64),
+            {"use_dora": True},
+            "use_dora is True, only False is supported",
+        ),
+        ("model.layers.0.attention.wo.weight", (64, 64), {"rank_pattern": {"wo": 2}}, "rank_pattern is not supported"),
+    ],
+)
+def test_adapters_that_cannot_be_merged(llava, tmp_path, name, shape, settings, message):
+    shutil.copytree(llava, tmp_path / "llava")
+    lora(tmp_path / "llava/llm_adapter", name, shape, **settings)
+    with pytest.raises(ValueError, match=message):
+        XComposer2ForCausalLM.from_pretrained(tmp_path / "llava")
+
+
+def test_half_an_adapter_is_refused(llava, tmp_path):
+    shutil.copytree(llava, tmp_path / "llava")
+    adapter = tmp_path / "llava/llm_adapter"
+    lora(adapter, "model.layers.0.attention.wo.weight", (64, 64))
+    saved = load_file(adapter / "adapter_model.safetensors")
+    save_file({name: value for name, value in saved.items() if "lora_A" in name}, adapter / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match="has a lora_A without its other half"):
+        XComposer2ForCausalLM.from_pretrained(tmp_path / "llava")
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="there is no adapter_model.safetensors or adapter_model.bin"):
+        XComposer2ForCausalLM.from_pretrained(tmp_path / "llava")
+
+
+def test_the_reference_adapter(shared, tmp_path):
+    """XTuner's own adapter, merged at loading, gives upstream's merged logits."""
+    golden = shared / "goldens/llava_internlm2"
+    shutil.copytree(golden / "ckpt", tmp_path / "llava")
+    shutil.copytree(golden / "llm_adapter", tmp_path / "llava/llm_adapter")
+    arrays = load_file(golden / "golden.safetensors")
+    stored = json.loads((golden / "golden.json").read_text())["arrays"]["lora.merged_text_logits"]
+    model = XComposer2ForCausalLM.from_pretrained(tmp_path / "llava")
+    with paddle.no_grad():
+        logits = model(paddle.to_tensor(arrays["text.input_ids"])).logits.numpy()
+    want = arrays["lora.merged_text_logits"].reshape(-1)
+    np.testing.assert_allclose(logits.reshape(-1)[:: stored["stride"]], want, atol=3e-4)
