@@ -1,9 +1,9 @@
 """Softmax attention whose memory grows with the sequence, not with its square.
 
 Scores are computed for a chunk of queries at a time and, where there are several, again in the backward pass
-(arXiv:2205.14135 without the fused kernel), so that no large [seq, seq] matrix is ever kept. Grouped key and value heads
-are never repeated: the queries of a group are rows of one product. On a GPU with tensor cores of compute capability 8 or
-more, Paddle's flash attention does the same; the code here is its reference.
+(arXiv:2205.14135 without the fused kernel), so that no large [seq, seq] matrix is ever kept. Grouped key and value
+heads are never repeated: the queries of a group are rows of one product. On a GPU with tensor cores of compute
+capability 8 or more, Paddle's flash attention does the same; the code here is its reference.
 """
 
 from __future__ import annotations

@@ -61,9 +61,7 @@ class XComposer2ForCausalLM(PretrainedModel):
         std = config.initializer_range
         self.model = InternLM2Model(config)
         self.output = linear(config.hidden_size, config.vocab_size, std)
-        self.vit = ClipVisionTransformer(
-            config.vision, config.patches_per_side, config.family.vision_select_layer, std
-        )
+        self.vit = ClipVisionTransformer(config.vision, config.patches_per_side, config.family.vision_select_layer, std)
         self.vision_proj = build_projector(config)
         if config.family.tiling:
             # Upstream's names and shapes. Both learn in every step that has an image.

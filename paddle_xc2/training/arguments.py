@@ -43,8 +43,8 @@ class FinetuneArguments:
         image_folder: where relative image paths start, if an entry of dataset does not say; null is the data file's
             folder.
         max_length: longest sample; null is the family's.
-        truncation: what happens to longer samples: refuse leaves them out and lists them, turns drops their oldest
-            turns.
+        truncation: what happens to longer samples: refuse lists them and stops, turns drops their oldest turns,
+            leave_out trains without them.
         dataloader_num_workers: processes that read and transform images; 0 does it between the steps.
         dataloader_drop_last: leave out the samples of an epoch that don't fill a step.
     Batch and schedule:
@@ -267,7 +267,7 @@ WITHOUT_EFFECT = {
 KEYS = {item.name: item for item in fields(FinetuneArguments)}
 _TYPES = get_type_hints(FinetuneArguments)
 _CHOICES = {
-    "truncation": ("refuse", "turns"),
+    "truncation": ("refuse", "turns", "leave_out"),
     "evaluation_strategy": ("no", "steps", "epoch"),
     "save_strategy": ("no", "steps", "epoch"),
     "logging_strategy": ("no", "steps", "epoch"),

@@ -91,7 +91,7 @@ def build_processor(arguments: FinetuneArguments, model_dir: Path) -> XComposer2
         model_dir,
         max_length=arguments.max_length,
         hd_num=arguments.hd_num,
-        truncation=arguments.truncation,
+        truncation="turns" if arguments.truncation == "turns" else "refuse",
         image_size=arguments.img_size,
     )
 
@@ -99,7 +99,7 @@ def build_processor(arguments: FinetuneArguments, model_dir: Path) -> XComposer2
 def read_samples(arguments: FinetuneArguments, part: str, config_path, processor) -> Samples | None:
     """The samples of "train" or "eval", or None if no files are given."""
     specs = dataset_specs(arguments, part, config_path)
-    return fit_samples(load_datasets(specs), processor) if specs else None
+    return fit_samples(load_datasets(specs), processor, arguments.truncation == "leave_out") if specs else None
 
 
 def load_model(plan: Plan, model_dir: Path, processor: XComposer2Processor) -> XComposer2ForCausalLM:

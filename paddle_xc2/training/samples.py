@@ -44,10 +44,13 @@ class Samples:
         return digest.hexdigest()[:16]
 
 
-def fit_samples(conversations: list[Conversation], processor) -> Samples:
+def fit_samples(conversations: list[Conversation], processor, leave_out: bool = False) -> Samples:
     """Measures every sample. Of images, only the headers are read.
 
-    Raises: ValueError if no sample fits; DataError that lists the images that can't be used.
+    Args:
+        leave_out: go on without the samples that are too long.
+    Raises: ValueError if no sample fits; DataError that lists the images that can't be used, and the samples that are
+        too long.
     """
     fitting, lengths, refused, unusable, num_shortened = [], [], [], [], 0
     for conversation in conversations:
@@ -66,10 +69,18 @@ def fit_samples(conversations: list[Conversation], processor) -> Samples:
         lengths.append((len(example), int(example.image_mask.sum()), example.num_trained_tokens))
         num_shortened += example.num_dropped_turns > 0
     if unusable:
-        more = len(unusable) - _NUM_UNUSABLE_SHOWN
-        shown = unusable[:_NUM_UNUSABLE_SHOWN] + ([f"and {more} more"] if more > 0 else [])
-        raise DataError("\n  ".join([f"{len(unusable)} of {len(conversations)} records can't be used:", *shown]))
+        raise DataError(_listed(f"{len(unusable)} of {len(conversations)} records can't be used:", unusable))
+    if refused and fitting and not leave_out:
+        title = (
+            f"{len(refused)} of {len(conversations)} samples are too long; truncation leave_out goes on without them:"
+        )
+        raise DataError(_listed(title, refused))
     if not fitting:
         reason = refused[0] if refused else "the data files hold none"
         raise ValueError(f"no sample is left to train or evaluate on, all {len(refused)} are too long; {reason}")
     return Samples(fitting, np.array(lengths, np.int64), refused, num_shortened)
+
+
+def _listed(title: str, reasons: list[str]) -> str:
+    more = len(reasons) - _NUM_UNUSABLE_SHOWN
+    return "\n  ".join([title, *reasons[:_NUM_UNUSABLE_SHOWN], *([f"and {more} more"] if more > 0 else [])])

@@ -215,6 +215,15 @@ class StepTrainer(Trainer):
     def _print_timer(self):
         """PaddleNLP's timers are not in use."""
 
+    def autocast_smart_context_manager(self):
+        """Autocast only where it is needed: weights in half precision make products so by themselves.
+
+        At level O2 it would also take norm statistics, rotary angles and attention scores down from float32.
+        """
+        if self.plan.weight_dtype != "float32":
+            return contextlib.nullcontext()
+        return super().autocast_smart_context_manager()
+
     # Reports
 
     def _maybe_log_save_evaluate(self, tr_loss, model, epoch, ignore_keys_for_eval, **kwargs):

@@ -249,7 +249,7 @@ def test_keys_of_paddlenlp_at_their_defaults_are_accepted(load):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"truncation": "left"}, '"truncation" is "left", but must be one of refuse, turns'),
+        ({"truncation": "left"}, '"truncation" is "left", but must be one of refuse, turns, leave_out'),
         ({"evaluation_strategy": "often"}, "must be one of no, steps, epoch"),
         ({"lr_scheduler_type": "cosin"}, "must be one of cosine, linear"),
         ({"fp16_opt_level": "O3"}, "must be one of O1, O2"),

@@ -29,7 +29,11 @@ def test_lengths(workspace, conversations):
 def test_too_long_ones_are_refused_and_told(workspace, conversations):
     lengths = fit_samples(conversations, processor(workspace)).lengths[:, 0]
     limit = int(np.median(lengths))
-    samples = fit_samples(conversations, processor(workspace, max_length=limit))
+    short = processor(workspace, max_length=limit)
+    with pytest.raises(DataError, match=r"6 of 13 samples are too long; truncation leave_out goes on without them:") as caught:
+        fit_samples(conversations, short)
+    assert f"more than max_length {limit}" in str(caught.value) and "train.json[" in str(caught.value)
+    samples = fit_samples(conversations, short, leave_out=True)
     assert len(samples) == (lengths <= limit).sum() and len(samples.refused) == (lengths > limit).sum()
     assert f"more than max_length {limit}" in samples.refused[0] and "train.json[" in samples.refused[0]
 
