@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     except USER_MISTAKES as error:
         return report(argv[0], str(error), EXIT_USER_MISTAKE, show_traceback)
     except ImportError as error:
-        message = f"{error}\n`paddle-xc2 doctor` (tools/doctor.py) says what the installation lacks and which command mends it"
+        message = f"{error}\n`paddle-xc2 doctor` (tools/doctor.py) says what is wrong here and what mends it"
         return report(argv[0], message, EXIT_FAILURE, show_traceback)
 
 
