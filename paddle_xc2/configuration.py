@@ -35,7 +35,26 @@ class VisionConfig:
         return cls(**{key: value for key, value in values.items() if key in known})
 
 
+_VISION_COUNTS = tuple(field.name for field in fields(VisionConfig) if field.type == "int")
 ROPE_SCALING_TYPES = ("linear", "dynamic")
+_OPTIONAL = ("num_key_value_heads", "img_size")
+
+
+def _check_kinds(counts: dict, objects: dict) -> None:
+    """Raises: ValueError naming every value of config.json that is not even of the right kind."""
+    wrong = [
+        f"{name} is {value!r}, but must be a whole number above 0"
+        for name, value in counts.items()
+        if not (value is None and name in _OPTIONAL) and (type(value) is not int or value < 1)
+    ]
+    for name, value in objects.items():
+        if value is not None and not isinstance(value, dict):
+            wrong.append(f"{name} is {value!r}, but must be an object of settings, or null")
+    for name, value in (objects["vision_config"] if isinstance(objects["vision_config"], dict) else {}).items():
+        if name in _VISION_COUNTS and (type(value) is not int or value < 1):
+            wrong.append(f"vision_config: {name} is {value!r}, but must be a whole number above 0")
+    if wrong:
+        raise ValueError("the model configuration is wrong: " + "; ".join(wrong))
 
 
 class XComposer2Config(PretrainedConfig):
@@ -83,6 +102,18 @@ class XComposer2Config(PretrainedConfig):
         use_recompute: bool = False,
         **kwargs,
     ):
+        counts = {
+            "vocab_size": vocab_size,
+            "hidden_size": hidden_size,
+            "intermediate_size": intermediate_size,
+            "num_hidden_layers": num_hidden_layers,
+            "num_attention_heads": num_attention_heads,
+            "num_key_value_heads": num_key_value_heads,
+            "max_position_embeddings": max_position_embeddings,
+            "max_length": max_length,
+            "img_size": img_size,
+        }
+        _check_kinds(counts, {"rope_scaling": rope_scaling, "vision_config": vision_config})
         kwargs.setdefault("architectures", ["InternLMXComposer2ForCausalLM"])
         kwargs.setdefault("bos_token_id", 1)
         kwargs.setdefault("eos_token_id", 2)

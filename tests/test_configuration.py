@@ -112,3 +112,22 @@ def test_the_model_has_the_sizes_of_its_configuration():
     assert shapes["vit.position_embedding.weight"] == [1 + 9, 32]
     assert shapes["vit.patch_embedding.weight"] == [32, 3, 14, 14]
     assert shapes["vision_proj.0.weight"] == [32, 40]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"hidden_size": "64"}, "hidden_size is '64', but must be a whole number above 0"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0, but must be a whole number above 0"),
+        ({"img_size": 28.0}, "img_size is 28.0, but must be a whole number above 0"),
+        ({"rope_scaling": "linear"}, "rope_scaling is 'linear', but must be an object of settings, or null"),
+        ({"vision_config": 3}, "vision_config is 3, but must be an object of settings, or null"),
+        (
+            {"vision_config": {"patch_size": None}},
+            "vision_config: patch_size is None, but must be a whole number above 0",
+        ),
+    ],
+)
+def test_values_of_the_wrong_kind(values, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**values)

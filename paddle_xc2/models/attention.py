@@ -8,6 +8,7 @@ capability 8 or more, Paddle's flash attention does the same; the code here is i
 
 from __future__ import annotations
 
+import functools
 import math
 
 import paddle
@@ -128,8 +129,13 @@ def _flash_attention_serves(query):
     return (
         query.place.is_gpu_place()
         and query.dtype in (paddle.float16, paddle.bfloat16)
-        and paddle.device.cuda.get_device_capability()[0] >= 8
+        and _compute_capability() >= 8
     )
+
+
+@functools.cache
+def _compute_capability() -> int:
+    return paddle.device.cuda.get_device_capability()[0]
 
 
 def _flash_attention(query, key, value, segments, causal):
