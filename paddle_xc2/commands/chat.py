@@ -146,7 +146,14 @@ class ChatSession:
     def _place_images(self, text: str) -> str:
         from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
 
-        return text if IMAGE_PLACEHOLDER in text else IMAGE_PLACEHOLDER * len(self.pending) + text
+        if IMAGE_PLACEHOLDER in text or not self.pending:
+            return text
+        if len(self.pending) == 1 and not self.history:
+            return text  # a single picture without a place stands where the family's upstream puts it
+        if self.images and not any(IMAGE_PLACEHOLDER in question for question, _ in self.history):
+            question, answer = self.history[0]  # that picture is no longer the only one
+            self.history[0] = (IMAGE_PLACEHOLDER + question, answer)
+        return IMAGE_PLACEHOLDER * len(self.pending) + text
 
     def _remember(self, query: str, answer: str) -> None:
         if answer.strip():  # a turn without an answer can't stand in a conversation; its pictures wait for the next

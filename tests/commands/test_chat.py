@@ -55,6 +55,18 @@ def test_conversation_keeps_turns_and_pictures(session, monkeypatch, capsys, pic
     assert "(2 picture(s) for the next question)" in shown.err
 
 
+def test_a_single_picture_is_placed_by_the_family_until_a_second_joins_it(session, monkeypatch, picture):
+    talk(session, monkeypatch, [f"/image {picture}", "What?"])
+    assert [question for question, _ in session.history] == ["What?"]
+    talk(session, monkeypatch, [f"/image {picture}", "And this?"])
+    assert [question for question, _ in session.history] == ["<ImageHere>What?", "<ImageHere>And this?"]
+
+
+def test_a_picture_of_a_later_turn_stands_there(session, monkeypatch, picture):
+    talk(session, monkeypatch, ["Hello", f"/image {picture}", "What?"])
+    assert [question for question, _ in session.history] == ["Hello", "<ImageHere>What?"]
+
+
 def test_reset_forgets_everything(session, monkeypatch, picture):
     talk(session, monkeypatch, [f"/image {picture}", "What?", "/reset"])
     assert session.history == session.images == session.pending == []
@@ -97,7 +109,7 @@ def test_interrupt_stops_the_answer_and_keeps_what_was_said(session, monkeypatch
 def test_one_question_gives_the_answer_alone(session, picture):
     session.add_image(picture)
     answer = session.ask_whole("What?")
-    assert session.history == [("<ImageHere>What?", answer)] or not answer.strip()
+    assert session.history == [("What?", answer)] or not answer.strip()
 
 
 def test_pictures_are_read_when_they_are_added(session):
