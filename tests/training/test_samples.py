@@ -30,7 +30,7 @@ def test_too_long_ones_are_refused_and_told(workspace, conversations):
     lengths = fit_samples(conversations, processor(workspace)).lengths[:, 0]
     limit = int(np.median(lengths))
     short = processor(workspace, max_length=limit)
-    with pytest.raises(DataError, match=r"6 of 13 samples are too long; truncation leave_out goes on without them:") as caught:
+    with pytest.raises(DataError, match="6 of 13 samples are too long; truncation leave_out goes on") as caught:
         fit_samples(conversations, short)
     assert f"more than max_length {limit}" in str(caught.value) and "train.json[" in str(caught.value)
     samples = fit_samples(conversations, short, leave_out=True)
