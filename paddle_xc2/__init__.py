@@ -18,6 +18,7 @@ __all__ = [*_HOME, "__version__"]
 
 def __getattr__(name):
     if name in _HOME:
+        import_module("paddle_xc2.runtime").prepare_environment()  # best done before Paddle is imported
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -127,9 +127,7 @@ def _add(total, part, num_keys):
 
 def _flash_attention_serves(query):
     return (
-        query.place.is_gpu_place()
-        and query.dtype in (paddle.float16, paddle.bfloat16)
-        and _compute_capability() >= 8
+        query.place.is_gpu_place() and query.dtype in (paddle.float16, paddle.bfloat16) and _compute_capability() >= 8
     )
 
 
