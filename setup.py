@@ -21,8 +21,8 @@ REQUIRES = [
     "huggingface_hub>=0.23,<1",
     # Images; 9.5 has the limits on decompression that image reading relies on.
     "pillow>=9.5,<14",
-    # The tokenizer. The definition of its model file in 0.2.3 wants protobuf 7, see above.
-    "sentencepiece>=0.1.99,<0.2.3",
+    # The tokenizer; 0.2.2 refuses InternLM2's tokenizer.model, one of whose pieces holds a NUL.
+    "sentencepiece>=0.2.3,<0.3",
     # Checkpoints; 0.6 reads bfloat16 into Paddle, and Paddle 3.3 asks for it.
     "safetensors>=0.6,<1",
     # Hashes of converted tensors, as fast as memory; datasets brings it along.

@@ -42,7 +42,7 @@ KNOWN_FAULTS = {
     "pyarrow": "PaddleNLP can't be imported: pyarrow wants NumPy 2",
     "numpy": "PaddleNLP asks for at most 1.26.4",
     "protobuf": "VisualDL refuses the Trainer's settings: training with report_to visualdl stops",
-    "sentencepiece": "its model definition wants protobuf 7, which VisualDL can't use",
+    "sentencepiece": "0.2.2 refuses InternLM2's tokenizer.model",
 }
 
 

@@ -17,7 +17,7 @@ def healthy() -> Facts:
     versions = {
         **{"paddlepaddle": "3.3.1", "paddlenlp": "3.0.0b4", "aistudio-sdk": "0.2.6", "datasets": "3.6.0"},
         **{"pyarrow": "20.0.0", "numpy": "1.26.4", "protobuf": "6.33.6", "huggingface-hub": "0.36.2"},
-        **{"pillow": "12.3.0", "sentencepiece": "0.2.2", "safetensors": "0.8.0", "requests": "2.34.2"},
+        **{"pillow": "12.3.0", "sentencepiece": "0.2.3", "safetensors": "0.8.0", "requests": "2.34.2"},
         **{"tqdm": "4.70.1", "matplotlib": "3.10.9", "setuptools": "84.2.1", "xxhash": "4.1.0"},
     }
     probe = {"paddle": PADDLE, "paddlenlp": {"version": "3.0.0b4", "seconds": 3.0}}
@@ -80,7 +80,7 @@ def test_untested_version_that_works_is_only_noted():
 def test_missing_package():
     facts = with_error(with_versions(sentencepiece=None), "ModuleNotFoundError: No module named 'sentencepiece'")
     first, second = problems(facts)
-    assert first == ("fault", "sentencepiece is not installed", 'pip install "sentencepiece>=0.1.99,<0.2.3"')
+    assert first == ("fault", "sentencepiece is not installed", 'pip install "sentencepiece>=0.2.3,<0.3"')
     assert second[1] == "PaddleNLP can't be imported: ModuleNotFoundError: No module named 'sentencepiece'"
 
 
