@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
 
+from paddle_xc2.demo.small_checkpoint import move_pieces_to_end
 from paddle_xc2.special_tokens import TURN_END, TURN_START
 
 TINY_VOCAB_SIZE = 400
@@ -45,13 +45,8 @@ def _tiny_tokenizer_model() -> bytes:
         num_threads=1,
         minloglevel=2,
     )
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
     # The trainer puts user-defined pieces first; InternLM2 has them last.
-    learned = [piece for piece in proto.pieces if piece.piece not in turn_pieces]
-    turns = [piece for name in turn_pieces for piece in proto.pieces if piece.piece == name]
-    del proto.pieces[:]
-    proto.pieces.extend(learned + turns)
-    return proto.SerializeToString()
+    return move_pieces_to_end(model.getvalue(), turn_pieces)
 
 
 def tiny_tokenizer(directory) -> Path:

@@ -468,7 +468,7 @@ def test_chat_about_a_video(make_video, tmp_path):
     model = tiny_model(xc2_family="xcomposer2d5-7b", img_size=560, max_position_embeddings=2048)
     tokenizer = XComposer2Tokenizer.from_pretrained(tiny_tokenizer(tmp_path / "tokenizer"))
     settings = {"do_sample": False, "max_new_tokens": 3}
-    answer, _ = model.chat(tokenizer, "<ImageHere>What happens?", str(clip), **settings)
+    answer, _ = model.chat(tokenizer, "What happens?", str(clip), **settings)
     arguments = Namespace(
         meta_instruction=None, greedy=True, max_new_tokens=3, temperature=1.0, top_p=0.8, top_k=50,
         repetition_penalty=1.005, num_beams=1,
