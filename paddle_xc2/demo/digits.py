@@ -19,7 +19,7 @@ from PIL import Image
 
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
 
-COPIES = 6  # training pictures of a scan
+COPIES = 16  # training pictures of a scan
 FINE_SIZE = 32  # pixels, side of a picture while it is distorted
 GREY_LEVELS = 16  # of the scans: 0 is paper, 16 is ink
 TRAINING_FILE, EVALUATION_FILE = "train.json", "eval.json"
@@ -57,8 +57,8 @@ class QuestionKind(NamedTuple):
 
 
 KINDS = (
-    QuestionKind("which digit", "English", "<ImageHere>Which digit is this?", str, 0.25),
-    QuestionKind("which digit", "Chinese", "<ImageHere>这是数字几？", lambda digit: _CHINESE_DIGITS[digit], 0.25),
+    QuestionKind("which digit", "English", "<ImageHere>Which digit is this?", str, 0.3),
+    QuestionKind("which digit", "Chinese", "<ImageHere>这是数字几？", lambda digit: _CHINESE_DIGITS[digit], 0.3),
     QuestionKind(
         "even or odd",
         "English",
@@ -78,14 +78,14 @@ KINDS = (
         "English",
         "<ImageHere><ImageHere>Which digit is larger, the first or the second?",
         lambda first, second: "the first" if first > second else "the second",
-        0.15,
+        0.1,
     ),
     QuestionKind(
         "which is larger",
         "Chinese",
         "<ImageHere><ImageHere>哪个数字更大，第一个还是第二个？",
         lambda first, second: "第一个" if first > second else "第二个",
-        0.15,
+        0.1,
     ),
 )
 WHICH_DIGIT = KINDS[0]

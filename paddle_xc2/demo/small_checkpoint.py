@@ -15,21 +15,21 @@ SIZES = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 64,
     "intermediate_size": 128,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
     "max_length": 512,
-    "img_size": 28,
+    "img_size": 8,
     # The released models' 0.02 suits widths of thousands; at this width it would take long to learn anything.
     "initializer_range": 0.1,
     "plora_dropout": 0.0,
     "vision_config": {
-        "hidden_size": 96,
-        "intermediate_size": 192,
-        "num_hidden_layers": 4,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 1,
         "num_attention_heads": 4,
-        "patch_size": 14,
+        "patch_size": 4,
     },
 }
 
