@@ -98,7 +98,8 @@ def _draw_answer(cell, question: Question, answer: str) -> None:
     """Pictures, question and answer in a matplotlib subfigure."""
     is_right = answer == question.answer
     cell.suptitle(question.kind.query.replace(IMAGE_PLACEHOLDER, "").replace(", ", ",\n"), fontsize=10)
-    told = answer if is_right else f"{answer or '(nothing)'}  (right: {question.answer})"
+    said = answer if answer.isprintable() else ascii(answer)[1:-1]  # a model that has learned nothing says anything
+    told = said if is_right else f"{said or '(nothing)'}  (right: {question.answer})"
     cell.supxlabel(told, fontsize=13, color="tab:green" if is_right else "tab:red")
     for axes, image in zip(cell.subplots(1, len(question.images), squeeze=False)[0], question.images, strict=True):
         axes.imshow(Image.open(image), cmap="gray_r")
