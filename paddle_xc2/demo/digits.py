@@ -57,35 +57,35 @@ class QuestionKind(NamedTuple):
 
 
 KINDS = (
-    QuestionKind("which digit", "English", "<ImageHere>Which digit is this?", str, 0.3),
-    QuestionKind("which digit", "Chinese", "<ImageHere>这是数字几？", lambda digit: _CHINESE_DIGITS[digit], 0.3),
+    QuestionKind("which digit", "English", "<ImageHere>Which digit is this?", str, 0.38),
+    QuestionKind("which digit", "Chinese", "<ImageHere>这是数字几？", lambda digit: _CHINESE_DIGITS[digit], 0.38),
     QuestionKind(
         "even or odd",
         "English",
         "<ImageHere>Is this digit even or odd?",
         lambda digit: ("even", "odd")[digit % 2],
-        0.1,
+        0.04,
     ),
     QuestionKind(
         "even or odd",
         "Chinese",
         "<ImageHere>这个数字是奇数还是偶数？",
         lambda digit: ("偶数", "奇数")[digit % 2],
-        0.1,
+        0.04,
     ),
     QuestionKind(
         "which is larger",
         "English",
         "<ImageHere><ImageHere>Which digit is larger, the first or the second?",
         lambda first, second: "the first" if first > second else "the second",
-        0.1,
+        0.08,
     ),
     QuestionKind(
         "which is larger",
         "Chinese",
         "<ImageHere><ImageHere>哪个数字更大，第一个还是第二个？",
         lambda first, second: "第一个" if first > second else "第二个",
-        0.1,
+        0.08,
     ),
 )
 WHICH_DIGIT = KINDS[0]
