@@ -67,16 +67,21 @@ def load_model(
 
 
 def _fill(parameter, tensor: LazyTensor, dtype: str, name: str) -> None:
-    """Gives a parameter memory, and puts the values there block by block; `set_value` would hold all of them twice."""
+    """Gives a parameter memory, and puts the values there; `set_value` would hold all of them twice."""
     memory = paddle.empty(parameter.shape, dtype)
     if memory.place.is_cpu_place():
         tensor.load_into(_numpy_view(memory, dtype), dtype, name)
     else:
-        start = 0
-        for block in tensor.blocks(dtype, name, BlockBuffers(), Fingerprint()):
-            memory._slice(start, start + len(block)).copy_(paddle.to_tensor(block), True)
-            start += len(block)
+        _copy_blocks(memory, tensor, dtype, name)
     memory._share_buffer_to(parameter)
+
+
+def _copy_blocks(memory, tensor: LazyTensor, dtype: str, name: str) -> None:
+    """Fills a Paddle tensor on any device; the host holds two blocks of the values at most."""
+    start = 0
+    for block in tensor.blocks(dtype, name, BlockBuffers(), Fingerprint()):
+        memory._slice(start, start + len(block)).copy_(paddle.to_tensor(block), True)
+        start += len(block)
 
 
 def _numpy_view(tensor, dtype: str) -> np.ndarray:

@@ -7,8 +7,10 @@ from safetensors.numpy import load_file, save_file
 
 from paddle_xc2 import XComposer2ForCausalLM
 from paddle_xc2.models.clip_vit import resize_position_table
+from paddle_xc2.weights import lazy_tensor, loading
 from paddle_xc2.weights.checkpoint_files import INDEX_FILE
 from paddle_xc2.weights.convert import convert
+from paddle_xc2.weights.lazy_tensor import LazyTensor
 from paddle_xc2.weights.loading import build_without_memory, load_model
 from tests.tiny import tiny_checkpoint, tiny_config, tiny_model
 from tests.weights.torch_zip import write_state_dict
@@ -216,6 +218,22 @@ class TestOtherFaults:
     def test_hub_name_without_a_network(self):
         with pytest.raises(FileNotFoundError, match="internlm/internlm-xcomposer2-7b: not found"):
             XComposer2ForCausalLM.from_pretrained("internlm/internlm-xcomposer2-7b")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(70, 33), (5,)])
+def test_the_way_to_a_device(monkeypatch, dtype, shape):
+    """Here the device is the CPU too; only the way there is that of a GPU."""
+    monkeypatch.setattr(lazy_tensor, "BLOCK_BYTES", 300)
+    monkeypatch.setattr(lazy_tensor, "TILE", 8)
+    values = np.random.randn(*shape).astype(np.float32)
+    for tensor, expected in (
+        (LazyTensor("float32", values.shape, lambda: values), values),
+        (LazyTensor("float32", values.shape, lambda: values).transposed(), values.T),
+    ):
+        memory = paddle.zeros(expected.shape, dtype)
+        loading._copy_blocks(memory, tensor, dtype, "x")
+        np.testing.assert_array_equal(memory.numpy(), paddle.to_tensor(expected.copy()).astype(dtype).numpy())
 
 
 def test_building_takes_no_memory():
