@@ -133,11 +133,11 @@ def test_a_permuted_matrix_has_another_fingerprint():
 
 
 def test_row_blocks(monkeypatch):
-    monkeypatch.setattr(lazy_tensor, "BLOCK_BYTES", 100)
-    monkeypatch.setattr(lazy_tensor, "TILE", 4)
-    assert list(row_blocks((10, 5), "float32")) == [slice(0, 5 - 1), slice(4, 8), slice(8, 10)]  # whole tiles
-    assert list(row_blocks((3, 10), "float32")) == [slice(0, 2), slice(2, 3)]  # less than a tile
-    assert list(row_blocks((2, 1000), "float32")) == [slice(0, 1), slice(1, 2)]  # never less than a row
+    monkeypatch.setattr(lazy_tensor, "BLOCK_BYTES", 200)
+    monkeypatch.setattr(lazy_tensor, "TILE", 8)
+    assert list(row_blocks((20, 5), "float32")) == [slice(0, 8), slice(8, 16), slice(16, 20)]  # whole tiles
+    assert list(row_blocks((7, 10), "float32")) == [slice(0, 5), slice(5, 7)]  # less than a tile
+    assert list(row_blocks((3, 1000), "float32")) == [slice(0, 2), slice(2, 3)]  # never less than a quarter
     assert list(row_blocks((0, 3), "float32")) == []
 
 
