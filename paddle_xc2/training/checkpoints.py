@@ -7,19 +7,19 @@ afterwards, and `check_whole` finds that out.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from paddle_xc2.weights.manifest import sha256
+from paddle_xc2.weights.whole_directory import sync
+
 MARKER = "checkpoint.json"
 _WRITING = ".writing-"  # in front of the name of what is not whole yet
 _DELETED = ".deleted-"  # ... and of what is being deleted
-_BLOCK = 2**22
 
 
 def write_checkpoint(
@@ -52,11 +52,11 @@ def write_checkpoint(
     }
     replace_file(aside / MARKER, json.dumps(content, indent=2).encode())
     for directory in {path.parent for path in files}:
-        _sync_directory(directory)
+        sync(directory)
     if final.exists():  # damaged, or an earlier run's
         _delete(final)
     aside.rename(final)
-    _sync_directory(output_dir)
+    sync(output_dir)
     _delete_superfluous(output_dir, content, keep)
     return final
 
@@ -114,7 +114,7 @@ def check_whole(path: Path) -> None:
         if size != expected["bytes"]:
             raise ValueError(f"{path}: {name} has {size} bytes instead of {expected['bytes']}")
     with ThreadPoolExecutor() as pool:
-        for name, digest in zip(files, pool.map(lambda name: _sha256(path / name), files), strict=True):
+        for name, digest in zip(files, pool.map(lambda name: sha256(path / name), files), strict=True):
             if digest != files[name]["sha256"]:
                 raise ValueError(f"{path}: {name} is damaged (its SHA-256 is not what was written)")
 
@@ -132,7 +132,7 @@ def replace_file(path: Path, content: bytes) -> None:
     """Writes a file so that a reader sees the old or the new content, never a part."""
     aside = path.with_name(f"{_WRITING}{path.name}")
     aside.write_bytes(content)
-    _sync(aside)
+    sync(aside)
     aside.replace(path)
 
 
@@ -166,27 +166,6 @@ def _checkpoint_dirs(output_dir: Path) -> list[Path]:
     ]
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _sum_and_sync(path: Path) -> str:
-    _sync(path)
-    return _sha256(path)
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path)
+    return sha256(path)

@@ -44,10 +44,10 @@ def whole_directory(destination: str | Path, overwrite: bool = False, resumable:
         try:
             yield partial
             for path in partial.rglob("*"):
-                _sync(path)
+                sync(path)
             if not exists:
                 partial.rename(destination)
-                _sync(destination.parent)
+                sync(destination.parent)
         except BaseException as error:
             if not (resumable and isinstance(error, INTERRUPTIONS) and any(partial.iterdir())):
                 shutil.rmtree(partial, ignore_errors=True)
@@ -112,10 +112,10 @@ def _replace_files(partial: Path, destination: Path) -> None:
     for path in sorted(partial.iterdir(), key=lambda path: path.name == CONFIG_FILE):
         path.replace(destination / path.name)
     partial.rmdir()
-    _sync(destination)
+    sync(destination)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Waits until a file, or the names in a directory, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
