@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,18 @@ ROLES = ("system", "user", "assistant")
 
 
 class DataError(ValueError):
-    """A record that can't be used. The message says what is wrong, where, and what to do."""
+    """A record that can't be used. The message says what is wrong, where, and what to do.
+
+    Attributes:
+        rule: what the record breaks, in a word or two: check-data counts by it.
+    """
+
+    rule = "schema"
+
+    def __init__(self, message: str, rule: str | None = None):
+        super().__init__(message)
+        if rule is not None:
+            self.rule = rule
 
 
 @dataclass(frozen=True)
@@ -54,35 +66,48 @@ class Conversation:
 
 def check(conversation: Conversation) -> None:
     """Raises: DataError if the conversation breaks a rule that training and chat both need."""
-    source, messages = conversation.source, conversation.messages
+    for error in broken_rules(conversation.messages, len(conversation.images), conversation.source):
+        raise error
+
+
+def broken_rules(messages: tuple[Message, ...], num_images: int, source: str) -> Iterator[DataError]:
+    """Yields every rule of training and chat that messages with so many images break; `check` raises the first."""
     if not messages:
-        raise DataError(f"{source}: there is no message; a conversation needs at least one question")
+        yield DataError(f"{source}: there is no message; a conversation needs at least one question")
+        return
     for index, message in enumerate(messages):
         if message.role not in ROLES:
-            raise DataError(f'{source}: message {index} has role "{message.role}"; use one of {", ".join(ROLES)}')
+            yield DataError(
+                f'{source}: message {index} has role "{message.role}"; use one of {", ".join(ROLES)}', "roles"
+            )
         if message.role == "system" and index > 0:
-            raise DataError(f"{source}: message {index} is a system turn; only the first message can be one")
+            yield DataError(f"{source}: message {index} is a system turn; only the first message can be one", "roles")
         if index > 0 and message.role == messages[index - 1].role:
-            raise DataError(
+            yield DataError(
                 f"{source}: messages {index - 1} and {index} are both from the {message.role}; "
-                "question and answer must alternate"
+                "question and answer must alternate",
+                "roles",
             )
         for reserved in RESERVED:
             if reserved in message.text:
-                raise DataError(reserved_message(source, index, reserved))
+                yield DataError(reserved_message(source, index, reserved), "reserved text")
     first = messages[1] if messages[0].role == "system" and len(messages) > 1 else messages[0]
     if first.role != "user":
-        raise DataError(f"{source}: the conversation starts with the {first.role}; the first turn must be the user's")
+        yield DataError(
+            f"{source}: the conversation starts with the {first.role}; the first turn must be the user's", "roles"
+        )
     num_placeholders = sum(message.text.count(IMAGE_PLACEHOLDER) for message in messages)
-    if num_placeholders != len(conversation.images) and not conversation.image_leads:
-        raise DataError(
-            f"{source}: the messages hold {num_placeholders} {IMAGE_PLACEHOLDER} but {len(conversation.images)} "
-            f"image{'s are' if len(conversation.images) != 1 else ' is'} given; write one {IMAGE_PLACEHOLDER} per image"
+    if num_placeholders != num_images and not (num_images == 1 and num_placeholders == 0):
+        yield DataError(
+            f"{source}: the messages hold {num_placeholders} {IMAGE_PLACEHOLDER} but {num_images} "
+            f"image{'s are' if num_images != 1 else ' is'} given; write one {IMAGE_PLACEHOLDER} per image",
+            "placeholders",
         )
     for index, message in enumerate(messages):
-        if message.role == "assistant":
-            if not message.text.strip():
-                raise DataError(f"{source}: message {index} (assistant) is empty; write the answer or remove the turn")
+        if message.role == "assistant" and not message.text.strip():
+            yield DataError(
+                f"{source}: message {index} (assistant) is empty; write the answer or remove the turn", "empty answer"
+            )
 
 
 def reserved_message(source: str, index: int, reserved: str) -> str:
@@ -97,7 +122,8 @@ def check_trainable(conversation: Conversation) -> None:
     if conversation.messages[-1].role != "assistant":
         raise DataError(
             f"{conversation.source}: the last message is from the {conversation.messages[-1].role}; "
-            "a training sample must end with the assistant's answer"
+            "a training sample must end with the assistant's answer",
+            "roles",
         )
 
 

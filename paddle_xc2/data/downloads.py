@@ -23,6 +23,8 @@ _CHUNK_BYTES = 64 * 1024
 class DownloadError(DataError):
     """An image that could not be fetched."""
 
+    rule = "image missing"
+
 
 def is_url(reference: str) -> bool:
     """Whether an image is named by an http(s) address rather than a path."""

@@ -15,6 +15,8 @@ from paddle_xc2.special_tokens import BOS, IGNORE_INDEX, IMAGE_PLACEHOLDER, IMAG
 class TooLong(DataError):
     """A sample longer than max_length. `num_tokens`: its length, image slots included."""
 
+    rule = "too long"
+
     def __init__(self, message: str, num_tokens: int):
         super().__init__(message)
         self.num_tokens = num_tokens
@@ -88,7 +90,7 @@ def _placed(conversation: Conversation, family: Family) -> tuple[tuple[Message, 
     for index, message in enumerate(conversation.messages):
         for reserved in (family.template.turn_start, family.template.turn_end):
             if reserved in message.text:
-                raise DataError(reserved_message(conversation.source, index, reserved))
+                raise DataError(reserved_message(conversation.source, index, reserved), "reserved text")
     if not conversation.image_leads:
         return conversation.messages, []
     if family.image_leads_prompt:

@@ -33,17 +33,25 @@ CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 class ImageError(DataError):
     """An image that can't be used."""
 
+    rule = "image unusable"
+
 
 class ImageMissing(ImageError):
     """There is no such file."""
+
+    rule = "image missing"
 
 
 class ImageDamaged(ImageError):
     """The file is no image, or not a whole one."""
 
+    rule = "image damaged"
+
 
 class ImageTooLarge(ImageError):
     """More pixels or bytes than allowed."""
+
+    rule = "image too large"
 
 
 def load_image(image, source: str = "", max_pixels: int = MAX_PIXELS) -> Image.Image:

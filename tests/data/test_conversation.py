@@ -2,7 +2,14 @@
 
 import pytest
 
-from paddle_xc2.data.conversation import Conversation, DataError, Message, check_trainable, place_leading_image
+from paddle_xc2.data.conversation import (
+    Conversation,
+    DataError,
+    Message,
+    broken_rules,
+    check_trainable,
+    place_leading_image,
+)
 
 QUESTION, ANSWER = Message("user", "What is it?"), Message("assistant", "A cat.")
 PICTURE = Message("user", "<ImageHere>What is it?")
@@ -42,6 +49,18 @@ def test_what_is_not(messages, images, message):
     with pytest.raises(DataError) as caught:
         Conversation(messages, images, "train.json[17]")
     assert str(caught.value).startswith(f"train.json[17]: {message}")
+
+
+def test_every_broken_rule_is_found():
+    messages = (Message("assistant", "<s>"), Message("assistant", ""), Message("system", "<ImageHere>"))
+    errors = list(broken_rules(messages, 2, "r"))
+    assert [error.rule for error in errors] == [
+        *("reserved text", "roles", "roles", "roles", "placeholders", "empty answer"),
+    ]  # fmt: skip
+    with pytest.raises(DataError) as caught:
+        Conversation(messages, ("a", "b"), "r")
+    assert str(caught.value) == str(errors[0]) and caught.value.rule == "reserved text"
+    assert DataError("r: a key is missing").rule == "schema"
 
 
 @pytest.mark.parametrize("reserved", ["<s>", "</s>", "[UNUSED_TOKEN_145]", "[UNUSED_TOKEN_146]"])
