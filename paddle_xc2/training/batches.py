@@ -148,6 +148,7 @@ class ItemLoader:
             pool.shutdown(cancel_futures=True)
 
 
+_SECONDS_AFTER_TERM = 10
 _items: Sequence  # in a worker: what it makes items of
 
 
@@ -155,6 +156,9 @@ def _start_worker(items: Sequence) -> None:
     global _items
     _items = items
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business, which then ends the workers
+    # So is SIGTERM, which a cluster sends to all processes of a job: the step that is to be finished needs its data.
+    # Not ignored: the pool ends its workers with it after one of them has died, and waits for them.
+    signal.signal(signal.SIGTERM, lambda *_: threading.Timer(_SECONDS_AFTER_TERM, os._exit, (1,)).start())
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from paddle_xc2.weights.manifest import sha256
-from paddle_xc2.weights.whole_directory import sync
+from paddle_xc2.weights.whole_directory import NoRoom, sync
 
 MARKER = "checkpoint.json"
 _WRITING = ".writing-"  # in front of the name of what is not whole yet
@@ -23,7 +23,12 @@ _DELETED = ".deleted-"  # ... and of what is being deleted
 
 
 def write_checkpoint(
-    output_dir: Path, step: int, write: Callable[[Path], None], marker: dict, keep: int | None = None
+    output_dir: Path,
+    step: int,
+    write: Callable[[Path], None],
+    marker: dict,
+    keep: int | None = None,
+    best: int | None = None,
 ) -> Path:
     """Writes `checkpoint-{step}` and then deletes the checkpoints that it makes superfluous.
 
@@ -31,11 +36,30 @@ def write_checkpoint(
         write: fills the directory that it is given.
         marker: what to remember beside the files: JSON values, "started" (of the run) among them.
         keep: how many checkpoints of this run stay, this one included; None is all. Those of earlier runs go.
+        best: step of a checkpoint that is one of them, whatever its age; needs a `keep` of at least 2.
     Returns: its path.
+    Raises: OSError if the disk is full or can't be written to. Nothing is deleted then, but what was half-written,
+        which gives its room back.
     """
     final = output_dir / f"checkpoint-{step}"
     aside = output_dir / f"{_WRITING}{final.name}"
     shutil.rmtree(aside, ignore_errors=True)
+    try:
+        _write_aside(aside, step, write, marker)
+    except (OSError, NoRoom):
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    replaced = _set_aside(final) if final.exists() else None  # damaged, or an earlier run's
+    aside.rename(final)
+    sync(output_dir)
+    if replaced:
+        shutil.rmtree(replaced)
+    _delete_superfluous(output_dir, step, marker["started"], keep, best)
+    return final
+
+
+def _write_aside(aside: Path, step: int, write: Callable[[Path], None], marker: dict) -> None:
+    """Everything of a checkpoint, and on the disk, but for its name."""
     aside.mkdir(parents=True)
     write(aside)
     files = sorted(path for path in aside.rglob("*") if path.is_file())
@@ -53,12 +77,6 @@ def write_checkpoint(
     replace_file(aside / MARKER, json.dumps(content, indent=2).encode())
     for directory in {path.parent for path in files}:
         sync(directory)
-    if final.exists():  # damaged, or an earlier run's
-        _delete(final)
-    aside.rename(final)
-    sync(output_dir)
-    _delete_superfluous(output_dir, content, keep)
-    return final
 
 
 def newest_whole(output_dir: Path) -> tuple[Path | None, list[str]]:
@@ -136,28 +154,34 @@ def replace_file(path: Path, content: bytes) -> None:
     aside.replace(path)
 
 
-def _delete_superfluous(output_dir: Path, newest: dict, keep: int | None) -> None:
-    ours = []
+def _delete_superfluous(output_dir: Path, newest: int, started: int, keep: int | None, best: int | None) -> None:
+    ours = {}
     for path in _checkpoint_dirs(output_dir):
         try:
             marker = read_marker(path)
         except ValueError:
             continue  # not ours, or damaged beyond recognition: never deleted
         # A later step is of a course that was given up: the run went on from before it.
-        if marker["started"] == newest["started"] and marker["step"] <= newest["step"]:
-            ours.append((marker["step"], path))
+        if marker["started"] == started and marker["step"] <= newest:
+            ours[marker["step"]] = path
         else:
             _delete(path)
-    for _, path in sorted(ours, reverse=True)[keep or len(ours) :]:
-        _delete(path)
+    # The newest is to go on from, the best is what the run may end with; then the later the better.
+    by_worth = sorted(ours, key=lambda step: (step == newest, step == best, step), reverse=True)
+    for step in by_worth[keep or len(ours) :]:
+        _delete(ours[step])
 
 
 def _delete(path: Path) -> None:
     """Under another name first, so that an interrupted deletion leaves nothing that looks like a checkpoint."""
+    shutil.rmtree(_set_aside(path))
+
+
+def _set_aside(path: Path) -> Path:
     doomed = path.with_name(f"{_DELETED}{path.name}")
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
-    shutil.rmtree(doomed)
+    return doomed
 
 
 def _checkpoint_dirs(output_dir: Path) -> list[Path]:

@@ -21,14 +21,16 @@ from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load_arguments
+from paddle_xc2.training.interruption import Stopped, is_disk_error
 from paddle_xc2.training.metrics import LOSS_PLOT, device_memory, draw_losses
 from paddle_xc2.training.output import check_same_course, choose_start, claim
 from paddle_xc2.training.plan import Plan, first_sample_text, plan_lines
 from paddle_xc2.training.samples import Samples, fit_samples
 from paddle_xc2.training.trainable import set_trainable
 from paddle_xc2.training.trainer import STATE_FILE, StepTrainer
+from paddle_xc2.weights.whole_directory import NoRoom
 
-EXIT_INTERRUPTED = 130
+EXIT_FAILURE, EXIT_INTERRUPTED = 1, 130
 
 
 def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
@@ -37,7 +39,8 @@ def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
     Args:
         config_path: JSON argument file.
         overrides: command-line words `--key value`, which win over the file.
-    Returns: exit status: 0, or 130 after Ctrl-C.
+    Returns: exit status: 0, also if Ctrl-C or SIGTERM ended the training after a step that is saved; 130 if a second
+        Ctrl-C ended it at once; 1 if the disk is full or can't be written to.
     Raises: ValueError, FileNotFoundError for what a user can cause: before anything is written, but for images that
         turn out to be damaged and a loss that is not finite.
     """
@@ -61,15 +64,34 @@ def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
         dist.barrier()  # every process has looked at output_dir before the first one writes into it
     if plan.rank == 0:
         print_plan(plan, model.config, learning, processor)
-        claim(Path(arguments.output_dir), facts_of(plan))
-    trainer = StepTrainer(model, processor, plan)
     try:
-        seconds = train_to_the_end(trainer)
-        save_results(trainer, seconds)
+        if plan.rank == 0:
+            claim(Path(arguments.output_dir), facts_of(plan))
+        trainer = StepTrainer(model, processor, plan)
+    except OSError as error:
+        if not is_disk_error(error):
+            raise
+        told = f"output_dir {arguments.output_dir} can't be written to: {error}; mend that, or choose another folder"
+        print(told, file=sys.stderr)
+        return EXIT_FAILURE
+    try:
+        with trainer.stop.listening():
+            seconds = train_to_the_end(trainer)
+            save_results(trainer, seconds)
+        return 0
+    except Stopped:
+        told, status = f"stopped by {trainer.stop.by or 'a signal to another process'}", 0
     except KeyboardInterrupt:
-        print(describe_interruption(trainer, config_path, overrides), file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return 0
+        told, status = "stopped by Ctrl-C in the midst of it", EXIT_INTERRUPTED
+    except (OSError, NoRoom) as error:
+        if not is_disk_error(error):
+            raise
+        told, status = (
+            f"{arguments.output_dir} can't be written to ({error}); make room, or mend the disk",
+            EXIT_FAILURE,
+        )
+    print(describe_end(trainer, told, config_path, overrides), file=sys.stderr)
+    return status
 
 
 def prepare_device(arguments: FinetuneArguments) -> str:
@@ -152,6 +174,7 @@ def train_to_the_end(trainer: StepTrainer) -> float:
     """Trains what is left to train. Returns: seconds that it took."""
     started = time.perf_counter()
     start, arguments = trainer.plan.start, trainer.arguments
+    trainer.evaluate_what_is_due()
     if start.step < trainer.plan.num_steps:
         trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
     else:
@@ -159,8 +182,8 @@ def train_to_the_end(trainer: StepTrainer) -> float:
         trainer.progress.say("every step is trained already")
     trainer.progress.close()
     seconds = time.perf_counter() - started
-    if arguments.do_eval and arguments.evaluation_strategy == "no":
-        trainer.evaluate()
+    if arguments.do_eval and arguments.evaluation_strategy == "no" and start.step < trainer.plan.num_steps:
+        trainer.evaluate_at_the_end()
     return seconds
 
 
@@ -181,10 +204,16 @@ def save_results(trainer: StepTrainer, seconds: float) -> None:
         print(f"the model is saved, ask it: paddle-xc2 chat --from_pretrained {shlex.quote(str(output_dir))}")
 
 
-def describe_interruption(trainer: StepTrainer, config_path, overrides: list[str]) -> str:
-    """What Ctrl-C stopped, and how to go on."""
-    told = f"stopped by Ctrl-C in step {trainer.state.global_step + 1} of {trainer.plan.num_steps}; "
+def describe_end(trainer: StepTrainer, told: str, config_path, overrides: list[str]) -> str:
+    """What ended the run early, how far it came, and how to go on.
+
+    Args:
+        told: the first of these.
+    """
+    message = f"{told}; {trainer.state.global_step} of {trainer.plan.num_steps} steps are done, "
     if trainer.last_checkpoint is None:
-        return told + "there is no checkpoint yet (save_strategy, save_steps)"
-    command = shlex.join(["paddle-xc2", "finetune", str(config_path), *overrides, "--resume_from_checkpoint", "auto"])
-    return told + f"the last checkpoint is {trainer.last_checkpoint}; go on with: {command}"
+        return message + "there is no checkpoint yet (save_strategy, save_steps)"
+    # Nothing is written yet where the checkpoint that the run began with lies elsewhere.
+    resume = "auto" if trainer.last_checkpoint.parent == trainer.output_dir else str(trainer.last_checkpoint)
+    command = shlex.join(["paddle-xc2", "finetune", str(config_path), *overrides, "--resume_from_checkpoint", resume])
+    return message + f"the last checkpoint is {trainer.last_checkpoint}; go on with: {command}"

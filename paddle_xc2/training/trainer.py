@@ -21,6 +21,7 @@ from paddlenlp.trainer.trainer_utils import get_scheduler
 from paddle_xc2 import runtime
 from paddle_xc2.training import checkpoints
 from paddle_xc2.training.batches import EpochSteps, EvaluationBatches, ItemLoader, StepItem, TrainingSteps
+from paddle_xc2.training.interruption import Stopped, StopRequest
 from paddle_xc2.training.metrics import LOSS_PLOT, MetricsFile, Progress, draw_losses, peak_memory_gb
 from paddle_xc2.training.plan import Plan
 from paddle_xc2.weights.checkpoint_files import find_shards, read_safetensors
@@ -89,7 +90,8 @@ class Window:
     """What happened since the last logged step."""
 
     steps: list[int] = field(default_factory=list)
-    losses: list[paddle.Tensor] = field(default_factory=list)  # on the device: looking at one waits for its step
+    # On the device: looking at one waits for its step. Numbers after a checkpoint was gone on from.
+    losses: list[paddle.Tensor | float] = field(default_factory=list)
     trained_tokens: list[int] = field(default_factory=list)  # of all processes
     tokens: int = 0  # of this process, as the rest
     image_tokens: int = 0
@@ -106,6 +108,7 @@ class StepTrainer(Trainer):
 
     Attributes:
         last_checkpoint: path of the newest one of this run, or None.
+        stop: set it, and training ends after the step with a checkpoint, raising Stopped.
 
     Args:
         model: XComposer2ForCausalLM, in the state to start from.
@@ -116,8 +119,12 @@ class StepTrainer(Trainer):
     def __init__(self, model, processor, plan: Plan):
         arguments = self.arguments = plan.arguments
         self.plan = plan
-        self.window = Window()
+        self.window = self._begun_window()
         self.last_checkpoint = plan.start.checkpoint
+        self.stop = StopRequest()
+        self.asked_to_stop = False  # the same on all processes, as all of them know it since the last step
+        self.saved_step = plan.start.step
+        self.finished_step = plan.start.step  # all that follows it is done: log, evaluation, checkpoint
         self.evaluation = steps = None
         if plan.evaluation:
             batch_size = arguments.per_device_eval_batch_size
@@ -186,7 +193,8 @@ class StepTrainer(Trainer):
         step, num_ranks = self.state.global_step, self.plan.num_processes
         seeds = np.random.SeedSequence([self.arguments.seed, step, self.plan.rank])
         runtime.set_seed(int(seeds.generate_state(1)[0]))
-        num_trained = int(_sum_over_processes([inputs.num_trained_tokens])[0])
+        num_trained, num_asked = _sum_over_processes([inputs.num_trained_tokens, self.stop.by is not None])
+        num_trained, self.asked_to_stop = int(num_trained), num_asked > 0
         # Gradients are averaged over the processes, hence the factor; weight 0 divides by infinity.
         denominator = num_trained / num_ranks if inputs.weight else math.inf
         loss = paddle.zeros([], "float32")
@@ -227,14 +235,32 @@ class StepTrainer(Trainer):
     # Reports
 
     def _maybe_log_save_evaluate(self, tr_loss, model, epoch, ignore_keys_for_eval, **kwargs):
-        """PaddleNLP calls this after every step and once more after every epoch."""
-        self.state.epoch = self.state.global_step / self.plan.order.steps_per_epoch
+        """PaddleNLP calls this after every step and once more after every epoch.
+
+        Raises: Stopped.
+        """
+        step = self.state.global_step
+        self.state.epoch = step / self.plan.order.steps_per_epoch
         if self.control.should_log:
             self._log_window()
         if self.control.should_evaluate:
             self.evaluate()
         if self.control.should_save:
             self._save_checkpoint(model)
+        more_to_come = self._ends_epoch(step) and self.finished_step < step
+        self.finished_step = step
+        # A process alone need not wait for the next step to know of a request.
+        if not more_to_come and (self.asked_to_stop or self.plan.num_processes == 1 and self.stop.by):
+            self._save_and_stop()
+
+    def _ends_epoch(self, step: int) -> bool:
+        """Whether this is the last step of an epoch, or of all."""
+        return step % self.plan.order.steps_per_epoch == 0 or step >= self.plan.num_steps
+
+    def _save_and_stop(self) -> None:
+        if self.saved_step != self.state.global_step:
+            self._save_checkpoint(self.model)
+        raise Stopped
 
     def _window_losses(self) -> np.ndarray:
         """Loss of every step in the window. Raises: ValueError naming the first that is not finite."""
@@ -245,6 +271,31 @@ class StepTrainer(Trainer):
         loss_scale = float(self.scaler._scale) if self.do_grad_scaling else None
         check_losses(self.window.steps, losses, loss_scale)
         return losses
+
+    def _window_record(self) -> dict:
+        """The window as JSON values: what a checkpoint needs for the next logged step to be as it would have been."""
+        losses = self._window_losses().tolist()
+        tokens, image_tokens = _sum_over_processes([self.window.tokens, self.window.image_tokens])
+        return {
+            "steps": self.window.steps,
+            "losses": losses,
+            "trained_tokens": self.window.trained_tokens,
+            "tokens": int(tokens),
+            "image_tokens": int(image_tokens),
+            "seconds": time.perf_counter() - self.window.started,
+        }
+
+    def _begun_window(self) -> Window:
+        """The window at the start: what `_window_record` told of the checkpoint to go on from."""
+        checkpoint = self.plan.start.checkpoint
+        record = checkpoints.read_marker(checkpoint).get("window") if checkpoint else None
+        if record is None:
+            return Window()
+        window = Window(record["steps"], record["losses"], record["trained_tokens"])
+        if self.plan.rank == 0:  # these were summed over all processes
+            window.tokens, window.image_tokens = record["tokens"], record["image_tokens"]
+        window.started = time.perf_counter() - record["seconds"]
+        return window
 
     def _log_window(self) -> None:
         window, losses = self.window, self._window_losses()
@@ -278,8 +329,11 @@ class StepTrainer(Trainer):
     def log(self, logs, **kwargs):
         """PaddleNLP's summary at the end of training; ours is printed by the run."""
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict:
-        """Mean loss over every trained token of the evaluation data, as an entry of metrics.jsonl."""
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict | None:
+        """Mean loss over every trained token of the evaluation data, as an entry of metrics.jsonl.
+
+        None if it was cut short by a request to stop: the run makes up for it when it goes on.
+        """
         self._window_losses()
         started = time.perf_counter()
         num_batches = len(self.evaluation)
@@ -290,11 +344,18 @@ class StepTrainer(Trainer):
         self.model.eval()
         with paddle.no_grad():
             for item in ItemLoader(self.evaluation, mine, self.arguments.dataloader_num_workers):
+                if self.stop.by:
+                    break
                 with self.autocast_smart_context_manager():
                     losses += [self.model(**batch, loss_denominator=1.0).loss for batch in item.batches]
                 num_tokens += item.num_trained_tokens
-        total, num_tokens = _sum_over_processes([math.fsum(float(loss) for loss in losses), num_tokens])
+        total = math.fsum(float(loss) for loss in losses)
+        total, num_tokens, num_asked = _sum_over_processes([total, num_tokens, self.stop.by is not None])
         seconds = time.perf_counter() - started
+        self.control.should_evaluate = False
+        self.asked_to_stop = num_asked > 0
+        if self.asked_to_stop:
+            return None
         entry = {
             "step": self.state.global_step,
             "epoch": round(self.state.epoch or 0.0, 6),
@@ -307,20 +368,45 @@ class StepTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, entry)
         return entry
 
+    def evaluate_what_is_due(self) -> None:
+        """Evaluates the state to start from, if it would have been and was not: the run was stopped meanwhile.
+
+        Raises: Stopped if it is stopped again.
+        """
+        step, arguments = self.plan.start.step, self.arguments
+        due = {
+            "no": arguments.do_eval and step >= self.plan.num_steps,
+            "steps": step % self.args.eval_steps == 0,
+            "epoch": self._ends_epoch(step),
+        }[arguments.evaluation_strategy]
+        entries = self.metrics.entries if self.metrics else []
+        missing = not any("eval_loss" in entry and entry["step"] == step for entry in entries)
+        # Only the first process knows the entries.
+        if step and _sum_over_processes([due and missing and self.plan.rank == 0])[0]:
+            self.state.global_step, self.state.epoch = step, step / self.plan.order.steps_per_epoch
+            if self.evaluate() is None:
+                raise Stopped
+
+    def evaluate_at_the_end(self) -> None:
+        """Evaluates what training ended with. Raises: Stopped if it is cut short."""
+        if self.evaluate() is None:
+            self._save_and_stop()
+
     # Checkpoints
 
     def _save_checkpoint(self, model, metrics=None):
-        self._window_losses()
+        window = self._window_record()
         started = time.perf_counter()
         if self.plan.rank == 0:
             step = self.state.global_step
-            marker = {"started": self.plan.start.started, "course": self.plan.course}
+            marker = {"started": self.plan.start.started, "course": self.plan.course, "window": window}
             keep = self.arguments.save_total_limit
             self.last_checkpoint = checkpoints.write_checkpoint(self.output_dir, step, self._write_state, marker, keep)
             if time.perf_counter() - self.plotted > PLOT_EVERY:
                 draw_losses(self.metrics.entries, self.output_dir / LOSS_PLOT)
                 self.plotted = time.perf_counter()
             self.progress.say(f"step {step}/{self.plan.num_steps}  checkpoint {self.last_checkpoint}")
+        self.saved_step = self.state.global_step
         if self.plan.num_processes > 1:
             dist.barrier()
         self.window.started += time.perf_counter() - started

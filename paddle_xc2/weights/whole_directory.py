@@ -18,6 +18,10 @@ INTERRUPTIONS = (KeyboardInterrupt, OSError)
 _UNFINISHED = ".unfinished"
 
 
+class NoRoom(ValueError):
+    """What is to be written does not fit on the disk; found out before the first byte."""
+
+
 @contextmanager
 def whole_directory(destination: str | Path, overwrite: bool = False, resumable: bool = False) -> Iterator[Path]:
     """A directory to write into, whose files appear at `destination` when the block ends without an error.
@@ -75,10 +79,10 @@ def _locked(directory: Path, destination: Path) -> Iterator[None]:
 
 
 def check_free_space(directory: Path, num_bytes: int) -> None:
-    """Raises: ValueError if `num_bytes` more don't fit on the disk of `directory`."""
+    """Raises: NoRoom if `num_bytes` more don't fit on the disk of `directory`."""
     free = shutil.disk_usage(directory).free
     if free < num_bytes:
-        raise ValueError(
+        raise NoRoom(
             f"{directory.parent}: {num_bytes / 1e9:.3g} GB are needed there, but its disk has {free / 1e9:.3g} GB "
             f"free; free {(num_bytes - free) / 1e9:.3g} GB, or give a directory on another disk"
         )

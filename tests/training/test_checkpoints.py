@@ -51,6 +51,13 @@ def test_error_while_writing_leaves_no_checkpoint(save, tmp_path):
 
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(tmp_path, 2, fail, {"started": 1}, keep=1)
+    assert names(tmp_path) == ["checkpoint-1"]  # what was half-written takes no room
+    assert newest_whole(tmp_path) == (tmp_path / "checkpoint-1", [])
+
+
+def test_what_a_killed_run_left_is_told_and_cleared_away(save, tmp_path):
+    save(1)
+    (tmp_path / ".writing-checkpoint-2").mkdir()
     newest, passed_over = newest_whole(tmp_path)
     assert newest.name == "checkpoint-1"
     assert passed_over == [f"{tmp_path}/.writing-checkpoint-2: the run was interrupted while this was written"]
@@ -63,6 +70,14 @@ def test_keeps_exactly_as_many_as_asked(save, tmp_path):
     for step in (2, 4, 6, 10):
         save(step, keep=2)
     assert names(tmp_path) == ["checkpoint-10", "checkpoint-6"]
+
+
+def test_the_best_is_one_of_them(tmp_path):
+    kept = []
+    for step, best in ((2, 2), (4, 2), (6, 2), (8, 8), (10, 8), (12, 8)):
+        write_checkpoint(tmp_path, step, lambda path: (path / "a").write_text("x"), {"started": 1}, 2, best)
+        kept.append([int(name.rpartition("-")[2]) for name in names(tmp_path)])
+    assert [sorted(steps) for steps in kept] == [[2], [2, 4], [2, 6], [6, 8], [8, 10], [8, 12]]
 
 
 def test_nothing_is_deleted_before_the_successor_is_whole(tmp_path, save):

@@ -1,10 +1,13 @@
+import errno
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -14,6 +17,7 @@ from paddle_xc2 import XComposer2Processor
 from paddle_xc2.cli import main
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 from paddle_xc2.training.finetune import finetune
+from paddle_xc2.training.interruption import StopRequest
 from paddle_xc2.training.trainer import StepTrainer
 
 TRAINED_KEYS = {
@@ -131,36 +135,168 @@ def test_killed_at_a_random_moment_and_gone_on_equals_uninterrupted(config, tmp_
 
 
 @pytest.mark.slow
-def test_ctrl_c_tells_how_to_go_on(config, tmp_path):
-    path = config(max_steps=2000, save_strategy="steps", save_steps=2, dataloader_num_workers=1)
+@pytest.mark.parametrize("number, name", [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_signal_ends_the_step_saves_and_tells_how_to_go_on(config, tmp_path, number, name):
+    path = config(max_steps=2000, save_strategy="epoch", save_total_limit=2, dataloader_num_workers=1)
     command = [sys.executable, "-m", "paddle_xc2.cli", "finetune", str(path), "--seed", "7"]
-    # A group of its own, whose members get the signal together, as from a keyboard.
+    # A group of its own, whose members get the signal together, as from a keyboard or a cluster.
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     while not (tmp_path / "out" / "checkpoint-4").exists():
         assert process.poll() is None
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+    assert process.returncode == 0
     told = errors.strip().splitlines()[-1]
-    assert re.fullmatch(
-        rf"stopped by Ctrl-C in step \d+ of 2000; the last checkpoint is {tmp_path}/out/checkpoint-\d+; go on with: "
-        rf"paddle-xc2 finetune {path} --seed 7 --resume_from_checkpoint auto",
+    found = re.fullmatch(
+        rf"stopped by {name}; (\d+) of 2000 steps are done, the last checkpoint is {tmp_path}/out/checkpoint-(\d+); "
+        rf"go on with: paddle-xc2 finetune {path} --seed 7 --resume_from_checkpoint auto",
         told,
     )
+    assert found and found[1] == found[2]
     assert "Traceback" not in errors and "KeyboardInterrupt" not in errors
 
 
-def test_ctrl_c_before_the_first_checkpoint(config, monkeypatch, capsys):
-    def interrupt(*_):
-        raise KeyboardInterrupt
+@pytest.fixture
+def at_step(monkeypatch):
+    """Has something done at the beginning of a step, counted from 1."""
 
-    monkeypatch.setattr(StepTrainer, "training_step", interrupt)
+    def arrange(wanted, action):
+        step = StepTrainer.training_step
+
+        def with_action(trainer, model, inputs):
+            if trainer.state.global_step + 1 == wanted:
+                action()
+            return step(trainer, model, inputs)
+
+        monkeypatch.setattr(StepTrainer, "training_step", with_action)
+
+    return arrange
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+    time.sleep(0)  # the handler runs before the next line
+
+
+def test_stopped_in_any_step_and_gone_on_equals_uninterrupted(config, tmp_path, metrics, at_step, monkeypatch, capsys):
+    """Also between two logged steps, and at the end of an epoch."""
+    keys = {"max_steps": 9, "logging_steps": 3, "logging_strategy": "steps", "evaluation_strategy": "epoch"}
+    keys |= {"save_strategy": "no", "save_total_limit": 1}
+    assert finetune(config(**keys)) == 0
+    path = config("again.json", **keys, output_dir=str(tmp_path / "again"))
+    for step in (1, 4, 5, 9):
+        at_step(step, lambda: send(signal.SIGTERM))
+        assert finetune(path) == 0
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert told.startswith(f"stopped by SIGTERM; {step} of 9 steps are done, the last checkpoint is {tmp_path}")
+        assert [child.name for child in (tmp_path / "again").glob("checkpoint-*")] == [f"checkpoint-{step}"]
+        monkeypatch.undo()
+    assert finetune(path) == 0
+    assert curve(metrics(tmp_path / "again")) == curve(metrics(tmp_path / "out"))
+    assert_same_weights(tmp_path / "again", tmp_path / "out")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL and signal.getsignal(signal.SIGINT) != signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+    "keys", [{"evaluation_strategy": "steps", "eval_steps": 2}, {"do_eval": True}], ids=["during", "at the end"]
+)
+def test_evaluation_that_was_cut_short_is_made_up_for(config, tmp_path, metrics, monkeypatch, keys):
+    keys["max_steps"] = 4
+    assert finetune(config(**keys)) == 0
+    path = config("again.json", **keys, output_dir=str(tmp_path / "again"))
+    evaluate, signals = StepTrainer.evaluate, iter([signal.SIGINT, signal.SIGTERM])
+
+    def interrupted(trainer):
+        if number := next(signals, None):
+            send(number)
+        return evaluate(trainer)
+
+    monkeypatch.setattr(StepTrainer, "evaluate", interrupted)
+    for _ in range(2):
+        assert finetune(path) == 0
+        assert not [entry for entry in metrics(tmp_path / "again") if "eval_loss" in entry]
+    assert finetune(path) == 0
+    assert curve(metrics(tmp_path / "again")) == curve(metrics(tmp_path / "out"))
+    assert finetune(path) == 0  # everything is done
+    assert curve(metrics(tmp_path / "again")) == curve(metrics(tmp_path / "out"))
+
+
+def test_second_ctrl_c_stops_at_once(config, capsys, at_step):
+    at_step(2, lambda: (send(signal.SIGINT), send(signal.SIGINT)))
     assert finetune(config()) == 130
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told == "stopped by Ctrl-C in step 1 of 4; there is no checkpoint yet (save_strategy, save_steps)"
+    assert told == (
+        "stopped by Ctrl-C in the midst of it; 1 of 4 steps are done, there is no checkpoint yet "
+        "(save_strategy, save_steps)"
+    )
+
+
+def test_outside_the_main_thread_signals_are_left_alone():
+    def listen():
+        with StopRequest().listening():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    seen = []
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert seen == [signal.SIG_DFL]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_disk_that_can_not_be_written_to(config, tmp_path, metrics, monkeypatch, capsys, number):
+    """While the weights are written, the third time; then again with room for everything."""
+    keys = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
+    assert finetune(config(**keys)) == 0
+    out = tmp_path / "again"
+    path = config("again.json", **keys, output_dir=str(out))
+    save = XComposer2ForCausalLM.save_pretrained
+
+    def full_at_6(model, directory, **settings):
+        if str(directory).endswith("checkpoint-6"):
+            (directory / "model.safetensors").write_bytes(b"half")
+            raise OSError(number, os.strerror(number), str(directory))
+        save(model, directory, **settings)
+
+    monkeypatch.setattr(XComposer2ForCausalLM, "save_pretrained", full_at_6)
+    capsys.readouterr()
+    assert main(["finetune", str(path)]) == 1
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert told.strip() == (
+        f"{out} can't be written to ([Errno {number}] {os.strerror(number)}: '{out}/.writing-checkpoint-6'); make "
+        f"room, or mend the disk; 6 of 8 steps are done, the last checkpoint is {out}/checkpoint-4; go on with: "
+        f"paddle-xc2 finetune {path} --resume_from_checkpoint auto"
+    )
+    assert [child.name for child in out.glob("*checkpoint-*")] == ["checkpoint-4"]
+    monkeypatch.undo()
+    assert finetune(path) == 0
+    assert curve(metrics(out)) == curve(metrics(tmp_path / "out"))
+    assert_same_weights(out, tmp_path / "out")
+
+
+def test_disk_without_room_is_told_before_anything_is_written(config, tmp_path, monkeypatch, capsys):
+    """Checkpoints look for room first; so does the trained model."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    assert main(["finetune", str(config(save_strategy="epoch"))]) == 1
+    told = capsys.readouterr().err
+    assert "GB are needed there, but its disk has 1e-06 GB free" in told and "there is no checkpoint yet" in told
+
+
+def test_folder_that_can_not_be_written_to(config, tmp_path, monkeypatch, capsys):
+    def refuse(output_dir, facts):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(output_dir))
+
+    monkeypatch.setattr("paddle_xc2.training.finetune.claim", refuse)
+    assert main(["finetune", str(config())]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"output_dir {tmp_path}/out can't be written to: [Errno 30] Read-only file system: '{tmp_path}/out'; mend "
+        "that, or choose another folder"
+    )
 
 
 def test_finished_run_is_not_trained_again(config, tmp_path, metrics, capsys):
