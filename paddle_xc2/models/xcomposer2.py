@@ -49,6 +49,7 @@ class XComposer2ForCausalLM(PretrainedModel):
         run_vision_always: in training with several processes, a batch without images still passes one (blank, weighted
             by zero) through ViT and projector, so that every rank reduces the same gradients.
         source_dir: the directory it was loaded from, or None.
+        quantization: "nf4" if the decoder's linear layers are models/nf4.py's, or None.
     """
 
     config_class = XComposer2Config
@@ -69,6 +70,7 @@ class XComposer2ForCausalLM(PretrainedModel):
             self.plora_sub_GN = self.create_parameter([1, 1, 1, config.projector_inputs])
         self.run_vision_always = False
         self.source_dir = None
+        self.quantization = None
 
     def get_input_embeddings(self):
         return self.model.tok_embeddings

@@ -26,10 +26,15 @@ from paddle_xc2.weights.lazy_tensor import (
 )
 from paddle_xc2.weights.manifest import verify_manifest
 from paddle_xc2.weights.name_map import POSITION_TABLE, layout_of
+from paddle_xc2.weights.quantized import check_quantization, fill_quantized, quantizable_layers
 
 
 def load_model(
-    path: str | Path, dtype: str | None = None, img_size: int | None = None, verify: bool = False
+    path: str | Path,
+    dtype: str | None = None,
+    img_size: int | None = None,
+    verify: bool = False,
+    quantize: str | None = None,
 ) -> XComposer2ForCausalLM:
     """A model with the weights of a checkpoint in any layout; tensor by tensor, and ready for inference (`eval`).
 
@@ -38,10 +43,13 @@ def load_model(
         dtype: "float32", "bfloat16" or "float16"; None is the checkpoint's own, on a CPU float32.
         img_size: pixels, another image size than the checkpoint's: its position table is resized.
         verify: holds the files against the checkpoint's manifest first, which reads them twice.
+        quantize: "nf4" stores the linear layers of the decoder in four bits (models/nf4.py), each as it is read: the
+            whole model is never in memory. What is left computes in `dtype`, and they too.
     Raises: FileNotFoundError, or ValueError naming the file or the tensors: what is missing, damaged or doesn't fit.
     """
     directory = resolve_model_path(path)
     check_dtype(dtype)
+    check_quantization(quantize)
     if verify:
         verify_manifest(directory)
     tensors = read_checkpoint(directory)
@@ -57,11 +65,16 @@ def load_model(
     shapes[POSITION_TABLE][0] = stored_rows
     fitting = balance(tensors, layout_of(tensors), shapes, directory).parameters
     parameters = dict(model.named_parameters())
+    quantizable = quantizable_layers(model) if quantize else {}
     for name, tensor in fitting.items():
+        if name in quantizable:
+            fill_quantized(quantizable[name], tensor, name)
+            continue
         if name == POSITION_TABLE and img_size is not None:
             tensor = _resized(tensor, config.patches_per_side, name)
         _fill(parameters[name], tensor, dtype, name)
     model.source_dir = directory
+    model.quantization = quantize
     model.eval()
     return model
 

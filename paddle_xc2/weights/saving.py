@@ -15,6 +15,7 @@ from paddle_xc2.weights.finished_shards import FinishedShards
 from paddle_xc2.weights.lazy_tensor import LazyTensor, check_dtype, prevailing_dtype, tensor_in_memory
 from paddle_xc2.weights.manifest import MANIFEST_FILE, write_manifest
 from paddle_xc2.weights.name_map import to_hf
+from paddle_xc2.weights.quantized import dequantized_tensors
 from paddle_xc2.weights.whole_directory import check_free_space, whole_directory
 from paddle_xc2.weights.xtuner import is_xtuner, llm_folder, split_parts
 
@@ -37,6 +38,8 @@ def save_model(
 ) -> None:
     """Writes a checkpoint, with the tokenizer's and other files of the directory that the model was loaded from.
 
+    Quantized layers are written as the dense ones that they stand for, in the dtype that the model computes in.
+
     Args:
         model: XComposer2ForCausalLM.
         to: "paddle" or "hf": the layout.
@@ -47,6 +50,7 @@ def save_model(
     """
     check_dtype(dtype)
     parameters = {name: tensor_in_memory(parameter) for name, parameter in model.named_parameters()}
+    parameters |= dequantized_tensors(model, prevailing_dtype(parameters.values()))
     with whole_directory(directory, overwrite) as partial:
         write_files(
             partial,

@@ -81,6 +81,25 @@ def test_loading(original):
     assert peak_mb < weights_mb + 40  # measured: 4 more
 
 
+def test_loading_quantized(original):
+    """What is quantized is never in memory as it was: what stays dense, four bits of the rest, and one piece."""
+    script = (
+        "import sys\n"
+        "from paddle_xc2.weights.loading import load_model\n"
+        "from tests.weights.test_memory import PeakMemory\n"
+        "with PeakMemory() as peak:\n"
+        "    model = load_model(sys.argv[1], 'bfloat16', quantize='nf4')\n"
+        "tensors = [*model.parameters(), *model.buffers()]\n"
+        "print(peak.mb, sum(tensor.size * tensor.element_size() for tensor in tensors) / 2**20)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, original], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    peak_mb, weights_mb = map(float, done.stdout.split())
+    assert weights_mb < 140  # 164 as they are
+    assert peak_mb < weights_mb + 60  # measured: 22 more
+
+
 def test_parameters_are_ordinary_ones(original):
     """They train and can be set, though they were given their memory from outside."""
     model = load_model(original)

@@ -1,0 +1,84 @@
+"""Loading in four bits: which layers, their values, what it computes, and saving it again."""
+
+import numpy as np
+import paddle
+import pytest
+
+from paddle_xc2 import XComposer2ForCausalLM
+from paddle_xc2.models.nf4 import NF4Linear
+from paddle_xc2.weights import quantized
+from paddle_xc2.weights.convert import convert
+from paddle_xc2.weights.loading import load_model
+from tests.tiny import tiny_checkpoint
+
+LINEARS = {"attention.wqkv", "attention.wo", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3"}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return tiny_checkpoint(tmp_path_factory.mktemp("quantized") / "original")
+
+
+@pytest.fixture(scope="module")
+def dense(original):
+    return load_model(original)
+
+
+@pytest.fixture(scope="module")
+def model(original):
+    return load_model(original, quantize="nf4")
+
+
+def dequantized_by_hand(dense):
+    """The dense model's linear layers quantized and dequantized one by one."""
+    values = {}
+    for name, layer in quantized.quantizable_layers(dense).items():
+        nf4 = NF4Linear(*layer.linear.weight.shape)
+        nf4.quantize([layer.linear.weight])
+        values[name] = nf4.dequantize().numpy()
+    return values
+
+
+def test_the_decoders_linear_layers_alone(dense, model):
+    found = {name for name, layer in model.named_sublayers() if isinstance(layer, NF4Linear)}
+    assert found == {f"model.layers.{layer}.{name}.linear" for layer in range(2) for name in LINEARS}
+    kept = {name: parameter.numpy() for name, parameter in model.named_parameters()}
+    assert kept.keys() == {name for name, _ in dense.named_parameters()} - {f"{name}.weight" for name in found}
+    for name, parameter in dense.named_parameters():
+        if name in kept:
+            np.testing.assert_array_equal(kept[name], parameter.numpy(), err_msg=name)
+    assert (model.quantization, dense.quantization) == ("nf4", None)
+
+
+@pytest.mark.parametrize("layout", ["hf", "paddle"])
+def test_values(original, dense, layout, tmp_path, monkeypatch):
+    """However the checkpoint lies on the disk, and however small the pieces are that it is read in."""
+    if layout == "paddle":
+        convert(original, tmp_path / "paddle")
+    monkeypatch.setattr(quantized, "BLOCK_BYTES", 1)
+    model = load_model(tmp_path / "paddle" if layout == "paddle" else original, quantize="nf4")
+    layers = quantized.quantizable_layers(model)
+    for name, expected in dequantized_by_hand(dense).items():
+        np.testing.assert_array_equal(layers[name].linear.dequantize().numpy(), expected, err_msg=name)
+
+
+def test_it_computes_and_saves_the_dequantized_weights(model, tmp_path):
+    model.save_pretrained(tmp_path / "dense")
+    dense = XComposer2ForCausalLM.from_pretrained(tmp_path / "dense")
+    input_ids, mask = paddle.randint(3, 100, [1, 9]), paddle.to_tensor([[False] * 2 + [True] * 4 + [False] * 3])
+    pixels = [paddle.randn([3, 28, 28])]
+    with paddle.no_grad():
+        batch = {"input_ids": input_ids, "image_mask": mask, "pixel_values": pixels}
+        np.testing.assert_array_equal(model(**batch).logits.numpy(), dense(**batch).logits.numpy())
+    assert "quant" not in (tmp_path / "dense" / "config.json").read_text()
+
+
+def test_quantized_from_the_checkpoint_not_from_the_precision_of_the_run(original, model):
+    half = load_model(original, dtype="bfloat16", quantize="nf4")
+    for one, other in zip(half.buffers(), model.buffers(), strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def test_unknown_format(original):
+    with pytest.raises(ValueError, match='quantize "int3" is not one of nf4'):
+        load_model(original, quantize="int3")
