@@ -7,14 +7,17 @@ seen from the record itself, so that one file may hold several.
 from __future__ import annotations
 
 import difflib
-import json
+import operator
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from paddle_xc2.data.conversation import Conversation, DataError, Message, check_trainable
 from paddle_xc2.data.downloads import ImageCache, is_url
 from paddle_xc2.data.image_transform import ImageMissing
+from paddle_xc2.data.notes import Notes
+from paddle_xc2.data.record_files import RecordFile
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER, LLAVA_IMAGE
 
 # Who speaks, as records name them, in lower case.
@@ -31,47 +34,85 @@ _NUM_ERRORS_SHOWN = 20
 _IMAGE_TAG = re.compile(r"<img>(.*?)</img>")
 
 
-def load_conversations(path, image_folder=None, cache: ImageCache | None = None) -> list[Conversation]:
-    """Every record of a JSON or JSONL file as a training sample.
+class ConversationFile(Sequence):
+    """The records of a data file as training samples, each read when it is asked for. Made by `open_conversations`.
+
+    May be pickled, or used after a fork. `[index]` raises DataError for a record that can't be used.
+
+    Attributes:
+        notes: oddities that were read in spite of: of the file, and of the records that `check` went through.
+    """
+
+    def __init__(self, records: RecordFile, image_folder, cache: ImageCache):
+        self.notes = Notes()
+        self.notes.update(records.notes)
+        self._records, self._image_folder, self._cache = records, image_folder, cache
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        return self.read(range(len(self))[operator.index(index)])
+
+    def __iter__(self):
+        return (self.read(index) for index in range(len(self)))
+
+    @property
+    def path(self) -> Path:
+        """Of the data file."""
+        return self._records.path
+
+    def read(self, index: int, notes: Notes | None = None) -> Conversation:
+        """Record `index` as a training sample. Images are looked for, not opened.
+
+        Args:
+            notes: where its oddities are counted.
+        Raises: DataError.
+        """
+        record = self._records.read(index, notes)
+        conversation = to_conversation(
+            record, self._records.source(index), self._image_folder, self.path.parent, self._cache
+        )
+        check_trainable(conversation)
+        return conversation
+
+    def check(self) -> None:
+        """Reads every record once. Raises: DataError that lists those that can't be used, the first 20 in full."""
+        shown, num_errors = [], 0
+        for index in range(len(self)):
+            try:
+                self.read(index, self.notes)
+            except DataError as error:
+                num_errors += 1
+                if num_errors <= _NUM_ERRORS_SHOWN:
+                    shown.append(str(error))
+        if num_errors:
+            more = num_errors - len(shown)
+            shown += [f"and {more} more"] if more else []
+            raise DataError("\n  ".join([f"{self.path}: {num_errors} of {len(self)} records can't be used:", *shown]))
+
+
+def open_conversations(path, image_folder=None, cache: ImageCache | None = None) -> ConversationFile:
+    """The records of a JSON or JSONL file as training samples, none of them read yet.
 
     Args:
         image_folder: where relative image paths start; None is the file's own folder, then the working directory.
         cache: where images named by an address are fetched to; None is the user's cache folder.
+    Raises: FileNotFoundError; DataError if the file is damaged (of JSON lines: if all of it is).
+    """
+    return ConversationFile(RecordFile(path), image_folder, cache or ImageCache())
+
+
+def load_conversations(path, image_folder=None, cache: ImageCache | None = None) -> ConversationFile:
+    """`open_conversations`, and every record checked.
+
     Raises: FileNotFoundError; DataError that lists the records that can't be used, the first 20 of them in full.
     """
-    path, cache = Path(path), cache or ImageCache()
-    records = read_records(path)
-    conversations, errors = [], []
-    for record, source in records:
-        try:
-            conversation = to_conversation(record, source, image_folder, path.parent, cache)
-            check_trainable(conversation)
-            conversations.append(conversation)
-        except DataError as error:
-            errors.append(str(error))
-    if errors:
-        more = len(errors) - _NUM_ERRORS_SHOWN
-        shown = errors[:_NUM_ERRORS_SHOWN] + ([f"and {more} more"] if more > 0 else [])
-        raise DataError("\n  ".join([f"{path}: {len(errors)} of {len(records)} records can't be used:", *shown]))
+    conversations = open_conversations(path, image_folder, cache)
+    conversations.check()
     return conversations
-
-
-def read_records(path) -> list[tuple[object, str]]:
-    """The records of a JSON list, of JSON lines or of one JSON object, each with its name: "train.json[17]".
-
-    Raises: FileNotFoundError; DataError if the file is empty, not UTF-8 or not JSON, with line and column.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such data file; correct the path")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8; save the file in UTF-8") from error
-    if not text.strip():
-        raise DataError(f"{path}: the file is empty; it should hold a JSON list of records, or one record per line")
-    records = _parse(text, path)
-    return [(record, f"{path}[{index}]") for index, record in enumerate(records)]
 
 
 def to_conversation(
@@ -228,31 +269,3 @@ def _kind(value) -> str:
         return "null"
     kinds = {bool: "a yes or no", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}
     return kinds.get(type(value), f"a {type(value).__name__}")
-
-
-def _parse(text: str, path: Path) -> list:
-    """The records of JSON text, whichever way it is laid out."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        # Not `splitlines`: it also splits at characters that may stand inside a JSON text.
-        lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        first = lines[0][1].strip()
-        if len(lines) == 1 or not (first.startswith("{") and first.endswith("}")):
-            raise _syntax_error(error, path) from error
-    else:
-        return value if isinstance(value, list) else [value]
-    records = []
-    for number, line in lines:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise _syntax_error(error, path, number) from error
-    return records
-
-
-def _syntax_error(error: json.JSONDecodeError, path: Path, line: int | None = None) -> DataError:
-    message = f"{path}: this is not valid JSON at line {line or error.lineno}, column {error.colno}: {error.msg}"
-    if error.doc[error.pos : error.pos + 1] == "'":
-        message += "; it looks like Python, JSON wants double quotes"
-    return DataError(message)

@@ -1,13 +1,15 @@
 import json
+import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from paddle_xc2.data.conversation import DataError, Message
 from paddle_xc2.data.image_transform import ImageMissing
-from paddle_xc2.data.json_formats import load_conversations, read_records, to_conversation
+from paddle_xc2.data.json_formats import load_conversations, open_conversations, to_conversation
 
 FORMATS = Path(__file__).parent / "formats"
 
@@ -289,52 +291,34 @@ def test_bad_records_are_reported_together(tmp_path):
     assert lines[-1] == "and 12 more"
 
 
-# Files
+# Lazy
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        '[{"a": 1}, {"b": "\u2028"}]',
-        '{"a": 1}\n{"b": "\u2028"}\n',
-        '\n{"a": 1}\r\n\r\n{"b": "\u2028"}',
-        '\ufeff[\n{"a": 1},\n{"b": "\u2028"}\n]',
-    ],
-)
-def test_json_list_and_json_lines_whatever_the_file_is_called(tmp_path, content):
-    path = written(tmp_path, content)
-    assert read_records(path) == [({"a": 1}, f"{path}[0]"), ({"b": "\u2028"}, f"{path}[1]")]
+def test_records_are_read_when_they_are_asked_for(folder):
+    conversations = open_conversations(folder / "xcomposer2.json")
+    assert len(conversations) == 3
+    assert list(conversations) == [conversations[0], *conversations[1:]]
+    assert conversations[-1].source == f"{folder / 'xcomposer2.json'}[2]"
+    assert pickle.loads(pickle.dumps(conversations))[1] == conversations[np.int64(1)]
+    (folder / "images" / "red.png").unlink()
+    with pytest.raises(ImageMissing, match=r"xcomposer2.json\[0\]: there is no image"):
+        conversations[0]
+    with pytest.raises(IndexError):
+        conversations[3]
 
 
-def test_one_object_is_one_record(tmp_path):
-    path = written(tmp_path, '{\n  "a": 1\n}')
-    assert read_records(path) == [({"a": 1}, f"{path}[0]")]
+def test_damaged_line_is_one_bad_record(tmp_path):
+    path = written(tmp_path, '{"conversations": [["Q", "A"]]}\n{"conversations": }\n{"conversations": [["Q", "B"]]}')
+    conversations = open_conversations(path)
+    assert conversations[2].messages[1].text == "B"
+    with pytest.raises(DataError, match=r"train.json: 1 of 3 records .*\n  .*not valid JSON at line 2, column 19"):
+        load_conversations(path)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('[\n {"a": 1},\n {"b": }\n]', "not valid JSON at line 3, column 8: Expecting value$"),
-        ('[{"a": 1}', "not valid JSON at line 1, column 10: Expecting ',' delimiter$"),
-        ('{"a": 1}\n{"b": }\n{"c": 2}', "not valid JSON at line 2, column 7: Expecting value$"),
-        ('{"a": 1}\n\n {"b" 1}', "not valid JSON at line 3, column 7: Expecting ':' delimiter$"),
-        ("hello", "not valid JSON at line 1, column 1: Expecting value$"),
-        ("[{'a': 1}]", "line 1, column 3: .*; it looks like Python, JSON wants double quotes$"),
-        ("[\n{\"image\": ['a.png']}]", "line 2, column 12: .*; it looks like Python, JSON wants double quotes$"),
-        ("{'a': 1}\n{'b': 1}", "line 1, column 2: .*; it looks like Python, JSON wants double quotes$"),
-        ("", "the file is empty; it should hold a JSON list of records, or one record per line$"),
-        (" \n", "the file is empty"),
-        ('[{"a": "é"}]'.encode("latin-1"), "byte 8 is not UTF-8; save the file in UTF-8$"),
-    ],
-)
-def test_bad_file(tmp_path, content, message):
-    path = written(tmp_path, content)
-    with pytest.raises(DataError, match=message) as caught:
-        read_records(path)
-    assert str(caught.value).startswith(f"{path}: ")
-
-
-def test_missing_file(tmp_path):
-    for path in (tmp_path / "gone.json", tmp_path):
-        with pytest.raises(FileNotFoundError, match=f"^{path}: there is no such data file; correct the path$"):
-            load_conversations(path)
+def test_oddities_are_counted_once(tmp_path):
+    path = written(tmp_path, "{'conversations': [['Q', 'A']]}\n" * 3)
+    conversations = load_conversations(path)
+    assert len(list(conversations)) == 3
+    (note,) = conversations.notes
+    assert (note.count, note.example) == (3, f"{path}[0]")
+    assert not open_conversations(path).notes
