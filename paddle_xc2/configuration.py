@@ -70,6 +70,7 @@ class XComposer2Config(PretrainedConfig):
         rope_scaling: None or {"type": "linear" | "dynamic", "factor": float}.
         xc2_family: name of the row in `families.py`; None detects it.
         hd_num: tiles that an image may take, where the model was fine-tuned here with another number than upstream's.
+        pad_image_to_square: of LLaVA, where the model was fine-tuned here with another choice than upstream's chat.
         plora_dropout: dropout on the input of PLoRA's update while training; upstream's is 0.05.
         chat_layout: None (upstream's own chat layout) or "as_trained" (the layout of the fine-tuning data).
     Raises: ValueError naming every value that contradicts another.
@@ -98,6 +99,7 @@ class XComposer2Config(PretrainedConfig):
         xc2_family: str | None = None,
         chat_layout: str | None = None,
         hd_num: int | None = None,
+        pad_image_to_square: bool | None = None,
         plora_dropout: float = 0.05,
         use_recompute: bool = False,
         **kwargs,
@@ -137,6 +139,7 @@ class XComposer2Config(PretrainedConfig):
         self.use_recompute = use_recompute
         self.chat_layout = chat_layout
         self.hd_num = hd_num
+        self.pad_image_to_square = pad_image_to_square
         self.plora_dropout = plora_dropout
         if xc2_family is None:
             detected = {

@@ -100,6 +100,18 @@ def padded_square_image(image: Image.Image, size: int) -> np.ndarray:
     return square_image(canvas, size)
 
 
+def cropped_square_image(image: Image.Image, size: int) -> np.ndarray:
+    """The middle of an RGB image, its shorter side made `size` pixels: float32 [3, size, size].
+
+    As the CLIP image processor does it, with the longer side rounded down.
+    """
+    short = min(image.size)
+    width, height = (size if side == short else int(size * side / short) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return normalized(resized.crop((left, top, left + size, top + size)))
+
+
 def tiled_size(width: int, height: int, tile: int, columns: int) -> tuple[int, int]:
     """(width, height) in pixels of the grid that an image of `width` x `height` is laid out on.
 

@@ -9,6 +9,7 @@ from paddle_xc2.data.collate import collate_arrays, to_tensors
 from paddle_xc2.data.conversation import Conversation, DataError, Message, check_trainable
 from paddle_xc2.data.encode import Example, TooLong, drop_oldest_turn, encode_prompt, encode_training
 from paddle_xc2.data.image_transform import (
+    cropped_square_image,
     image_name,
     image_size_of,
     load_image,
@@ -40,8 +41,10 @@ class XComposer2Processor:
         max_length: tokens of a training sample, image slots included; None is the family's.
         chat_layout: "official" asks as upstream's chat code does, "as_trained" as upstream's training code writes
             samples: for models fine-tuned with it.
+        pad_image_to_square: of LLaVA: whether an image is padded to a square, or its middle is taken as CLIP does it;
+            None is the family's way.
         truncation: what happens to longer training samples: "refuse" raises TooLong, "turns" drops the oldest turns.
-    Raises: ValueError for an unknown chat_layout or truncation.
+    Raises: ValueError for an unknown chat_layout or truncation, or a choice that the family doesn't have.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class XComposer2Processor:
         hd_num: int | None = None,
         chat_layout: str = "official",
         truncation: str = "refuse",
+        pad_image_to_square: bool | None = None,
     ):
         if hd_num == -1:  # upstream's scripts write it for families without tiles
             hd_num = None
@@ -61,6 +65,11 @@ class XComposer2Processor:
             raise ValueError(f"hd_num is {hd_num}, but {family.name} takes no tiles; leave it out or set -1")
         if hd_num is not None and hd_num < 1:
             raise ValueError(f"hd_num is {hd_num}, but an image takes at least 1 tile")
+        if pad_image_to_square is not None and not family.pad_to_square:
+            raise ValueError(
+                f"pad_image_to_square is {pad_image_to_square}, but {family.name} neither pads nor crops images; "
+                "leave it out"
+            )
         if chat_layout not in CHAT_LAYOUTS:
             raise ValueError(f'chat_layout "{chat_layout}" is not one of {", ".join(CHAT_LAYOUTS)}')
         if truncation not in TRUNCATIONS:
@@ -73,6 +82,7 @@ class XComposer2Processor:
         self.max_length = max_length or family.max_length
         self.chat_layout = chat_layout
         self.truncation = truncation
+        self.pad_image_to_square = pad_image_to_square
 
     @classmethod
     def from_pretrained(
@@ -83,6 +93,7 @@ class XComposer2Processor:
         chat_layout: str | None = None,
         truncation: str = "refuse",
         image_size: int | None = None,
+        pad_image_to_square: bool | None = None,
     ) -> XComposer2Processor:
         """The processor of a checkpoint: a directory or a released name.
 
@@ -91,6 +102,7 @@ class XComposer2Processor:
                 default. Families without tiles take only None or -1.
             chat_layout: None is what the checkpoint says: "as_trained" if it was fine-tuned here, else "official".
             image_size: None is the checkpoint's.
+            pad_image_to_square: None is what the checkpoint was fine-tuned with here, else the family's way.
         Raises: FileNotFoundError, ValueError.
         """
         path = resolve_model_path(path)
@@ -105,6 +117,7 @@ class XComposer2Processor:
             config.get("hd_num") if hd_num is None else hd_num,
             chat_layout or config.get("chat_layout") or "official",
             truncation,
+            config.get("pad_image_to_square") if pad_image_to_square is None else pad_image_to_square,
         )
 
     @classmethod
@@ -118,6 +131,7 @@ class XComposer2Processor:
             config.max_length,
             config.hd_num if hd_num is None else hd_num,
             config.chat_layout or "official",
+            pad_image_to_square=config.pad_image_to_square,
         )
 
     def image_transform(self, image, training: bool = False, source: str = "", num_images: int = 1) -> np.ndarray:
@@ -134,7 +148,9 @@ class XComposer2Processor:
             return video_pixels(image, self.image_size, source)
         loaded, tiling = load_image(image, source), self.family.tiling
         if tiling is None:
-            square = padded_square_image if self.family.pad_to_square else square_image
+            if not self.family.pad_to_square:
+                return square_image(loaded, self.image_size)
+            square = cropped_square_image if self.pad_image_to_square is False else padded_square_image
             return square(loaded, self.image_size)
         training = training or self.chat_layout == "as_trained"
         columns = self._tile_columns(*loaded.size, training, num_images)

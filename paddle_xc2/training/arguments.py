@@ -31,6 +31,8 @@ class FinetuneArguments:
         model_name_or_path: checkpoint to start from: a directory, or a released name.
         img_size: pixels, side of the square image; null is the checkpoint's, another size resizes its position table.
         hd_num: tiles that an image may take; null is upstream's number, -1 is for families without tiles.
+        pad_image_to_square: of LLaVA: false takes the middle of an image as CLIP does, true pads it to a square; null
+            is what the checkpoint was trained with, else padding. It is recorded, and chat then does the same.
         fix_vit: keep the vision encoder as it is; it then runs without a graph.
         fix_sampler: keep the projector (vision_proj) as it is.
         freeze_include: patterns of parameter names to freeze, as in ["vit.*"].
@@ -104,6 +106,7 @@ class FinetuneArguments:
     model_name_or_path: str = "internlm/internlm-xcomposer2-7b"
     img_size: int | None = None
     hd_num: int | None = None
+    pad_image_to_square: bool | None = None
     fix_vit: bool = False
     fix_sampler: bool = False
     freeze_include: list[str] | None = None

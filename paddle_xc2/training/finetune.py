@@ -115,6 +115,7 @@ def build_processor(arguments: FinetuneArguments, model_dir: Path) -> XComposer2
         hd_num=arguments.hd_num,
         truncation="turns" if arguments.truncation == "turns" else "refuse",
         image_size=arguments.img_size,
+        pad_image_to_square=arguments.pad_image_to_square,
     )
 
 
@@ -136,6 +137,7 @@ def load_model(plan: Plan, model_dir: Path, processor: XComposer2Processor) -> X
     model.config.chat_layout = "as_trained"
     model.config.max_length = processor.max_length
     model.config.hd_num = processor.hd_num  # so that chat shows images as training did
+    model.config.pad_image_to_square = processor.pad_image_to_square
     if arguments.recompute:
         model.recompute_enable()
     else:

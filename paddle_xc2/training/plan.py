@@ -27,6 +27,7 @@ _GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
 _COURSE = (
     *("seed", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
     *("lr_scheduler_type", "num_cycles", "lr_end", "power", "fp16_opt_level", "img_size", "hd_num"),
+    "pad_image_to_square",
     *("dataloader_drop_last", "fix_vit", "fix_sampler", "freeze_include", "freeze_exclude"),
 )
 

@@ -202,6 +202,39 @@ def test_questions_that_do_not_hold_together(processor, query, images, message):
         processor.encode_chat(query, images, meta_instruction="")
 
 
+# LLaVA's two ways to a square
+
+
+@pytest.mark.parametrize("choice, name", [(None, "pad"), (True, "pad"), (False, "nopad")])
+def test_squares_of_llava_are_those_of_xtuner(shared, choice, name):
+    """Against pictures processed by XTuner's training: to the bit."""
+    golden = Golden(shared / "goldens" / "llava_internlm2")
+    size = golden.facts["arrays"]["pix.pad.panda.jpeg"]["shape"][-1]
+    llava = XComposer2Processor(family_named("llava-internlm2"), None, size, pad_image_to_square=choice)
+    for picture in golden.names(f"pix.{name}."):
+        if not picture.endswith(".fp16"):
+            pixels = llava.image_transform(golden.images / picture)
+            array = f"pix.{name}.{picture}"
+            assert golden.difference(pixels.reshape(golden.facts["arrays"][array]["shape"]), array) <= 1e-6, picture
+
+
+@pytest.mark.parametrize("size", [(60, 20), (20, 60), (61, 20), (20, 20)])
+def test_the_middle_of_an_image(size):
+    """The shorter side is kept whole; of the longer one the middle third, here the only white one."""
+    long_axis = 0 if size[0] > size[1] else 1
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    np.moveaxis(pixels, 1 - long_axis, 0)[(max(size) - 20) // 2 :][:20] = 255
+    llava = XComposer2Processor(family_named("llava-internlm2"), None, 40, pad_image_to_square=False)
+    cropped = llava.image_transform(Image.fromarray(pixels))
+    assert cropped.shape == (3, 40, 40)
+    assert np.ptp(cropped[:, 4:36, 4:36], axis=(1, 2)).max() == 0 and cropped[0, 20, 20] > 1.9
+
+
+def test_the_way_to_a_square_is_recorded():
+    config = tiny_config(xc2_family="llava-internlm2", pad_image_to_square=False)
+    assert XComposer2Processor.for_config(config).pad_image_to_square is False
+
+
 # Choices that can't be made
 
 
@@ -210,6 +243,10 @@ def test_questions_that_do_not_hold_together(processor, query, images, message):
     [
         ({"chat_layout": "mine"}, 'chat_layout "mine" is not one of official, as_trained'),
         ({"truncation": "cut"}, 'truncation "cut" is not one of refuse, turns'),
+        (
+            {"pad_image_to_square": False},
+            "pad_image_to_square is False, but xcomposer2-7b neither pads nor crops images; leave it out",
+        ),
         ({"hd_num": 4}, "hd_num is 4, but xcomposer2-7b takes no tiles; leave it out or set -1"),
     ],
 )
