@@ -13,6 +13,7 @@ VISION_CONFIG_FILE = "clip_vision_config.json"
 # Folders of XTuner's LLaVA; the language model may also be at the root.
 XTUNER_LLM, XTUNER_PROJECTOR, XTUNER_VISION = "llm", "projector", "visual_encoder"
 ADAPTER_CONFIG_FILE = "adapter_config.json"  # PEFT's
+PADDLENLP_ADAPTER_CONFIG_FILE = "lora_config.json"
 
 
 def read_json(path: Path) -> dict:

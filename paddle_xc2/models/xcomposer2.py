@@ -50,6 +50,7 @@ class XComposer2ForCausalLM(PretrainedModel):
             by zero) through ViT and projector, so that every rank reduces the same gradients.
         source_dir: the directory it was loaded from, or None.
         quantization: "nf4" if the decoder's linear layers are models/nf4.py's, or None.
+        replaced: parameters that its adapter holds whole, by name, with the values that they had without it.
     """
 
     config_class = XComposer2Config
@@ -71,6 +72,7 @@ class XComposer2ForCausalLM(PretrainedModel):
         self.run_vision_always = False
         self.source_dir = None
         self.quantization = None
+        self.replaced = {}
 
     def get_input_embeddings(self):
         return self.model.tok_embeddings
@@ -192,6 +194,24 @@ class XComposer2ForCausalLM(PretrainedModel):
         from paddle_xc2.weights.loading import load_model
 
         return load_model(path, dtype=dtype, **kwargs)
+
+    def load_adapter(self, path):
+        """Applies an adapter: see `paddle_xc2.weights.adapter_loading.load_adapter`."""
+        from paddle_xc2.weights.adapter_loading import load_adapter
+
+        return load_adapter(self, path)
+
+    def merge_adapter(self):
+        """Writes the adapter into the weights: see `paddle_xc2.weights.adapter_loading.merge_adapter`."""
+        from paddle_xc2.weights.adapter_loading import merge_adapter
+
+        merge_adapter(self)
+
+    def unload_adapter(self):
+        """Takes the adapter away again: see `paddle_xc2.weights.adapter_loading.unload_adapter`."""
+        from paddle_xc2.weights.adapter_loading import unload_adapter
+
+        unload_adapter(self)
 
     def save_pretrained(self, save_dir, to="paddle", **kwargs):
         """Writes a checkpoint: see `paddle_xc2.weights.saving.save_model`."""

@@ -1,6 +1,8 @@
-"""LoRA adapters in PEFT's layout: what they change, and a checkpoint with the change merged in.
+"""LoRA adapters as files: what they change, and a checkpoint with the change merged in.
 
-Follows arXiv:2106.09685 and PEFT's files: adapter_config.json and adapter_model.safetensors (or .bin).
+Follows arXiv:2106.09685 and the files of two libraries. PEFT's: adapter_config.json and adapter_model.safetensors (or
+.bin). PaddleNLP's: lora_config.json and lora_model_state.pdparams (or peft_model*.safetensors), with Paddle's names and
+transposed matrices. Whichever it was, what is read here has upstream's names and PyTorch's layout.
 """
 
 from __future__ import annotations
@@ -13,27 +15,51 @@ from typing import NamedTuple
 
 import numpy as np
 
-from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, read_json
-from paddle_xc2.weights.lazy_tensor import LazyTensor, cast
+from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, PADDLENLP_ADAPTER_CONFIG_FILE, read_json
+from paddle_xc2.weights.lazy_tensor import NUMPY_DTYPES, LazyTensor, cast, release_pages, row_blocks
+from paddle_xc2.weights.name_map import to_hf, to_paddle
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+PADDLENLP_ADAPTER_FILES = ("lora_model_state*.pdparams", "peft_model*.safetensors")
 # PEFT writes ".default" into names of a model in memory, which XTuner's checkpoints keep.
 _LORA_NAME = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
+_MAGNITUDE_NAME = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(?:\.default)?(?:\.weight)?")
 _PEFT_PREFIX = "base_model.model."
+# What PEFT puts into the names of tensors that are not LoRA's: of modules_to_save, and of layers that it wraps.
+_PEFT_INNER = re.compile(r"\.(?:modules_to_save(?:\.default)?|base_layer)(?=\.)")
+# Settings that change what the tensors mean, and the values that are understood.
+_PEFT_UNDERSTOOD = {
+    "peft_type": ("LORA",),
+    "bias": ("none", "all", "lora_only"),
+    "fan_in_fan_out": (False,),
+    "layer_replication": (None,),
+    "exclude_bias": (False,),
+}
+_PADDLENLP_UNDERSTOOD = {
+    "pissa": (False,),  # it changes the base too, which its adapter does not hold
+    "loraga": (False,),
+    "use_mora": (False,),
+    "lora_use_mixer": (False,),
+    "nola": (False,),
+    "do_qat": (False,),
+    "tensor_parallel_degree": (-1, 0, 1),
+}
 
 
 class LowRank(NamedTuple):
-    """An update of a weight: `scale` * b @ a.
+    """An update of a weight: `scale` * b @ a, and with a magnitude (DoRA) every row brought to that norm.
 
     Attributes:
         a: float [rank, in].
         b: float [out, rank].
         scale: alpha / rank, or alpha / sqrt(rank).
+        magnitude: float [out], or None.
     """
 
     a: LazyTensor
     b: LazyTensor
     scale: float
+    magnitude: LazyTensor | None = None
 
 
 @dataclass
@@ -44,37 +70,152 @@ class Adapter:
         updates: low-rank updates by the name of the weight.
         replaced: whole tensors by name.
         base: what the adapter says it was trained on: a name or a path; "" if it doesn't say.
+        dropout: of the training.
+        rslora: whether scales are alpha / sqrt(rank).
     """
 
     updates: dict[str, LowRank] = field(default_factory=dict)
     replaced: dict[str, LazyTensor] = field(default_factory=dict)
     base: str = ""
+    dropout: float = 0.0
+    rslora: bool = False
 
 
 def read_adapter(directory: Path, read_shard) -> Adapter:
-    """An adapter directory of PEFT's.
+    """An adapter directory of PEFT's or PaddleNLP's.
 
     Args:
         read_shard: file -> {name: LazyTensor}.
-    Raises: FileNotFoundError, or ValueError for what can't be merged exactly.
+    Raises: FileNotFoundError, or ValueError for settings that are not understood and tensors that belong to nothing.
     """
-    config = read_json(directory / ADAPTER_CONFIG_FILE)
+    if (directory / ADAPTER_CONFIG_FILE).is_file():
+        return _read_peft(directory, read_shard)
+    if (directory / PADDLENLP_ADAPTER_CONFIG_FILE).is_file():
+        return _read_paddlenlp(directory, read_shard)
+    raise FileNotFoundError(
+        f"{directory}: is no adapter: it has no {ADAPTER_CONFIG_FILE} (PEFT) and no {PADDLENLP_ADAPTER_CONFIG_FILE} "
+        "(PaddleNLP); give the directory that holds it"
+    )
+
+
+def _read_peft(directory: Path, read_shard) -> Adapter:
     path = next((directory / name for name in ADAPTER_FILES if (directory / name).is_file()), None)
     if path is None:
         raise FileNotFoundError(f"{directory}: there is no {' or '.join(ADAPTER_FILES)}; copy the whole adapter")
-    for key, neutral in (("peft_type", "LORA"), ("use_dora", False), ("bias", "none"), ("fan_in_fan_out", False)):
-        if config.get(key, neutral) != neutral:
+    config_path = directory / ADAPTER_CONFIG_FILE
+    config = read_json(config_path)
+    _check_understood(config_path, config, _PEFT_UNDERSTOOD)
+    ranks, alphas = (_patterns(config_path, config, key) for key in ("rank_pattern", "alpha_pattern"))
+    rank_of_all, alpha_of_all = (_positive(config_path, config, key) for key in ("r", "lora_alpha"))
+    rslora = bool(config.get("use_rslora"))
+
+    def scale_of(module: str, rank: int) -> float:
+        promised = _by_pattern(ranks, module, rank_of_all)
+        if rank != promised:
             raise ValueError(
-                f"{directory / ADAPTER_CONFIG_FILE}: {key} is {config[key]!r}, only {neutral!r} is supported"
+                f"{path}: the matrices of {module} have rank {rank}, but {config_path.name} says {promised:g}; "
+                "the two files are not of one adapter"
             )
-    for key in ("rank_pattern", "alpha_pattern"):
-        if config.get(key):
-            raise ValueError(f"{directory / ADAPTER_CONFIG_FILE}: {key} is not supported; merge the adapter with PEFT")
-    alpha, rslora = config.get("lora_alpha", 8), config.get("use_rslora", False)
-    tensors = {name.removeprefix(_PEFT_PREFIX): tensor for name, tensor in read_shard(path).items()}
-    adapter = split_updates(tensors, lambda rank: alpha / (math.sqrt(rank) if rslora else rank), path)
+        return _by_pattern(alphas, module, alpha_of_all) / (math.sqrt(rank) if rslora else rank)
+
+    tensors = {}
+    for name, tensor in read_shard(path).items():
+        tensors[_PEFT_INNER.sub("", name.removeprefix(_PEFT_PREFIX))] = tensor
+    adapter = split_updates(tensors, scale_of, path)
+    if config.get("use_dora"):
+        lacking = [name for name, update in adapter.updates.items() if update.magnitude is None]
+        if lacking:
+            raise ValueError(f"{path}: {lacking[0]} has no lora_magnitude_vector, but {config_path.name} says use_dora")
     adapter.base = config.get("base_model_name_or_path") or ""
+    adapter.dropout, adapter.rslora = float(config.get("lora_dropout") or 0.0), rslora
     return adapter
+
+
+def _read_paddlenlp(directory: Path, read_shard) -> Adapter:
+    paths = next((found for kind in PADDLENLP_ADAPTER_FILES if (found := sorted(directory.glob(kind)))), None)
+    if not paths:
+        raise FileNotFoundError(
+            f"{directory}: there is no {' or '.join(PADDLENLP_ADAPTER_FILES)}; copy the whole adapter"
+        )
+    config_path = directory / PADDLENLP_ADAPTER_CONFIG_FILE
+    config = read_json(config_path)
+    _check_understood(config_path, config, _PADDLENLP_UNDERSTOOD)
+    rank_of_all, alpha = (_positive(config_path, config, key) for key in ("r", "lora_alpha"))
+    rslora = bool(config.get("rslora"))
+    tensors, unknown = {}, []
+    for path in paths:
+        for name, tensor in read_shard(path).items():
+            target = _from_paddlenlp(name)
+            if target is None:
+                unknown.append(name)
+            else:
+                tensors[target[0]] = tensor.transposed() if target[1] else tensor
+    if unknown:
+        raise ValueError(f"{paths[0]}: holds {len(unknown)} tensors of no part of the model, first {unknown[0]}")
+
+    def scale_of(module: str, rank: int) -> float:
+        if rank != rank_of_all:
+            raise ValueError(
+                f"{paths[0]}: the matrices of {module} have rank {rank}, but {config_path.name} says {rank_of_all:g}; "
+                "the two files are not of one adapter"
+            )
+        return alpha / (math.sqrt(rank) if rslora else rank)
+
+    adapter = split_updates(tensors, scale_of, paths[0])
+    adapter.base = config.get("base_model_name_or_path") or ""
+    adapter.dropout, adapter.rslora = float(config.get("lora_dropout") or 0.0), rslora
+    return adapter
+
+
+def _from_paddlenlp(name: str) -> tuple[str, bool] | None:
+    """(PEFT's name without prefix, transpose) of a tensor of PaddleNLP's adapter; of our model or PaddleMIX's."""
+    found = re.fullmatch(r"(?P<module>.+)\.lora_(?P<side>[AB])", name)
+    weight = f"{found['module']}.weight" if found else name
+    for layout in ("paddle", "paddlemix"):
+        ours = to_paddle(weight, layout)
+        if ours is not None:
+            upstream, transpose = to_hf(ours[0])
+            if found is None:
+                return upstream, transpose
+            return f"{upstream.removesuffix('.weight')}.lora_{found['side']}.weight", True
+    return None
+
+
+def _check_understood(path: Path, config: dict, understood: dict[str, tuple]) -> None:
+    for key, values in understood.items():
+        if config.get(key, values[0]) not in values:
+            allowed = " or ".join(repr(value) for value in values)
+            raise ValueError(
+                f"{path}: {key} is {config[key]!r}, only {allowed} is understood; merge the adapter with the library "
+                "that wrote it, and convert the result"
+            )
+
+
+def _positive(path: Path, config: dict, key: str) -> float:
+    """The setting, which PEFT and PaddleNLP have 8 as default of. Raises: ValueError if it is no positive number."""
+    value = config.get(key, 8)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError(f"{path}: {key} is {value!r}, expected a number above 0; copy the adapter again")
+    return value
+
+
+def _patterns(path: Path, config: dict, key: str) -> dict[re.Pattern, float]:
+    """PEFT's rank_pattern or alpha_pattern: which module names have a value of their own."""
+    patterns = config.get(key) or {}
+    if not isinstance(patterns, dict):
+        raise ValueError(f"{path}: {key} is {patterns!r}, expected an object of name and number")
+    compiled = {}
+    for name in patterns:
+        value = _positive(path, patterns, name)
+        try:
+            compiled[re.compile(rf"(?:.*\.)?(?:{name})")] = value
+        except re.error as error:
+            raise ValueError(f'{path}: {key}: "{name}" is no regular expression ({error})') from None
+    return compiled
+
+
+def _by_pattern(patterns: dict[re.Pattern, float], module: str, otherwise: float) -> float:
+    return next((value for pattern, value in patterns.items() if pattern.fullmatch(module)), otherwise)
 
 
 def split_updates(tensors: dict[str, LazyTensor], scale_of, where: Path) -> Adapter:
@@ -82,43 +223,46 @@ def split_updates(tensors: dict[str, LazyTensor], scale_of, where: Path) -> Adap
 
     Args:
         tensors: by names without PEFT's prefix.
-        scale_of: rank -> factor of the update.
+        scale_of: (module's name, rank) -> factor of the update.
         where: the file, for messages.
     Raises: ValueError for half a pair, or a pair that doesn't fit together.
     """
     adapter, halves = Adapter(), {}
     for name, tensor in tensors.items():
-        found = _LORA_NAME.fullmatch(name)
-        if found is None:
-            adapter.replaced[name] = tensor
+        if found := _LORA_NAME.fullmatch(name):
+            halves.setdefault(found["module"], {})[found["side"]] = tensor
+        elif found := _MAGNITUDE_NAME.fullmatch(name):
+            halves.setdefault(found["module"], {})["magnitude"] = tensor
+        elif ".lora_" in name:  # of an embedding, say
+            raise ValueError(
+                f"{where}: {name} is of a kind of LoRA that is not understood; merge the adapter with PEFT"
+            )
         else:
-            halves.setdefault(f"{found['module']}.weight", {})[found["side"]] = tensor
-    for name, sides in halves.items():
+            adapter.replaced[name] = tensor
+    for module, sides in halves.items():
+        name, magnitude = f"{module}.weight", sides.pop("magnitude", None)
         if sides.keys() != {"A", "B"}:
-            raise ValueError(f"{where}: {name} has a lora_{next(iter(sides))} without its other half; copy it again")
+            found = f"lora_{next(iter(sides))}" if sides else "lora_magnitude_vector"
+            raise ValueError(f"{where}: {name} has a {found} without its other half; copy it again")
         a, b = sides["A"], sides["B"]
         if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
             raise ValueError(f"{where}: lora_A {list(a.shape)} and lora_B {list(b.shape)} of {name} don't fit together")
-        adapter.updates[name] = LowRank(a, b, scale_of(a.shape[0]))
+        if magnitude is not None and magnitude.shape != b.shape[:1]:
+            raise ValueError(
+                f"{where}: lora_magnitude_vector {list(magnitude.shape)} and lora_B {list(b.shape)} of {name} don't "
+                "fit together"
+            )
+        adapter.updates[name] = LowRank(a, b, scale_of(module, a.shape[0]), magnitude)
     return adapter
 
 
 def merge(tensors: dict[str, LazyTensor], adapter: Adapter, where: Path) -> dict[str, LazyTensor]:
     """The base with the adapter's change in it; computed in float32 when a tensor is read, in the base's dtype.
 
-    Raises: ValueError if the adapter changes a tensor that the base doesn't have, or one of another shape.
+    Raises: ValueError if the adapter changes nothing, a tensor that the base doesn't have, or one of another shape.
     """
     merged = dict(tensors)
-    shapes = {name: (update.b.shape[0], update.a.shape[1]) for name, update in adapter.updates.items()}
-    shapes |= {name: tensor.shape for name, tensor in adapter.replaced.items()}
-    wrong = [name for name, shape in shapes.items() if name not in tensors or tensors[name].shape != tuple(shape)]
-    if wrong:
-        name = wrong[0]
-        found = f"is {list(tensors[name].shape)} there" if name in tensors else "is not there"
-        raise ValueError(
-            f"{where}: {len(wrong)} of its {len(shapes)} tensors don't fit the base model, first {name} "
-            f"{list(shapes[name])}, which {found}; was it trained on another base?"
-        )
+    check_fits(adapter, {name: tensor.shape for name, tensor in tensors.items()}, where)
     merged |= adapter.replaced
     for name, update in adapter.updates.items():
         base = tensors[name]
@@ -126,9 +270,39 @@ def merge(tensors: dict[str, LazyTensor], adapter: Adapter, where: Path) -> dict
     return merged
 
 
+def check_fits(adapter: Adapter, base: dict[str, tuple[int, ...]], where: Path) -> None:
+    """Args:
+        base: shapes of the base's tensors by name.
+        where: the adapter, for messages.
+    Raises: as `merge`.
+    """
+    shapes = {name: (update.b.shape[0], update.a.shape[1]) for name, update in adapter.updates.items()}
+    shapes |= {name: tuple(tensor.shape) for name, tensor in adapter.replaced.items()}
+    if not shapes:
+        raise ValueError(f"{where}: the adapter holds no tensor, it would change nothing; copy it again")
+    wrong = [name for name, shape in shapes.items() if tuple(base.get(name, ())) != shape or name not in base]
+    if wrong:
+        name = wrong[0]
+        found = f"is {list(base[name])} there" if name in base else "is not there"
+        raise ValueError(
+            f"{where}: {len(wrong)} of its {len(shapes)} tensors don't fit the base model, first {name} "
+            f"{list(shapes[name])}, which {found}; was it trained on another base?"
+        )
+
+
 def _reader(name: str, base: LazyTensor, update: LowRank):
     def read() -> np.ndarray:
+        """A few rows at a time: in float32 the whole would take several times the room of the result."""
+        view = base.read()
         a, b = (side.load("float32", name) for side in (update.a, update.b))
-        return cast(base.load("float32", name) + np.float32(update.scale) * (b @ a), "float32", base.dtype, name)
+        magnitude = None if update.magnitude is None else update.magnitude.load("float32", name)
+        merged = np.empty(base.shape, NUMPY_DTYPES[base.dtype])
+        for rows in row_blocks(base.shape, "float32"):
+            block = cast(view[rows], base.dtype, "float32", name) + np.float32(update.scale) * (b[rows] @ a)
+            if magnitude is not None:
+                block *= (magnitude[rows] / np.linalg.norm(block, axis=1))[:, None]
+            merged[rows] = cast(block, "float32", base.dtype, name)
+            release_pages(view)
+        return merged
 
     return read

@@ -89,7 +89,7 @@ def read_training_checkpoint(path: Path, lora_alpha: dict[str, float | None]) ->
                 f"--{'lora_alpha' if part == 'llm' else 'visual_lora_alpha'} (XTuner's LLaVA configs: llm 256, ViT 16)"
             )
         alpha = lora_alpha.get(part)
-        trained = split_updates(own, lambda rank, alpha=alpha: alpha / rank, path)
+        trained = split_updates(own, lambda module, rank, alpha=alpha: alpha / rank, path)
         for target, source in ((whole.updates, trained.updates), (whole.replaced, trained.replaced)):
             for name, value in source.items():
                 theirs, ours = prefixes

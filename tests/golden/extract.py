@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 HERE = Path(__file__).resolve().parent
 FAMILY = "xc2_7b"
 CHECKPOINT_FILES = ("config.json", "clip_vision_config.json", "tokenizer.model")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 IMAGES = ("china_640x427.jpg",)  # from scikit-learn; the set's other photographs are not ours to copy
 
 # PLoRA of the last layer, but for wqkv: it acts after the last attention on image positions, whose outputs nobody uses.
@@ -59,11 +60,14 @@ ARRAYS = (
     "grad.one_image.vit.vision_tower.vision_model.embeddings.class_embedding",
     "grad.one_image.tok_rows",
     "grad.one_image.tok_embeddings_rows",
+    "lora.text_logits",
+    "lora.merged.model.layers.0.attention.wqkv.weight",
 )
 THINNED = {  # arrays stored in part: every n-th of the values that the full set has
     "pix.chat.china_640x427.jpg": 11,
     "pad_left.logits": 3,
     "text.logits": 3,
+    "lora.text_logits": 3,
     "train.one_image.logits_at_rows": 7,
 }
 ROPE_TABLES = tuple(
@@ -71,7 +75,7 @@ ROPE_TABLES = tuple(
     for scaling, length in (("plain", "len48"), ("lin4", "len48"), ("ntk2", "len20"), ("ntk2", "len97"))
     for part in ("cos", "sin")
 )
-FACTS = ("family", "texts", "chat_images", "eoa_id", "curve_full")
+FACTS = ("family", "texts", "chat_images", "eoa_id", "curve_full", "curve_lora", "merged_checksums")
 TRAIN_FACTS = ("loss", "length", "grad_norm_per_param", "params_without_grad", "params_zero_grad", "label_tokens_text")
 CHAT_FACTS = ("query", "kwargs", "input_ids", "layout_ids_image_as_-200", "im_mask_runs", "new_ids", "margins")
 
@@ -81,10 +85,12 @@ def main():
     parser.add_argument("goldens", type=Path, help="the folder that holds NOTES.md")
     goldens = parser.parse_args().goldens
     source, target = goldens / FAMILY, HERE / FAMILY
-    for folder in ("ckpt", "images"):
+    for folder in ("ckpt", "images", "adapter"):
         (target / folder).mkdir(parents=True, exist_ok=True)
     for name in CHECKPOINT_FILES:
         shutil.copyfile(source / "ckpt" / name, target / "ckpt" / name)
+    for name in ADAPTER_FILES:
+        shutil.copyfile(source / "adapter" / name, target / "adapter" / name)
     for name in IMAGES:
         shutil.copyfile(source / "images" / name, target / "images" / name)
 

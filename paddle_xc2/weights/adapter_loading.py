@@ -1,0 +1,165 @@
+"""An adapter's directory -> LoRA layers, and replaced parameters, of a model in memory."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import paddle
+
+from paddle_xc2.model_path import resolve_model_path
+from paddle_xc2.models.lora import (
+    LoRALinear,
+    is_linear,
+    layer_at,
+    lora_layers,
+    merge_lora,
+    named_parameters,
+    remove_lora,
+    replace_layer,
+    weight_shape,
+)
+from paddle_xc2.weights.adapter import Adapter, LowRank, check_fits, read_adapter
+from paddle_xc2.weights.checkpoint_files import read_shard
+from paddle_xc2.weights.lazy_tensor import LazyTensor
+from paddle_xc2.weights.name_map import to_hf, to_paddle
+from paddle_xc2.weights.xtuner import PARTS
+
+
+class AdapterReport(NamedTuple):
+    """What loading an adapter did.
+
+    Attributes:
+        num_updates: weights that got a low-rank update.
+        num_replaced: tensors that were replaced whole.
+        change_norm: Frobenius norm of all changes together.
+    """
+
+    num_updates: int
+    num_replaced: int
+    change_norm: float
+
+    def __str__(self) -> str:
+        whole = f", {self.num_replaced} tensors replaced whole" if self.num_replaced else ""
+        nothing = "; it changes nothing yet" if self.change_norm == 0.0 else ""
+        return f"{self.num_updates} low-rank updates{whole}, norm of the change {self.change_norm:.4g}{nothing}"
+
+
+def load_adapter(model, path: str | Path) -> AdapterReport:
+    """Applies an adapter to the model that it was trained on: see `apply_adapter`.
+
+    Args:
+        path: a directory in PEFT's or PaddleNLP's layout, or a released name.
+    Raises: FileNotFoundError, or ValueError naming what does not fit; then the model is as before.
+    """
+    directory = resolve_model_path(path)
+    return apply_adapter(model, read_adapter(directory, read_shard), directory)
+
+
+@paddle.no_grad()
+def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = True) -> AdapterReport:
+    """Wraps the linear layers that the adapter updates, and replaces the parameters that it holds whole.
+
+    Args:
+        model: XComposer2ForCausalLM without an adapter. Afterwards its `replaced` names the parameters that the adapter
+            holds whole, with the values that they had.
+        where: the adapter, for messages.
+        keep_replaced: whether those values are kept, for `unload_adapter`.
+    Raises: ValueError if the model has an adapter already, if the adapter is empty, or if one of its tensors is not of
+        this model; the model is then as before.
+    """
+    if lora_layers(model) or model.replaced:
+        raise ValueError(f"{where}: the model has an adapter already; merge_adapter() or unload_adapter() first")
+    adapter = _with_our_prefixes(adapter, model.config)
+    parameters = named_parameters(model)
+    check_fits(adapter, _upstream_shapes(model), where)
+    updates = {to_paddle(name)[0].removesuffix(".weight"): update for name, update in adapter.updates.items()}
+    unwrappable = [path for path in updates if not is_linear(layer_at(model, path))]
+    if unwrappable:
+        raise ValueError(f"{where}: updates {unwrappable[0]}, which is no linear layer; merge the adapter with PEFT")
+    square = 0.0
+    for path, update in updates.items():
+        layer = _wrap(model, path, update, adapter.dropout)
+        square += layer.change_norm() ** 2
+    for name, tensor in adapter.replaced.items():
+        ours, transpose = to_paddle(name)
+        parameter = parameters[ours]
+        before = parameter.clone()
+        _set(parameter, tensor.transposed() if transpose else tensor, name)
+        square += float((parameter.astype("float32") - before.astype("float32")).square().sum())
+        model.replaced[ours] = before if keep_replaced else None
+    return AdapterReport(len(updates), len(adapter.replaced), math.sqrt(square))
+
+
+def merge_adapter(model) -> None:
+    """Writes the adapter's change into the weights; the model is then one without an adapter."""
+    _check_has_adapter(model, "merge")
+    merge_lora(model)
+    model.replaced = {}
+
+
+@paddle.no_grad()
+def unload_adapter(model) -> None:
+    """Makes the model what it was before its adapter was loaded, to the bit."""
+    _check_has_adapter(model, "unload")
+    lost = [name for name, before in model.replaced.items() if before is None]
+    if lost:
+        raise ValueError(f"the base's values of {lost[0]} were not kept while training; load the base again")
+    remove_lora(model)
+    parameters = dict(model.named_parameters())
+    for name, before in model.replaced.items():
+        parameters[name].set_value(before)
+    model.replaced = {}
+
+
+def _check_has_adapter(model, what: str) -> None:
+    if not lora_layers(model) and not model.replaced:
+        raise ValueError(f"the model has no adapter to {what}; load one with load_adapter(path)")
+
+
+def _with_our_prefixes(adapter: Adapter, config) -> Adapter:
+    """XTuner's adapter of a vision encoder names its tensors as CLIP does, without where it is in the model."""
+    if not config.family.in_parts:
+        return adapter
+    prefix = {part.theirs: part.ours for part in PARTS if part.theirs.startswith("vision_model.")}
+
+    def renamed(tensors: dict) -> dict:
+        for theirs, ours in prefix.items():
+            tensors = {
+                ours + name.removeprefix(theirs) if name.startswith(theirs) else name: tensor
+                for name, tensor in tensors.items()
+            }
+        return tensors
+
+    return Adapter(renamed(adapter.updates), renamed(adapter.replaced), adapter.base, adapter.dropout, adapter.rslora)
+
+
+def _upstream_shapes(model) -> dict[str, tuple[int, ...]]:
+    """Shapes of the model's tensors under upstream's names and in upstream's layout, quantized weights included."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    shapes |= {f"{path}.weight": weight_shape(layer) for path, layer in model.named_sublayers() if is_linear(layer)}
+    upstream = {name: to_hf(name) for name in shapes}
+    return {
+        upstream[name][0]: shape[::-1] if upstream[name][1] else shape
+        for name, shape in shapes.items()
+        if upstream[name] is not None
+    }
+
+
+def _wrap(model, path: str, update: LowRank, dropout: float) -> LoRALinear:
+    base = layer_at(model, path)
+    rank = update.a.shape[0]
+    layer = LoRALinear(base, rank, update.scale, dropout, update.magnitude is not None, model.config.dtype)
+    _set(layer.lora_a, update.a.transposed(), path)
+    _set(layer.lora_b, update.b.transposed(), path)
+    if update.magnitude is not None:
+        _set(layer.magnitude, update.magnitude, path)
+    layer.training = base.training
+    layer.dropout.training = base.training
+    replace_layer(model, path, layer)
+    return layer
+
+
+def _set(parameter, tensor: LazyTensor, name: str) -> None:
+    parameter.set_value(paddle.to_tensor(tensor.load("float32", name)).astype(parameter.dtype))
