@@ -181,9 +181,14 @@ def test_adapters_beside_are_merged(llava, tmp_path):
             "model.layers.0.attention.wo.weight",
             (64, 64),
             {"use_dora": True},
-            "use_dora is True, only False is supported",
+            "has no lora_magnitude_vector, but adapter_config.json says use_dora",
         ),
-        ("model.layers.0.attention.wo.weight", (64, 64), {"rank_pattern": {"wo": 2}}, "rank_pattern is not supported"),
+        (
+            "model.layers.0.attention.wo.weight",
+            (64, 64),
+            {"rank_pattern": {"wo": 2}},
+            "have rank 4, but adapter_config.json says 2",
+        ),
     ],
 )
 def test_adapters_that_cannot_be_merged(llava, tmp_path, name, shape, settings, message):
