@@ -91,6 +91,11 @@ class FinetuneArguments:
         evaluation_strategy: when to compute the loss on dataset.eval: no, steps or epoch.
         eval_steps: steps between evaluations; null is logging_steps.
         max_evaluate_steps: forward passes of one evaluation; -1 is all of the data.
+        evaluation_inputs: questions that are asked before and after training; the answers, side by side, are written
+            into evaluation_samples.jsonl and .md.
+        evaluation_images: images to these questions: one for all, or one for each.
+        evaluation_freq: steps after which they are asked again and again; null is only before and after.
+        evaluation_max_new_tokens: longest answer to them.
         save_strategy: when to write a checkpoint: no, steps or epoch.
         save_steps: steps between checkpoints.
         save_total_limit: checkpoints to keep; null keeps all.
@@ -163,6 +168,10 @@ class FinetuneArguments:
     evaluation_strategy: str = "no"
     eval_steps: int | None = None
     max_evaluate_steps: int = -1
+    evaluation_inputs: list[str] | None = None
+    evaluation_images: str | list[str] | None = None
+    evaluation_freq: int | None = None
+    evaluation_max_new_tokens: int = 600
     save_strategy: str = "epoch"
     save_steps: int = 500
     save_total_limit: int | None = 1
@@ -288,6 +297,8 @@ _AT_LEAST = {
     "max_grad_norm": 0,
     "warmup_steps": 0,
     "eval_steps": 1,
+    "evaluation_freq": 1,
+    "evaluation_max_new_tokens": 1,
     "save_steps": 1,
     "save_total_limit": 1,
     "logging_steps": 1,
@@ -332,8 +343,7 @@ def dataset_specs(arguments: FinetuneArguments, part: str, config_path: str | Pa
         names = entry["data_files"]
         found = []
         for name in [names] if isinstance(names, str) else names:
-            here, there = Path(name).expanduser(), Path(config_path).parent / name
-            found.append(here if here.exists() or not there.exists() else there)
+            found.append(find_file(name, config_path))
             if not found[-1].is_file():
                 missing.append(str(name))
         folder = entry.get("image_folder", arguments.image_folder)
@@ -346,6 +356,17 @@ def dataset_specs(arguments: FinetuneArguments, part: str, config_path: str | Pa
             f"(looked for from {Path.cwd()} and {Path(config_path).resolve().parent})"
         )
     return specs
+
+
+def find_file(name: str, config_path: str | Path) -> Path:
+    """A file that an argument file names, from the current folder or else from the argument file's."""
+    here, there = Path(name).expanduser(), Path(config_path).parent / name
+    return here if here.exists() or not there.exists() else there
+
+
+def sample_images(arguments: FinetuneArguments) -> list[str]:
+    images = arguments.evaluation_images or []
+    return [images] if isinstance(images, str) else images
 
 
 def describe_keys() -> str:
@@ -494,7 +515,22 @@ def _check_together(arguments: FinetuneArguments, wrong: list[str]) -> None:
         arguments.resume_from_checkpoint = "auto"
     if not arguments.do_train and not arguments.do_eval:
         wrong.append('"do_train" and "do_eval" are both false: there is nothing to do')
+    _check_questions(arguments, wrong)
     _check_dataset(arguments, wrong)
+
+
+def _check_questions(arguments: FinetuneArguments, wrong: list[str]) -> None:
+    questions, images = arguments.evaluation_inputs or [], sample_images(arguments)
+    for name in ("evaluation_images", "evaluation_freq"):
+        if getattr(arguments, name) is not None and not questions:
+            wrong.append(f'"{name}" is set, but "evaluation_inputs" holds no question to ask')
+    if any(not question.strip() for question in questions):
+        wrong.append('"evaluation_inputs" holds an empty question')
+    if questions and len(images) not in (0, 1, len(questions)):
+        wrong.append(
+            f'"evaluation_images" lists {len(images)} images for {len(questions)} questions in "evaluation_inputs"; '
+            "give one for all, or one for each"
+        )
 
 
 def _check_dataset(arguments: FinetuneArguments, wrong: list[str]) -> None:

@@ -25,6 +25,7 @@ from paddle_xc2.training.interruption import Stopped, is_disk_error
 from paddle_xc2.training.metrics import LOSS_PLOT, device_memory, draw_losses
 from paddle_xc2.training.output import check_same_course, choose_start, claim
 from paddle_xc2.training.plan import Plan, first_sample_text, plan_lines
+from paddle_xc2.training.sample_answers import TABLE_FILE, read_questions
 from paddle_xc2.training.samples import Samples, fit_samples
 from paddle_xc2.training.trainable import set_trainable
 from paddle_xc2.training.trainer import STATE_FILE, StepTrainer
@@ -51,7 +52,8 @@ def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
     processor = build_processor(arguments, model_dir)
     train = read_samples(arguments, "train", config_path, processor) if arguments.do_train else None
     evaluation = read_samples(arguments, "eval", config_path, processor)
-    plan = Plan(arguments, precision, start, train, evaluation, dist.get_world_size(), dist.get_rank())
+    questions = read_questions(arguments, config_path, processor)
+    plan = Plan(arguments, precision, start, train, evaluation, dist.get_world_size(), dist.get_rank(), questions)
     if not train:
         StepTrainer(load_model(plan, model_dir, processor), processor, plan).evaluate()
         return 0
@@ -177,6 +179,7 @@ def train_to_the_end(trainer: StepTrainer) -> float:
     started = time.perf_counter()
     start, arguments = trainer.plan.start, trainer.arguments
     trainer.evaluate_what_is_due()
+    trainer.answer_what_is_due()
     if start.step < trainer.plan.num_steps:
         trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
     else:
@@ -201,6 +204,8 @@ def save_results(trainer: StepTrainer, seconds: float) -> None:
     num_steps = trainer.plan.num_steps - trainer.plan.start.step
     told = f"trained {num_steps} steps in {seconds:.0f} s" + (f", last loss {losses[-1]:.4f}" if losses else "")
     print(f"{told}; {output_dir} holds metrics.jsonl and {LOSS_PLOT}")
+    if compared := trainer.answers.before_and_after():
+        print("\n".join([f"sample answers, all of them in {output_dir / TABLE_FILE}:", *compared]))
     if not trainer.arguments.benchmark:
         trainer.model.save_pretrained(output_dir)
         print(f"the model is saved, ask it: paddle-xc2 chat --from_pretrained {shlex.quote(str(output_dir))}")

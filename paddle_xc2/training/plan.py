@@ -16,6 +16,7 @@ from paddle_xc2.models.loss import CHUNK_ELEMENTS
 from paddle_xc2.special_tokens import IGNORE_INDEX
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.output import Start
+from paddle_xc2.training.sample_answers import Question
 from paddle_xc2.training.samples import Samples
 from paddle_xc2.training.trainable import trainable_table
 
@@ -43,6 +44,7 @@ class Plan:
         train: samples to train on, or None if the run only evaluates.
         evaluation: samples to evaluate on, or None.
         num_processes, rank: that train together, and which of them this is.
+        questions: sample questions, to be asked before, during and after training.
     """
 
     arguments: FinetuneArguments
@@ -52,6 +54,7 @@ class Plan:
     evaluation: Samples | None
     num_processes: int = 1
     rank: int = 0
+    questions: tuple[Question, ...] = ()
 
     @cached_property
     def order(self) -> StepOrder:

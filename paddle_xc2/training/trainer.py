@@ -24,6 +24,7 @@ from paddle_xc2.training.batches import EpochSteps, EvaluationBatches, ItemLoade
 from paddle_xc2.training.interruption import Stopped, StopRequest
 from paddle_xc2.training.metrics import LOSS_PLOT, MetricsFile, Progress, draw_losses, peak_memory_gb
 from paddle_xc2.training.plan import Plan
+from paddle_xc2.training.sample_answers import SampleAnswers
 from paddle_xc2.weights.checkpoint_files import find_shards, read_safetensors
 from paddle_xc2.weights.checkpoint_files import write_checkpoint as write_tensors
 from paddle_xc2.weights.lazy_tensor import tensor_in_memory
@@ -119,6 +120,7 @@ class StepTrainer(Trainer):
     def __init__(self, model, processor, plan: Plan):
         arguments = self.arguments = plan.arguments
         self.plan = plan
+        self.processor = processor
         self.window = self._begun_window()
         self.last_checkpoint = plan.start.checkpoint
         self.stop = StopRequest()
@@ -137,9 +139,11 @@ class StepTrainer(Trainer):
             self.remove_callback(callback)
         self.output_dir = Path(self.args.output_dir)
         self.plotted = -math.inf
-        self.metrics = None
+        self.metrics = self.answers = None
         if plan.train and plan.rank == 0:
             self.metrics = MetricsFile(self.output_dir, plan.start.checkpoint)
+            limit = arguments.evaluation_max_new_tokens
+            self.answers = SampleAnswers(self.output_dir, plan.questions, limit, plan.start.checkpoint)
         num_steps, lines = (plan.num_steps, arguments.disable_tqdm) if plan.train else (0, True)
         self.progress = Progress(num_steps, plan.start.step, lines, silent=plan.rank > 0)
 
@@ -245,6 +249,7 @@ class StepTrainer(Trainer):
             self._log_window()
         if self.control.should_evaluate:
             self.evaluate()
+        self._answer_questions(step)
         if self.control.should_save:
             self._save_checkpoint(model)
         more_to_come = self._ends_epoch(step) and self.finished_step < step
@@ -392,6 +397,29 @@ class StepTrainer(Trainer):
         if self.evaluate() is None:
             self._save_and_stop()
 
+    def answer_what_is_due(self) -> None:
+        """Has the sample questions answered by the state to start from, if they are due and were not.
+
+        Raises: Stopped if it is stopped meanwhile.
+        """
+        self._answer_questions(self.plan.start.step)
+        if self.plan.num_processes == 1 and self.stop.by:
+            raise Stopped
+
+    def _answer_questions(self, step: int) -> None:
+        """Before training, after the last step and as often as asked. A request to stop cuts it short: nothing is kept,
+        and the run makes up for it when it goes on.
+        """
+        often = self.arguments.evaluation_freq
+        due = step in (0, self.plan.num_steps) or often and step % often == 0
+        if not due or self.answers is None or not self.answers.questions or self.answers.has(step):
+            return
+        started = time.perf_counter()
+        self.model.eval()
+        with self.autocast_smart_context_manager():
+            self.answers.ask(self.model, self.processor.tokenizer, step, lambda: self.stop.by)
+        self.window.started += time.perf_counter() - started
+
     # Checkpoints
 
     def _save_checkpoint(self, model, metrics=None):
@@ -419,6 +447,8 @@ class StepTrainer(Trainer):
         write_optimizer(directory, self.model, self.optimizer, self.lr_scheduler, scaler)
         self.state.save_to_json(str(directory / STATE_FILE))
         self.metrics.save_copy(directory)
+        if self.answers.questions:
+            self.answers.write(directory)
 
     def _load_from_checkpoint(self, resume_from_checkpoint=None):
         """The run has loaded the model from the checkpoint already."""

@@ -24,7 +24,16 @@ _METADATA_FORMATS = {"paddle": "pd", "hf": "pt"}  # transformers and PaddleNLP e
 # Every file of the source comes along, upstream's code as data that is never run, but for weights in any format, files
 # that are written anew, and what a training run left beside its model.
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pdparams", ".pdopt", ".pdstates", ".index.json", ".gguf")
-_RUN_FILES = ("run.json", "trainer_state.json", "optimizer.json", "checkpoint.json", "metrics.jsonl", "loss.png")
+_RUN_FILES = (
+    "run.json",
+    "trainer_state.json",
+    "optimizer.json",
+    "checkpoint.json",
+    "metrics.jsonl",
+    "loss.png",
+    "evaluation_samples.jsonl",
+    "evaluation_samples.md",
+)
 _OTHERS = (CONFIG_FILE, MANIFEST_FILE, *_RUN_FILES)
 
 
