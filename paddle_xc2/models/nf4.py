@@ -120,6 +120,10 @@ class NF4Linear(nn.Layer):
         """float [.., in_features] -> float [.., out_features] in the precision that a dense layer would compute in."""
         return _Product.apply(x, self)
 
+    def _apply(self, func, device, dtype, blocking, include_sublayers=True):
+        # Called by `Layer.to` and `amp.decorate`: what is stored moves to another device, but a cast would destroy it.
+        super()._apply(func, device, None, blocking, include_sublayers)
+
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
 

@@ -148,6 +148,15 @@ def test_gradients_are_those_of_a_dense_layer_to_the_bit(again):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_casting_a_model_leaves_what_is_stored():
+    layer = quantized(random_weight(64, 4, seed=4))
+    before = layer.dequantize().numpy()
+    paddle.nn.Sequential(layer).to(dtype="bfloat16")
+    np.testing.assert_array_equal(layer.dequantize().numpy(), before)
+    paddle.amp.decorate(paddle.nn.Sequential(layer), level="O2", dtype="bfloat16")
+    np.testing.assert_array_equal(layer.dequantize().numpy(), before)
+
+
 def test_without_gradients_no_graph_is_kept():
     layer = quantized(random_weight(64, 4, seed=4))
     assert layer(paddle.randn([3, 64])).stop_gradient

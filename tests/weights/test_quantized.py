@@ -5,6 +5,7 @@ import paddle
 import pytest
 
 from paddle_xc2 import XComposer2ForCausalLM
+from paddle_xc2.models.lora import LoRALinear, is_lora, layer_at, merge_lora, replace_layer
 from paddle_xc2.models.nf4 import NF4Linear
 from paddle_xc2.weights import quantized
 from paddle_xc2.weights.convert import convert
@@ -82,3 +83,45 @@ def test_quantized_from_the_checkpoint_not_from_the_precision_of_the_run(origina
 def test_unknown_format(original):
     with pytest.raises(ValueError, match='quantize "int3" is not one of nf4'):
         load_model(original, quantize="int3")
+
+
+def with_lora(model, seed):
+    """Wraps every linear layer of the decoder; the updates are random and depend on the seed alone."""
+    paddle.seed(seed)
+    for name in quantized.quantizable_layers(model):
+        path = name.removesuffix(".weight")
+        layer = LoRALinear(layer_at(model, path), rank=4, scaling=0.5)
+        layer.lora_b.set_value(paddle.randn(layer.lora_b.shape) * 0.1)
+        replace_layer(model, path, layer)
+    for name, parameter in model.named_parameters():
+        parameter.stop_gradient = not is_lora(name)
+    return model
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_qlora_has_the_gradients_of_lora_on_the_dequantized_weights(original, model, tmp_path, recompute):
+    """To the bit, for every matrix, with image and text tokens; and so are the merged weights."""
+    model.save_pretrained(tmp_path / "dense")
+    input_ids = paddle.randint(3, 100, [1, 9])
+    batch = {
+        "input_ids": input_ids,
+        "image_mask": paddle.to_tensor([[False] * 2 + [True] * 4 + [False] * 3]),
+        "pixel_values": [paddle.randn([3, 28, 28])],
+        "labels": input_ids,
+    }
+    gradients, merged = [], []
+    for path, quantize in ((original, "nf4"), (tmp_path / "dense", None)):
+        trained = with_lora(load_model(path, quantize=quantize), seed=5)
+        if recompute:
+            trained.recompute_enable()
+        trained.train()
+        paddle.seed(1)
+        trained(**batch).loss.backward()
+        gradients.append({name: p.grad.numpy() for name, p in trained.named_parameters() if is_lora(name)})
+        merge_lora(trained)
+        merged.append({name: p.numpy() for name, p in trained.named_parameters()})
+    for found in (gradients, merged):
+        assert found[0].keys() == found[1].keys()
+        for name, value in found[0].items():
+            assert np.abs(value).max() > 0, name
+            np.testing.assert_array_equal(value, found[1][name], err_msg=name)
