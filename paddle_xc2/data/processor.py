@@ -228,6 +228,21 @@ class XComposer2Processor:
         example.num_dropped_turns = dropped
         return fitting, example
 
+    def encode_question(self, conversation: Conversation) -> Example:
+        """What a training sample's last answer follows: the prompt with which that answer is asked for.
+
+        In the layout of training, with its pixels, and with the turns that training sees; labels are IGNORE_INDEX.
+
+        Raises: DataError; TooLong as `lay_out`.
+        """
+        fitting, _ = self.lay_out(conversation)
+        question = Conversation(fitting.messages[:-1], fitting.images, fitting.source)
+        image_tokens = [self.num_image_tokens(image, True, question.source) for image in question.images]
+        example = encode_prompt(question, self.tokenizer, self.family, image_tokens, as_trained=True)
+        example.source = question.source
+        example.pixel_values = [self.image_transform(image, True, question.source) for image in question.images]
+        return example
+
     def encode_chat(self, query: str, images=(), history=(), meta_instruction: str | None = None) -> Example:
         """The prompt of a chat.
 

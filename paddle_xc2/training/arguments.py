@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from paddle_xc2.checkpoint_config import read_json
 from paddle_xc2.data.mixture import DatasetSpec
+from paddle_xc2.evaluation.metrics import METRICS
 
 
 @dataclass
@@ -96,6 +97,15 @@ class FinetuneArguments:
         evaluation_images: images to these questions: one for all, or one for each.
         evaluation_freq: steps after which they are asked again and again; null is only before and after.
         evaluation_max_new_tokens: longest answer to them.
+        eval_with_do_generation: in every evaluation, also have the last answer of every sample generated, and
+            measured by exact_match, rouge_l, bleu and anls, and where they apply choice_accuracy and box_iou.
+        max_new_tokens: longest generated answer; null is the longest that the evaluation data expects.
+        top_k: 1 generates the likeliest answer; more draws each token from so many, 0 from all.
+        top_p: if drawn, from the likeliest tokens whose probabilities reach it together.
+        save_generation_output: write the generated answers with their scores into predictions-STEP.jsonl.
+        load_best_model_at_end: end with the best of the evaluated states instead of the last; its checkpoint is kept.
+        metric_for_best_model: what best means: loss (null) or one of the measures above.
+        greater_is_better: null is false for the loss, else true.
         save_strategy: when to write a checkpoint: no, steps or epoch.
         save_steps: steps between checkpoints.
         save_total_limit: checkpoints to keep; null keeps all.
@@ -172,6 +182,14 @@ class FinetuneArguments:
     evaluation_images: str | list[str] | None = None
     evaluation_freq: int | None = None
     evaluation_max_new_tokens: int = 600
+    eval_with_do_generation: bool = False
+    max_new_tokens: int | None = None
+    top_k: int = 1
+    top_p: float = 1.0
+    save_generation_output: bool = False
+    load_best_model_at_end: bool = False
+    metric_for_best_model: str | None = None
+    greater_is_better: bool | None = None
     save_strategy: str = "epoch"
     save_steps: int = 500
     save_total_limit: int | None = 1
@@ -186,6 +204,13 @@ class FinetuneArguments:
     def samples_per_pass(self) -> int:
         """Samples that one process trains on in one step."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def best_metric(self) -> tuple[str, bool]:
+        """Which entry of an evaluation in metrics.jsonl decides what is best, and whether greater is better."""
+        name = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        greater = name != "loss" if self.greater_is_better is None else self.greater_is_better
+        return f"eval_{name}", greater
 
 
 # Other names for the same key.
@@ -228,13 +253,6 @@ NEUTRAL = {
     "src_length": Neutral((None, 1024), "questions have no limit of their own; max_length holds for the whole sample"),
     "task_name": Neutral((None,), "name files under dataset instead"),
     "splits": Neutral((None,), "name files under dataset.train and dataset.eval instead"),
-    "eval_with_do_generation": Neutral((False,), f"evaluation by generation {_NOT_YET}; evaluation computes the loss"),
-    "save_generation_output": Neutral((False,), f"evaluation by generation {_NOT_YET}"),
-    "load_best_model_at_end": Neutral(
-        (False,), f"{_NOT_YET}; the last model is saved, metrics.jsonl tells which step was best"
-    ),
-    "metric_for_best_model": Neutral((None, "loss", "eval_loss"), f"load_best_model_at_end {_NOT_YET}"),
-    "greater_is_better": Neutral((None, False), f"load_best_model_at_end {_NOT_YET}"),
     "report_to": Neutral((None, "none", [], ["none"]), f"{_NOT_YET}; metrics.jsonl and loss.png are written"),
     "text_model_name_or_path": Neutral((None,), "the tokenizer stands beside the model"),
     "from_aistudio": Neutral((False,), "download the model and give its directory as model_name_or_path"),
@@ -267,9 +285,7 @@ WITHOUT_EFFECT = {
     "aistudio_repo_private": "belongs to save_to_aistudio",
     "aistudio_repo_license": "belongs to save_to_aistudio",
     "aistudio_token": "belongs to save_to_aistudio",
-    "top_k": "belongs to eval_with_do_generation",
-    "top_p": "belongs to eval_with_do_generation",
-    "prediction_loss_only": "evaluation computes the loss only",
+    "prediction_loss_only": "eval_with_do_generation says whether answers are generated",
     "unified_checkpoint": "checkpoints have one format",
     "logging_dir": "metrics.jsonl is written into output_dir",
     "run_name": "output_dir names the run",
@@ -299,6 +315,8 @@ _AT_LEAST = {
     "eval_steps": 1,
     "evaluation_freq": 1,
     "evaluation_max_new_tokens": 1,
+    "max_new_tokens": 1,
+    "top_k": 0,
     "save_steps": 1,
     "save_total_limit": 1,
     "logging_steps": 1,
@@ -516,6 +534,7 @@ def _check_together(arguments: FinetuneArguments, wrong: list[str]) -> None:
     if not arguments.do_train and not arguments.do_eval:
         wrong.append('"do_train" and "do_eval" are both false: there is nothing to do')
     _check_questions(arguments, wrong)
+    _check_generation(arguments, wrong)
     _check_dataset(arguments, wrong)
 
 
@@ -530,6 +549,42 @@ def _check_questions(arguments: FinetuneArguments, wrong: list[str]) -> None:
         wrong.append(
             f'"evaluation_images" lists {len(images)} images for {len(questions)} questions in "evaluation_inputs"; '
             "give one for all, or one for each"
+        )
+
+
+def _check_generation(arguments: FinetuneArguments, wrong: list[str]) -> None:
+    evaluates = arguments.do_eval or arguments.evaluation_strategy != "no"
+    generates = arguments.eval_with_do_generation
+    if not 0 < arguments.top_p <= 1:
+        wrong.append(f'"top_p" is {arguments.top_p}, but must be above 0 and at most 1')
+    if generates and not evaluates:
+        wrong.append(
+            '"eval_with_do_generation" is true, but nothing is evaluated; set evaluation_strategy to steps or epoch, '
+            "or do_eval to true"
+        )
+    if arguments.save_generation_output and not generates:
+        wrong.append('"save_generation_output" is true, but nothing is generated; set eval_with_do_generation to true')
+    if arguments.save_generation_output and not arguments.output_dir:
+        wrong.append('"output_dir" is missing: the folder that save_generation_output writes to')
+    name = arguments.best_metric[0].removeprefix("eval_")
+    if name not in ("loss", *METRICS):
+        wrong.append(
+            f'"metric_for_best_model" is "{arguments.metric_for_best_model}", but must be one of loss, '
+            f"{', '.join(METRICS)}"
+        )
+    if not arguments.load_best_model_at_end:
+        return
+    if name in METRICS and not generates:
+        wrong.append(f'"metric_for_best_model" is "{name}", which needs eval_with_do_generation; set it to true')
+    if arguments.evaluation_strategy == "no" or arguments.save_strategy == "no" or not arguments.do_train:
+        wrong.append(
+            '"load_best_model_at_end" is true, which needs do_train, and an evaluation_strategy and a save_strategy '
+            "other than no"
+        )
+    if arguments.save_total_limit == 1:
+        wrong.append(
+            '"save_total_limit" is 1, but with load_best_model_at_end there are two checkpoints to keep, the best and '
+            "the newest; set it to 2 or more, or to null"
         )
 
 

@@ -78,6 +78,20 @@ class EvaluationBatches(Sequence):
         return _encode(self.conversations[start : start + self.batch_size], self.processor, self.batch_size)
 
 
+class QuestionBatches(EvaluationBatches):
+    """The same samples as prompts, padded on the left, each without its last answer, which is to be generated."""
+
+    def __getitem__(self, index: int) -> StepItem:
+        """Raises: DataError naming the record, if an image can't be used."""
+        start = index * self.batch_size
+        conversations = self.conversations[start : start + self.batch_size]
+        examples = [self.processor.encode_question(conversation) for conversation in conversations]
+        batch = self.processor.collate_arrays(examples, padding_side="left")
+        del batch["labels"]
+        num_image_tokens = sum(int(example.image_mask.sum()) for example in examples)
+        return StepItem([batch], 0, sum(len(example) for example in examples), num_image_tokens)
+
+
 def _encode(conversations: list[Conversation], processor, batch_size: int) -> StepItem:
     examples = [processor.encode_conversation(conversation) for conversation in conversations]
     starts = range(0, len(examples), batch_size)

@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import paddle
@@ -21,6 +21,7 @@ from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load_arguments
+from paddle_xc2.training.checkpoints import check_whole
 from paddle_xc2.training.interruption import Stopped, is_disk_error
 from paddle_xc2.training.metrics import LOSS_PLOT, device_memory, draw_losses
 from paddle_xc2.training.output import check_same_course, choose_start, claim
@@ -28,7 +29,7 @@ from paddle_xc2.training.plan import Plan, first_sample_text, plan_lines
 from paddle_xc2.training.sample_answers import TABLE_FILE, read_questions
 from paddle_xc2.training.samples import Samples, fit_samples
 from paddle_xc2.training.trainable import set_trainable
-from paddle_xc2.training.trainer import STATE_FILE, StepTrainer
+from paddle_xc2.training.trainer import STATE_FILE, StepTrainer, check_best_metric
 from paddle_xc2.weights.whole_directory import NoRoom
 
 EXIT_FAILURE, EXIT_INTERRUPTED = 1, 130
@@ -53,6 +54,8 @@ def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
     train = read_samples(arguments, "train", config_path, processor) if arguments.do_train else None
     evaluation = read_samples(arguments, "eval", config_path, processor)
     questions = read_questions(arguments, config_path, processor)
+    if evaluation:
+        check_best_metric(arguments, evaluation)
     plan = Plan(arguments, precision, start, train, evaluation, dist.get_world_size(), dist.get_rank(), questions)
     if not train:
         StepTrainer(load_model(plan, model_dir, processor), processor, plan).evaluate()
@@ -79,6 +82,8 @@ def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
     try:
         with trainer.stop.listening():
             seconds = train_to_the_end(trainer)
+            if trainer.best and trainer.best["step"] != plan.num_steps:
+                load_best(trainer, model_dir, processor)
             save_results(trainer, seconds)
         return 0
     except Stopped:
@@ -190,6 +195,25 @@ def train_to_the_end(trainer: StepTrainer) -> float:
     if arguments.do_eval and arguments.evaluation_strategy == "no" and start.step < trainer.plan.num_steps:
         trainer.evaluate_at_the_end()
     return seconds
+
+
+def load_best(trainer: StepTrainer, model_dir: Path, processor: XComposer2Processor) -> None:
+    """Puts the best state in the place of the last one. Raises: ValueError if its checkpoint is damaged."""
+    plan, best = trainer.plan, trainer.best
+    if plan.rank > 0:
+        return
+    name = f"checkpoint-{best['step']}"
+    checkpoint = trainer.output_dir / name
+    if not checkpoint.exists():  # the run began with a checkpoint from elsewhere
+        checkpoint = plan.start.checkpoint.with_name(name)
+    try:
+        check_whole(checkpoint)
+    except ValueError as error:
+        raise ValueError(f'{error}; it was the best, set "load_best_model_at_end" to false to save the last') from None
+    trainer.model = trainer.model_wrapped = trainer.optimizer = None  # there may be no memory for two models
+    trainer.model = load_model(replace(plan, start=replace(plan.start, checkpoint=checkpoint)), model_dir, processor)
+    metric, _ = trainer.arguments.best_metric
+    print(f"{checkpoint} is taken, the best of all: {metric} {best[metric]:.4f}")
 
 
 def save_results(trainer: StepTrainer, seconds: float) -> None:

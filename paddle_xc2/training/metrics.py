@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from paddle_xc2.evaluation.metrics import METRICS
 from paddle_xc2.training.checkpoints import replace_file
 
 METRICS_FILE = "metrics.jsonl"
@@ -23,7 +25,8 @@ class MetricsFile:
     Training: step, epoch, loss (nats, mean over the trained tokens since the last logged step; null if float16
     overflowed), learning_rate and grad_norm (of the last step, before clipping), trained_tokens, image_tokens and
     tokens (since the last logged step), tokens_per_second and, unless left out, peak_memory_gb.
-    Evaluation: step, epoch, eval_loss, eval_tokens, eval_seconds.
+    Evaluation: step, epoch, eval_loss, eval_tokens, eval_seconds; with generation also eval_answers (how many) and
+    those of evaluation/metrics.py, as eval_exact_match.
     """
 
     def __init__(self, directory: Path, start_from: Path | None = None):
@@ -31,7 +34,7 @@ class MetricsFile:
         self.path = directory / METRICS_FILE
         kept = (start_from / METRICS_FILE).read_bytes() if start_from else b""
         replace_file(self.path, kept)
-        self.entries = [json.loads(line) for line in kept.splitlines()]
+        self.entries = read_metrics(start_from) if start_from else []
 
     def append(self, entry: dict) -> None:
         self.entries.append(entry)
@@ -41,6 +44,17 @@ class MetricsFile:
     def save_copy(self, directory: Path) -> None:
         """Writes what there is so far into a checkpoint."""
         (directory / METRICS_FILE).write_bytes(self.path.read_bytes())
+
+
+def read_metrics(directory: Path) -> list[dict]:
+    """The entries of the metrics.jsonl in a folder."""
+    return [json.loads(line) for line in (directory / METRICS_FILE).read_bytes().splitlines()]
+
+
+def best_evaluation(entries: list[dict], metric: str, greater: bool) -> dict | None:
+    """The evaluation with the best value of `metric`; of equals the first, None if there is none."""
+    evaluated = [entry for entry in entries if metric in entry and math.isfinite(entry[metric])]
+    return min(evaluated, key=lambda entry: -entry[metric] if greater else entry[metric], default=None)
 
 
 def draw_losses(entries: list[dict], path: Path) -> None:
@@ -122,7 +136,9 @@ class Progress:
         """Shows an entry of metrics.jsonl."""
         place = f"step {entry['step']}/{self.num_steps}"
         if "eval_loss" in entry:
-            self.say(f"{place}  evaluation loss {entry['eval_loss']:.4f}")
+            measured = [name for name in METRICS if f"eval_{name}" in entry]
+            told = "".join(f", {name} {entry[f'eval_{name}']:.4f}" for name in measured)
+            self.say(f"{place}  evaluation loss {entry['eval_loss']:.4f}{told}")
             return
         loss = "overflow" if entry["loss"] is None else f"{entry['loss']:.4f}"
         speed = f"{entry['tokens_per_second']:.0f} tokens/s"

@@ -19,15 +19,37 @@ from paddlenlp.trainer import PrinterCallback, ProgressCallback, Trainer, Traini
 from paddlenlp.trainer.trainer_utils import get_scheduler
 
 from paddle_xc2 import runtime
+from paddle_xc2.data.conversation import Conversation
+from paddle_xc2.evaluation.metrics import Answer, metrics_for, summary
+from paddle_xc2.generation.chat import decode_answer, stop_ids
+from paddle_xc2.generation.generate import generate
 from paddle_xc2.training import checkpoints
-from paddle_xc2.training.batches import EpochSteps, EvaluationBatches, ItemLoader, StepItem, TrainingSteps
+from paddle_xc2.training.arguments import FinetuneArguments
+from paddle_xc2.training.batches import (
+    EpochSteps,
+    EvaluationBatches,
+    ItemLoader,
+    QuestionBatches,
+    StepItem,
+    TrainingSteps,
+)
 from paddle_xc2.training.interruption import Stopped, StopRequest
-from paddle_xc2.training.metrics import LOSS_PLOT, MetricsFile, Progress, draw_losses, peak_memory_gb
+from paddle_xc2.training.metrics import (
+    LOSS_PLOT,
+    MetricsFile,
+    Progress,
+    best_evaluation,
+    draw_losses,
+    peak_memory_gb,
+    read_metrics,
+)
 from paddle_xc2.training.plan import Plan
 from paddle_xc2.training.sample_answers import SampleAnswers
+from paddle_xc2.training.samples import Samples
 from paddle_xc2.weights.checkpoint_files import find_shards, read_safetensors
 from paddle_xc2.weights.checkpoint_files import write_checkpoint as write_tensors
 from paddle_xc2.weights.lazy_tensor import tensor_in_memory
+from paddle_xc2.weights.saving import PREDICTIONS
 
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_DIR = "optimizer"
@@ -109,6 +131,7 @@ class StepTrainer(Trainer):
 
     Attributes:
         last_checkpoint: path of the newest one of this run, or None.
+        best: the best evaluation so far, an entry of metrics.jsonl, if load_best_model_at_end asks for it; else None.
         stop: set it, and training ends after the step with a checkpoint, raising Stopped.
 
     Args:
@@ -127,10 +150,13 @@ class StepTrainer(Trainer):
         self.asked_to_stop = False  # the same on all processes, as all of them know it since the last step
         self.saved_step = plan.start.step
         self.finished_step = plan.start.step  # all that follows it is done: log, evaluation, checkpoint
-        self.evaluation = steps = None
+        self.best = self._best_before() if arguments.load_best_model_at_end and plan.start.checkpoint else None
+        self.evaluation = self.questions = steps = None
         if plan.evaluation:
             batch_size = arguments.per_device_eval_batch_size
             self.evaluation = EvaluationBatches(plan.evaluation.conversations, processor, batch_size)
+            if arguments.eval_with_do_generation:
+                self.questions = QuestionBatches(plan.evaluation.conversations, processor, batch_size)
         if plan.train:
             batch_size, place = arguments.per_device_train_batch_size, (plan.rank, plan.num_processes)
             steps = TrainingSteps(plan.train.conversations, processor, plan.order, batch_size, *place)
@@ -141,6 +167,7 @@ class StepTrainer(Trainer):
         self.plotted = -math.inf
         self.metrics = self.answers = None
         if plan.train and plan.rank == 0:
+            self._delete_predictions_after(plan.start.step)
             self.metrics = MetricsFile(self.output_dir, plan.start.checkpoint)
             limit = arguments.evaluation_max_new_tokens
             self.answers = SampleAnswers(self.output_dir, plan.questions, limit, plan.start.checkpoint)
@@ -337,14 +364,13 @@ class StepTrainer(Trainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict | None:
         """Mean loss over every trained token of the evaluation data, as an entry of metrics.jsonl.
 
+        With eval_with_do_generation also what the generated answers are worth.
+
         None if it was cut short by a request to stop: the run makes up for it when it goes on.
         """
         self._window_losses()
         started = time.perf_counter()
-        num_batches = len(self.evaluation)
-        if self.arguments.max_evaluate_steps > 0:
-            num_batches = min(num_batches, self.arguments.max_evaluate_steps)
-        mine = range(self.plan.rank, num_batches, self.plan.num_processes)
+        mine = self._my_batches()
         losses, num_tokens = [], 0
         self.model.eval()
         with paddle.no_grad():
@@ -354,24 +380,95 @@ class StepTrainer(Trainer):
                 with self.autocast_smart_context_manager():
                     losses += [self.model(**batch, loss_denominator=1.0).loss for batch in item.batches]
                 num_tokens += item.num_trained_tokens
+        records = self._answer() if self.questions and not self.stop.by else []
         total = math.fsum(float(loss) for loss in losses)
         total, num_tokens, num_asked = _sum_over_processes([total, num_tokens, self.stop.by is not None])
-        seconds = time.perf_counter() - started
         self.control.should_evaluate = False
         self.asked_to_stop = num_asked > 0
         if self.asked_to_stop:
             return None
+        records = self._gather(records)
+        scores = {f"eval_{name}": score for name, score in summary(records).items()}
+        seconds = time.perf_counter() - started
         entry = {
             "step": self.state.global_step,
             "epoch": round(self.state.epoch or 0.0, 6),
             "eval_loss": float(total / num_tokens),
             "eval_tokens": int(num_tokens),
             "eval_seconds": round(seconds, 3),
+            **({"eval_answers": len(records)} if self.questions else {}),
+            **scores,
         }
+        if self.arguments.save_generation_output and self.plan.rank == 0:
+            self._write_predictions(records)
         self.window.started += seconds
         self._report(entry)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, entry)
+        if self.arguments.load_best_model_at_end:
+            self.best = self._better(entry)
+            if self.best is entry:
+                self.control.should_save = True  # whatever save_strategy says: it is to be loaded at the end
         return entry
+
+    def _my_batches(self) -> range:
+        """Batches of the evaluation that this process computes."""
+        num_batches = len(self.evaluation)
+        if self.arguments.max_evaluate_steps > 0:
+            num_batches = min(num_batches, self.arguments.max_evaluate_steps)
+        return range(self.plan.rank, num_batches, self.plan.num_processes)
+
+    def _answer(self) -> list[dict]:
+        """What the model answers to the samples of this process: records of `Answer` with the samples' index."""
+        arguments, tokenizer = self.arguments, self.processor.tokenizer
+        stops = stop_ids(self.model, tokenizer)
+        longest = arguments.max_new_tokens or int(self.plan.evaluation.lengths[:, 2].max())
+        drawn = {"do_sample": arguments.top_k != 1, "top_k": arguments.top_k, "top_p": arguments.top_p}
+        seeds = np.random.SeedSequence([arguments.seed, self.state.global_step, self.plan.rank])
+        runtime.set_seed(int(seeds.generate_state(1)[0]))  # of answers that are drawn
+        mine, records = self._my_batches(), []
+        for index, item in zip(mine, ItemLoader(self.questions, mine, arguments.dataloader_num_workers), strict=True):
+            if self.stop.by:
+                break
+            (batch,) = item.batches
+            with self.autocast_smart_context_manager():
+                ids, _ = generate(self.model, **batch, max_new_tokens=longest, eos_token_id=stops, **drawn)
+            for number, row in enumerate(ids.tolist(), index * self.questions.batch_size):
+                answer = _answered(self.plan.evaluation.conversations[number], decode_answer(tokenizer, row, stops))
+                records.append({"index": number, **answer.record()})
+        return records
+
+    def _gather(self, records: list[dict]) -> list[dict]:
+        """The records of all processes, in the order of the samples."""
+        if self.plan.num_processes > 1:
+            everybodys: list[list[dict]] = []
+            dist.all_gather_object(everybodys, records)
+            records = [record for somebodys in everybodys for record in somebodys]
+        return sorted(records, key=lambda record: record["index"])
+
+    def _write_predictions(self, records: list[dict]) -> None:
+        directory = Path(self.arguments.output_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        lines = [{name: value for name, value in record.items() if name != "index"} for record in records]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        checkpoints.replace_file(directory / f"{PREDICTIONS}{self.state.global_step}.jsonl", text.encode())
+
+    def _delete_predictions_after(self, step: int) -> None:
+        """Those of an earlier run, or of a course that was given up."""
+        for path in self.output_dir.glob(f"{PREDICTIONS}*.jsonl"):
+            number = path.stem.removeprefix(PREDICTIONS)
+            if number.isdecimal() and int(number) > step:
+                path.unlink()
+
+    def _best_before(self) -> dict | None:
+        """The best evaluation up to the checkpoint to start from, of those that can still be loaded."""
+        checkpoint = self.plan.start.checkpoint
+        there = {path.name for path in checkpoint.parent.glob("checkpoint-*")}
+        entries = [entry for entry in read_metrics(checkpoint) if f"checkpoint-{entry['step']}" in there]
+        return best_evaluation(entries, *self.arguments.best_metric)
+
+    def _better(self, entry: dict) -> dict:
+        """The better one of `self.best` and `entry`, the first of equals."""
+        return best_evaluation([self.best, entry] if self.best else [entry], *self.arguments.best_metric) or entry
 
     def evaluate_what_is_due(self) -> None:
         """Evaluates the state to start from, if it would have been and was not: the run was stopped meanwhile.
@@ -428,8 +525,10 @@ class StepTrainer(Trainer):
         if self.plan.rank == 0:
             step = self.state.global_step
             marker = {"started": self.plan.start.started, "course": self.plan.course, "window": window}
-            keep = self.arguments.save_total_limit
-            self.last_checkpoint = checkpoints.write_checkpoint(self.output_dir, step, self._write_state, marker, keep)
+            keep, best = self.arguments.save_total_limit, self.best["step"] if self.best else None
+            self.last_checkpoint = checkpoints.write_checkpoint(
+                self.output_dir, step, self._write_state, marker, keep, best
+            )
             if time.perf_counter() - self.plotted > PLOT_EVERY:
                 draw_losses(self.metrics.entries, self.output_dir / LOSS_PLOT)
                 self.plotted = time.perf_counter()
@@ -457,6 +556,30 @@ class StepTrainer(Trainer):
         if checkpoint is not None:
             scaler = self.scaler if self.do_grad_scaling else None
             read_optimizer(Path(checkpoint), self.model, self.optimizer, self.lr_scheduler, scaler)
+
+
+def _answered(conversation: Conversation, answer: str) -> Answer:
+    """A sample's last question and answer, and what was answered."""
+    question, expected = conversation.messages[-2:]
+    return Answer(conversation.source, question.text, expected.text, answer)
+
+
+def check_best_metric(arguments: FinetuneArguments, evaluation: Samples) -> None:
+    """Raises: ValueError if nothing of what is evaluated has what metric_for_best_model measures."""
+    metric = arguments.best_metric[0].removeprefix("eval_")
+    if not arguments.load_best_model_at_end or metric == "loss":
+        return
+    num_samples = len(evaluation)
+    if arguments.max_evaluate_steps > 0:
+        num_samples = min(num_samples, arguments.max_evaluate_steps * arguments.per_device_eval_batch_size)
+    for index in range(num_samples):
+        question, expected = evaluation.conversations[index].messages[-2:]
+        if metric in metrics_for(question.text, expected.text):
+            return
+    raise ValueError(
+        f'"metric_for_best_model" is "{metric}", but no sample of the evaluation has what it measures: '
+        "choice_accuracy needs options in the question, box_iou a box in the answer"
+    )
 
 
 def check_losses(steps: list[int], losses: np.ndarray, loss_scale: float | None) -> None:

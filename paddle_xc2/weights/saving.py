@@ -34,6 +34,7 @@ _RUN_FILES = (
     "evaluation_samples.jsonl",
     "evaluation_samples.md",
 )
+PREDICTIONS = "predictions-"  # what names of files with generated answers begin with
 _OTHERS = (CONFIG_FILE, MANIFEST_FILE, *_RUN_FILES)
 
 
@@ -133,7 +134,12 @@ def _copy_companions(source: Path, directory: Path) -> None:
         return
     source = llm_folder(source) if is_xtuner(source) else source
     for path in sorted(source.iterdir()):
-        left_out = path.name in _OTHERS or path.name.startswith(".") or path.name.endswith(_WEIGHT_SUFFIXES)
+        left_out = (
+            path.name in _OTHERS
+            or path.name.startswith(PREDICTIONS)
+            or path.name.startswith(".")
+            or path.name.endswith(_WEIGHT_SUFFIXES)
+        )
         if path.is_file() and not left_out:
             shutil.copyfile(path, directory / path.name)
 

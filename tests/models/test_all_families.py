@@ -9,6 +9,7 @@ from paddle_xc2.data.conversation import Conversation, Message
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer
 from paddle_xc2.families import FAMILIES
+from paddle_xc2.special_tokens import IGNORE_INDEX
 from tests.tiny import TINY_VOCAB_SIZE, tiny_model, tiny_tokenizer
 
 # float32 on a CPU: the largest difference over families and layouts was 5.8e-6 for logits of up to 6.6, 2.5e-7 for
@@ -125,3 +126,20 @@ def test_chat_batch_equals_one_by_one(setting):
         return model.generate(**batch, **settings)[0].tolist()
 
     assert answers(prompts) == [answers([prompt])[0] for prompt in prompts]
+
+
+def test_a_question_is_the_training_sample_up_to_its_last_answer(setting):
+    _, processor, examples = setting
+    for sample, example in zip(SAMPLES, examples, strict=True):
+        question = processor.encode_question(sample)
+        length = len(question)
+        assert question.input_ids.tolist() == example.input_ids[:length].tolist()
+        assert question.image_mask.tolist() == example.image_mask[:length].tolist()
+        assert (question.labels == IGNORE_INDEX).all() and question.source == sample.source
+        *_, last_answer = np.flatnonzero(np.diff((example.labels != IGNORE_INDEX).astype(int)) == 1) + 1
+        if not processor.family.template.document_end:
+            assert length == last_answer
+        else:  # what closes the sample is trained after a newline that is not
+            assert example.labels[length] != IGNORE_INDEX and length <= last_answer
+        for pixels, trained in zip(question.pixel_values, example.pixel_values, strict=True):
+            np.testing.assert_array_equal(pixels, trained)

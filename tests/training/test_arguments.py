@@ -228,8 +228,6 @@ def test_two_names_with_different_values(load):
         ("lora_path", "adapter", "LoRA is not supported yet"),
         ("prefix_tuning", True, "prefix tuning is not supported yet"),
         ("given_num", True, "sampling a number of records from each file is not supported yet"),
-        ("eval_with_do_generation", True, "evaluation by generation is not supported yet"),
-        ("load_best_model_at_end", True, "is not supported yet; the last model is saved"),
         ("tensor_parallel_degree", 2, "splitting a model over processes is not supported yet"),
         ("sharding", "stage2", "splitting a model over processes is not supported yet"),
         ("report_to", ["visualdl"], "metrics.jsonl and loss.png are written"),
@@ -255,6 +253,29 @@ def test_keys_of_paddlenlp_at_their_defaults_are_accepted(load):
         ({"fp16_opt_level": "O3"}, "must be one of O1, O2"),
         ({"gradient_accumulation_steps": 0}, '"gradient_accumulation_steps" is 0, but must be at least 1'),
         ({"save_total_limit": 0}, "must be at least 1"),
+        ({"top_p": 0.0}, '"top_p" is 0.0, but must be above 0 and at most 1'),
+        ({"eval_with_do_generation": True}, '"eval_with_do_generation" is true, but nothing is evaluated; set evalua'),
+        ({"save_generation_output": True}, "but nothing is generated; set eval_with_do_generation to true"),
+        (
+            {"save_generation_output": True, "do_train": False, "do_eval": True, "output_dir": None},
+            '"output_dir" is missing: the folder that save_generation_output writes to',
+        ),
+        (
+            {"metric_for_best_model": "rouge"},
+            '"metric_for_best_model" is "rouge", but must be one of loss, exact_match, choice_accuracy, rouge_l, bleu',
+        ),
+        (
+            {"load_best_model_at_end": True, "metric_for_best_model": "eval_anls"},
+            '"metric_for_best_model" is "anls", which needs eval_with_do_generation; set it to true',
+        ),
+        (
+            {"load_best_model_at_end": True},
+            "which needs do_train, and an evaluation_strategy and a save_strategy other",
+        ),
+        (
+            {"load_best_model_at_end": True, "save_total_limit": 1},
+            '"save_total_limit" is 1, but with load_best_model_at_end there are two checkpoints to keep, the best and ',
+        ),
         ({"warmup_ratio": 1.0}, "must be from 0 to below 1"),
         ({"num_train_epochs": 0}, '"num_train_epochs" is 0.0, but must be above 0'),
         ({"bf16": True, "fp16": True}, '"bf16" and "fp16" are both true'),
@@ -281,6 +302,13 @@ def test_keys_of_paddlenlp_at_their_defaults_are_accepted(load):
 )
 def test_values_that_do_not_hold_together(load, values, said):
     assert said in message(load, values)
+
+
+def test_what_best_means():
+    assert FinetuneArguments().best_metric == ("eval_loss", False)
+    assert FinetuneArguments(metric_for_best_model="eval_loss").best_metric == ("eval_loss", False)
+    assert FinetuneArguments(metric_for_best_model="bleu").best_metric == ("eval_bleu", True)
+    assert FinetuneArguments(greater_is_better=True).best_metric == ("eval_loss", True)
 
 
 def test_overrides(load):

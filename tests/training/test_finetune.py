@@ -316,6 +316,79 @@ def test_changed_course_is_refused(config, tmp_path):
         finetune(config(save_strategy="epoch", max_steps=6, learning_rate=1e-4))
 
 
+@pytest.fixture
+def evaluates_to(monkeypatch):
+    """Has the evaluations of a run come to the given losses, by step."""
+
+    def arrange(losses):
+        def report(trainer, entry):
+            if "eval_loss" in entry:
+                entry["eval_loss"] = losses[entry["step"]]
+            as_before(trainer, entry)
+
+        as_before = StepTrainer._report
+        monkeypatch.setattr(StepTrainer, "_report", report)
+
+    return arrange
+
+
+BEST = {"load_best_model_at_end": True, "evaluation_strategy": "steps", "eval_steps": 2, "save_total_limit": 2}
+
+
+@pytest.mark.parametrize(
+    ("losses", "best", "greater"),
+    [((3.0, 1.0, 2.0, 2.5), 4, None), ((1.0, 1.0, 1.0, 1.0), 2, None), ((4.0, 3.0, 2.0, 1.0), 8, None)]
+    + [((3.0, 1.0, 2.0, 2.5), 2, True)],
+)
+def test_ends_with_the_best(config, tmp_path, evaluates_to, capsys, losses, best, greater):
+    """Saved is at steps 3 and 6 and, whatever save_steps says, where the best is."""
+    evaluates_to(dict(zip((2, 4, 6, 8), losses, strict=True)))
+    keys = {**BEST, "max_steps": 8, "save_strategy": "steps", "save_steps": 3, "greater_is_better": greater}
+    assert finetune(config(**keys)) == 0
+    out = tmp_path / "out"
+    names = {child.name for child in out.glob("checkpoint-*")}
+    assert len(names) == 2 and f"checkpoint-{best}" in names
+    assert_same_weights(out, out / f"checkpoint-{best}")
+    told = f"{out}/checkpoint-{best} is taken, the best of all: eval_loss"
+    assert (told in capsys.readouterr().out) == (best < 8)
+
+
+def test_best_before_an_interruption_stays_the_best(config, tmp_path, evaluates_to, at_step, monkeypatch):
+    keys = {**BEST, "max_steps": 8, "save_strategy": "steps", "save_steps": 3}
+    evaluates_to({2: 1.0, 4: 3.0, 6: 2.0, 8: 4.0})
+    at_step(7, lambda: send(signal.SIGTERM))
+    assert finetune(config(**keys)) == 0
+    assert finetune(config(**keys)) == 0
+    out = tmp_path / "out"
+    assert {child.name for child in out.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-7"}
+    assert_same_weights(out, out / "checkpoint-2")
+
+
+def test_best_checkpoint_that_is_damaged(config, tmp_path, evaluates_to, at_step, capsys):
+    evaluates_to({2: 1.0, 4: 2.0})
+    (weights_file,) = ["model.safetensors"]
+    at_step(4, lambda: (tmp_path / "out" / "checkpoint-2" / weights_file).write_bytes(b"x"))
+    told = fails(config, capsys, **BEST, save_strategy="steps", save_steps=4)
+    assert "checkpoint-2: model.safetensors has 1 bytes" in told
+    assert told.endswith('it was the best, set "load_best_model_at_end" to false to save the last')
+
+
+def test_best_of_what_nothing_has(config, tmp_path, capsys):
+    keys = {**BEST, "save_strategy": "epoch", "eval_with_do_generation": True, "metric_for_best_model": "box_iou"}
+    told = fails(config, capsys, **keys)
+    assert told.startswith('"metric_for_best_model" is "box_iou", but no sample of the evaluation has what it measures')
+    assert not (tmp_path / "out").exists()
+
+
+def test_best_by_generated_answers(config, tmp_path, metrics):
+    keys = {**BEST, "save_strategy": "epoch", "eval_with_do_generation": True, "metric_for_best_model": "anls"}
+    assert finetune(config(**keys, max_steps=6, max_new_tokens=20)) == 0
+    evaluated = [entry for entry in metrics(tmp_path / "out") if "eval_anls" in entry]
+    best = max(evaluated, key=lambda entry: entry["eval_anls"])
+    assert len(evaluated) == 3 and all(0 <= entry["eval_anls"] <= 1 for entry in evaluated)
+    assert_same_weights(tmp_path / "out", tmp_path / "out" / f"checkpoint-{best['step']}")
+
+
 def test_start_again(config, tmp_path, metrics):
     finetune(config(save_strategy="steps", save_steps=2, save_total_limit=None))
     finetune(config(save_strategy="steps", save_steps=3, learning_rate=1e-4, overwrite_output_dir=True))
@@ -327,6 +400,13 @@ def test_evaluation_alone(config, tmp_path, capsys):
     assert finetune(config(do_train=False, do_eval=True, output_dir=None)) == 0
     assert re.fullmatch(r"step 0/0  evaluation loss \d\.\d{4}\n", capsys.readouterr().out)
     assert not (tmp_path / "out").exists()
+
+
+def test_evaluation_alone_by_generation(config, tmp_path, capsys):
+    keys = {"eval_with_do_generation": True, "save_generation_output": True, "max_new_tokens": 2}
+    assert finetune(config(do_train=False, do_eval=True, **keys)) == 0
+    assert re.search(r"evaluation loss \d\.\d{4}, exact_match 0\.0000, rouge_l", capsys.readouterr().out)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions-0.jsonl"]
 
 
 def test_benchmark_saves_no_model(config, tmp_path):

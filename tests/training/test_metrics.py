@@ -1,9 +1,18 @@
 import json
+import math
 
 import pytest
 from PIL import Image
 
-from paddle_xc2.training.metrics import MetricsFile, Progress, device_memory, draw_losses, peak_memory_gb, smooth
+from paddle_xc2.training.metrics import (
+    MetricsFile,
+    Progress,
+    best_evaluation,
+    device_memory,
+    draw_losses,
+    peak_memory_gb,
+    smooth,
+)
 
 TRAINED = {"step": 1, "epoch": 0.5, "loss": 2.0, "learning_rate": 1e-4, "tokens_per_second": 300.0}
 
@@ -49,16 +58,26 @@ def test_peak_memory():
     assert 0.01 < peak_memory_gb() < device_memory() / 1e9
 
 
+def test_best_of_evaluations():
+    entries = [{"step": 1, "loss": 0.1}, *({"step": step, "eval_loss": loss} for step, loss in ((2, 3.0), (4, 2.0)))]
+    entries += [{"step": 6, "eval_loss": 2.0}, {"step": 8, "eval_loss": math.nan}]
+    assert best_evaluation(entries, "eval_loss", greater=False)["step"] == 4
+    assert best_evaluation(entries, "eval_loss", greater=True)["step"] == 2
+    assert best_evaluation(entries, "eval_bleu", greater=True) is None
+
+
 def test_lines(capsys):
     progress = Progress(10, 0, lines=True)
     progress.step()
     progress.logged(TRAINED)
     progress.logged({"step": 1, "eval_loss": 3.0})
+    progress.logged({"step": 1, "eval_loss": 3.0, "eval_answers": 5, "eval_exact_match": 0.2, "eval_bleu": 0.5})
     progress.close()
     told = capsys.readouterr()
     assert told.out.splitlines() == [
         "step 1/10  epoch 0.50  loss 2.0000  lr 1.00e-04  300 tokens/s",
         "step 1/10  evaluation loss 3.0000",
+        "step 1/10  evaluation loss 3.0000, exact_match 0.2000, bleu 0.5000",
     ]
     assert told.err == ""
 
