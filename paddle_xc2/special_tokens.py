@@ -7,6 +7,7 @@ IMAGE_SLOT_ID = 0  # in input_ids where image_mask is true; the embedding there 
 # Placeholders that users write in their texts.
 IMAGE_PLACEHOLDER = "<ImageHere>"  # XComposer2: one per image, at its place
 LLAVA_IMAGE = "<image>"  # LLaVA's data: the same
+LLAVA_VIDEO = "<video>"  # ... and for a video
 
 # Pieces of InternLM2's tokenizer.
 BOS = "<s>"

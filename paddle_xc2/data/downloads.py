@@ -1,7 +1,8 @@
-"""Images behind http(s) addresses: fetched once into a folder, from then on read from there."""
+"""Images behind http(s) addresses, or written into a record: put into a folder once, from then on read from there."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import os
@@ -29,6 +30,11 @@ class DownloadError(DataError):
 def is_url(reference: str) -> bool:
     """Whether an image is named by an http(s) address rather than a path."""
     return reference.lower().startswith(("http://", "https://"))
+
+
+def is_data_url(reference: str) -> bool:
+    """Whether an image is written out in its name: "data:image/png;base64,iVBORw0..."."""
+    return reference[:5].lower() == "data:"
 
 
 def default_image_folder() -> Path:
@@ -69,6 +75,31 @@ class ImageCache:
         name = f"{source}: {url}" if source else url
         content = self._get(url, name)
         _check_is_image(content, name)
+        self._keep(content, path, name)
+        return path
+
+    def unpack(self, data_url: str, source: str = "") -> Path:
+        """Path of the image that is written out in a "data:" address, named by its content.
+
+        Raises: DownloadError if it is not base64, too large or no image.
+        """
+        head, comma, body = data_url.partition(",")
+        name = f"{source}: {data_url[:30]}..." if source else f"{data_url[:30]}..."
+        if not comma or not head.lower().endswith(";base64"):
+            raise DownloadError(f'{name}: this is not in base64; write "data:image/png;base64," and the image')
+        if len(body) * 3 // 4 > self.max_bytes:
+            raise DownloadError(f"{name}: more than the {self.max_bytes:,} bytes allowed; use a smaller image")
+        try:
+            content = base64.b64decode(body, validate=True)
+        except ValueError as error:
+            raise DownloadError(f"{name}: this is not valid base64 ({error}); write the image as a file") from error
+        path = self.folder / f"{hashlib.sha256(content).hexdigest()[:32]}-data"
+        if not path.is_file():
+            _check_is_image(content, name, "the address holds")
+            self._keep(content, path, name)
+        return path
+
+    def _keep(self, content: bytes, path: Path, name: str) -> None:
         # Several processes may fetch the same image: each writes a file of its own, renaming puts a whole one in place.
         unfinished = self.folder / f"unfinished-{uuid.uuid4().hex}"
         try:
@@ -81,7 +112,6 @@ class ImageCache:
             raise DownloadError(
                 f"{name}: {self.folder} can't be written ({error.strerror}); let {CACHE_VARIABLE} name another folder"
             ) from error
-        return path
 
     def _get(self, url: str, name: str) -> bytes:
         import requests  # here, because most data sets need no network
@@ -130,13 +160,13 @@ def _unreachable(name: str, reason: str) -> str:
     return f"{name}: the server can't be reached ({reason}); check the network, or save the image and write its path"
 
 
-def _check_is_image(content: bytes, name: str) -> None:
+def _check_is_image(content: bytes, name: str, who: str = "the server sent") -> None:
     if is_video(content):
         return
     try:
         image_size_of(content)
     except ImageError as error:
-        raise DownloadError(f"{name}: the server sent no image that can be used; correct the address") from error
+        raise DownloadError(f"{name}: {who} no image that can be used; correct the address") from error
 
 
 def _innermost(error: BaseException) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from paddle_xc2.data.chat_template import Span, render_prompt, render_training
 from paddle_xc2.data.conversation import Message
-from paddle_xc2.data.json_formats import read_xcomposer2
+from paddle_xc2.data.dialects import read_record
 from paddle_xc2.families import XCOMPOSER2_TEMPLATE, Template
 from tests.golden import Golden
 
@@ -21,7 +21,7 @@ def text_of(spans):
 @pytest.mark.parametrize("name", ["one_image", "two_images", "text", "multi_turn"])
 def test_training_text_is_upstreams(golden, name):
     """And so is what is trained of it (`label_tokens_text`: with the space that upstream's decoding puts in front)."""
-    messages, _ = read_xcomposer2(golden.record(name), name)
+    messages, _ = read_record(golden.record(name), name)
     spans = render_training(messages, XCOMPOSER2_TEMPLATE)
     assert text_of(spans) == golden.facts["train_samples"][name]["text"]
     trained = text_of([span for span in spans if span.trained])

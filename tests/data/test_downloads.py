@@ -1,3 +1,4 @@
+import base64
 import io
 import json
 import socket
@@ -181,3 +182,33 @@ def test_default_folder(monkeypatch, tmp_path):
 def test_is_url():
     assert all(map(is_url, ["http://a/b.png", "HTTPS://a/b.png"]))
     assert not any(map(is_url, ["http/a.png", "/a.png", "ftp://a/b.png", ""]))
+
+
+# Images written into the data
+
+
+def test_image_in_a_data_address(tmp_path):
+    cache = ImageCache(tmp_path)
+    address = "data:image/png;base64," + base64.b64encode(picture()).decode()
+    path = cache.unpack(address)
+    assert path.read_bytes() == picture() and path == cache.unpack(address.replace("image/png", "IMAGE/x"))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    (tmp_path / "train.json").write_text(json.dumps([{"image": address, "conversations": [["Q", "A"]]}]))
+    (conversation,) = load_conversations(tmp_path / "train.json", cache=cache)
+    assert conversation.images == (path,)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("data:image/png,abc", 'this is not in base64; write "data:image/png;base64," and the image'),
+        ("data:image/png;base64", "this is not in base64"),
+        ("data:image/png;base64,a$b", "this is not valid base64 .*; write the image as a file"),
+        ("data:image/png;base64,QUJD", "the address holds no image that can be used; correct the address"),
+        ("data:image/png;base64," + "A" * 400, "more than the 200 bytes allowed; use a smaller image"),
+    ],
+)
+def test_bad_data_address(tmp_path, address, message):
+    with pytest.raises(DownloadError, match=r"^t\[1\]: data:image/png.*\.\.\.: " + message):
+        ImageCache(tmp_path / "cache", max_bytes=200).unpack(address, "t[1]")
+    assert not (tmp_path / "cache").exists()

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from paddle_xc2.data.chat_template import Span
 from paddle_xc2.data.conversation import Conversation, Message
+from paddle_xc2.data.dialects import read_record
 from paddle_xc2.data.encode import Example, drop_oldest_turn, encode_prompt, encode_training, split_at_images
-from paddle_xc2.data.json_formats import read_xcomposer2
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer
 from paddle_xc2.families import family_named
 from paddle_xc2.special_tokens import IGNORE_INDEX, IMAGE_SLOT_ID
@@ -53,7 +53,7 @@ def layout_of(example):
 
 @pytest.mark.parametrize("name", ["one_image", "two_images", "text", "multi_turn"])
 def test_labels_are_upstreams(name):
-    messages, pictures = read_xcomposer2(GOLDEN.record(name), name)
+    messages, pictures = read_record(GOLDEN.record(name), name)
     example = train(Conversation(messages, tuple(pictures), name), [256] * len(pictures))
     assert example.labels.tolist() == GOLDEN.array(f"train.{name}.labels")[0].tolist()
     assert example.source == name

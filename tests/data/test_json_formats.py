@@ -186,9 +186,7 @@ def test_missing_image_says_where_it_was_looked_for(folder):
 
 
 def test_what_can_be_no_path():
-    error = refused(
-        {"image": "data:image/png;base64," + "A" * 9000, "conversations": turns("Q", "A")}, "there is no image"
-    )
+    error = refused({"image": "A" * 9000, "conversations": turns("Q", "A")}, "there is no image")
     assert len(str(error)) < 600
     refused({"image": ["\0"], "conversations": turns("<ImageHere>Q", "A")}, "there is no image")
     refused(
@@ -213,9 +211,14 @@ def test_address_is_fetched_through_the_cache(tmp_path):
     [
         ([], 'the record is a list; it must be an object with "conversations"'),
         (None, 'the record is null; it must be an object with "conversations"'),
-        ({"id": 3, "conversation": []}, 'there is no "conversations"; did you mean "conversation"?'),
-        ({"id": 3, "text": ""}, 'there is no "conversations"; the record has id, text'),
-        ({}, 'there is no "conversations"; the record has no keys'),
+        (
+            {"id": 3, "conversatons": []},
+            'there is no "conversations" and no "messages"; did you mean "conversatons"?',
+        ),
+        ({"id": 3, "text": ""}, 'there is no "conversations" and no "messages"; the record has id, text$'),
+        ({}, 'there is no "conversations" and no "messages"; the record has no keys$'),
+        ({str(index): 1 for index in range(11)}, "the record has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and more$"),
+        ({"messages": [], "conversations": []}, 'there are both "conversations" and "messages"; keep one'),
         (
             {"conversations": "Q"},
             r'"conversations" is a text; write a list of {"from": ..., "value": ...}, or of \[quest',
@@ -227,7 +230,7 @@ def test_address_is_fetched_through_the_cache(tmp_path):
         ({"conversations": [{"from": "user"}]}, 'message 0 has no "value"'),
         (
             {"conversations": turns("Q", "A", names=("user", "tool"))},
-            'message 1 is from "tool"; use one of system, user, human, assistant, bot, gpt',
+            'message 1 is from "tool"; use one of system, developer, user, human, assistant, bot, gpt',
         ),
         ({"conversations": turns("Q", 7)}, "message 1 is a number; write it as a text in quotes"),
         ({"conversations": turns("Q", None)}, "message 1 is null; write it as a text in quotes"),
@@ -243,8 +246,8 @@ def test_address_is_fetched_through_the_cache(tmp_path):
             'there are both "image" and "images"; keep one',
         ),
         (
-            {"conversations": turns("Picture 1: <img>a.png</img>\nQ", "A")},
-            'message 0 marks an image by <img>; write <ImageHere> there, and the path into "image"',
+            {"image": "b.png", "conversations": turns("Picture 1: <img>a.png</img>\nQ", "A")},
+            r"\"image\" names \['b.png'\] but the <img> tags name \['a.png'\]; keep one of the two",
         ),
         ({"conversations": turns("<ImageHere>Q", "A")}, "the messages hold 1 <ImageHere> but 0 images are given"),
         ({"conversations": [["Q"]]}, r"conversations\[0\] is a list of 1; write \[question, answer\] for each turn"),
@@ -254,7 +257,7 @@ def test_address_is_fetched_through_the_cache(tmp_path):
         ),
         (
             {"conversations": [["<img>a.png\nQ</img>", "A"]]},
-            r"the user's text in conversations\[0\] has an <img> without its",
+            "message 0 has an <img> without its </img> on the same line, or the other way",
         ),
         (
             {"image": "b.png", "conversations": [["<img>a.png</img>Q", "A"]]},

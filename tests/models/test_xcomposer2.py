@@ -7,8 +7,8 @@ import pytest
 from paddle_xc2 import XComposer2ForCausalLM, XComposer2Processor
 from paddle_xc2.data.collate import collate_arrays, to_tensors
 from paddle_xc2.data.conversation import Conversation
+from paddle_xc2.data.dialects import read_record
 from paddle_xc2.data.encode import Example, encode_training
-from paddle_xc2.data.json_formats import read_xcomposer2
 from paddle_xc2.models.image_features import fill_image_slots
 from paddle_xc2.models.loss import token_loss_sum
 from paddle_xc2.special_tokens import IGNORE_INDEX
@@ -118,7 +118,7 @@ def test_twenty_steps_of_adamw_are_upstreams(golden, golden_checkpoint, processo
         name = curve["order"][step % len(curve["order"])]
         pictures = golden.facts["train_samples"][name]["images"]
         labels = golden.array(f"train.{name}.labels").astype("int64")
-        messages, _ = read_xcomposer2(golden.record(name), name)
+        messages, _ = read_record(golden.record(name), name)
         conversation = Conversation(messages, tuple(pictures), name)
         example = encode_training(conversation, processor.tokenizer, processor.family, [256] * len(pictures))
         assert example.labels.tolist() == labels[0].tolist()
