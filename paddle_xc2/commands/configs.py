@@ -67,6 +67,9 @@ def copy_config(files: dict[str, Path], name: str, folder: Path) -> Path:
 
 def summary(arguments: dict) -> str:
     """What an argument file trains, in a line: method, precision, model."""
-    method = "LoRA" if arguments.get("lora") or arguments.get("use_lora") else "full fine-tuning"
+    if arguments.get("lora") or arguments.get("use_lora"):
+        method = "QLoRA" if arguments.get("quantization") or arguments.get("load_in_4bit") else "LoRA"
+    else:
+        method = "parts of the model" if arguments.get("freeze_include") else "full fine-tuning"
     precision = "bf16" if arguments.get("bf16") else "fp16" if arguments.get("fp16") else "float32"
     return f"{method}, {precision}, {arguments.get('model_name_or_path', 'model to be named')}"

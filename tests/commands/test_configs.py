@@ -15,13 +15,19 @@ def shipped(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "sft.json").write_text(json.dumps({"model_name_or_path": "a/b", "bf16": True}))
     (folder / "lora.json").write_text(json.dumps({"model_name_or_path": "a/c", "lora": True, "fp16": True}))
+    qlora = {"model_name_or_path": "a/d", "lora": True, "quantization": "nf4"}
+    (folder / "qlora.json").write_text(json.dumps(qlora))
+    (folder / "stage.json").write_text(json.dumps({"model_name_or_path": "a/e", "freeze_include": ["model.*"]}))
     monkeypatch.setattr(configs, "config_directory", lambda: folder)
     return folder
 
 
 def test_list(shipped, capsys):
     assert cli.main(["configs"]) == 0
-    assert capsys.readouterr().out == "lora  LoRA, fp16, a/c\nsft   full fine-tuning, bf16, a/b\n"
+    assert capsys.readouterr().out == (
+        "lora   LoRA, fp16, a/c\nqlora  QLoRA, float32, a/d\nsft    full fine-tuning, bf16, a/b\n"
+        "stage  parts of the model, float32, a/e\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["sft", "sft.json"])
@@ -36,7 +42,7 @@ def test_copy(shipped, tmp_path, capsys, name):
     "name, message",
     [
         ("stf", 'there is no argument file "stf"; did you mean "sft"?'),
-        ("q", 'no argument file "q"; there are: lora, sft'),
+        ("q", 'no argument file "q"; there are: lora, qlora, sft, stage'),
     ],
 )
 def test_unknown_name(shipped, tmp_path, capsys, name, message):
