@@ -25,12 +25,14 @@ REQUIRES = [
     "sentencepiece>=0.2.3,<0.3",
     # Checkpoints; 0.6 reads bfloat16 into Paddle, and Paddle 3.3 asks for it.
     "safetensors>=0.6,<1",
-    # Hashes of converted tensors, as fast as memory; datasets brings it along.
+    # Hashes of converted tensors and of data, as fast as memory; datasets brings it along.
     "xxhash>=3,<5",
     # Images and data given by address.
     "requests>=2.28,<3",
     # Progress bars.
     "tqdm>=4.65,<5",
+    # The report of check-data, its texts escaped; PaddleNLP brings it along.
+    "jinja2>=3.1,<4",
     # loss.png.
     "matplotlib>=3.7,<4",
     # Paddle imports it; Python 3.12 no longer brings it along. 64 can install a checkout in place.

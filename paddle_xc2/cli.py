@@ -14,7 +14,7 @@ from importlib import import_module
 
 from paddle_xc2 import __version__, runtime
 
-COMMANDS = ("finetune", "convert", "chat", "configs", "doctor")
+COMMANDS = ("finetune", "convert", "check-data", "chat", "configs", "doctor")
 
 # What a user can cause; everything else is our failure and shows its traceback.
 USER_MISTAKES = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
@@ -59,7 +59,7 @@ def build_parser(argv: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"paddle-xc2 {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        module = import_module(f"paddle_xc2.commands.{name}")
+        module = import_module(f"paddle_xc2.commands.{name.replace('-', '_')}")
         command = subparsers.add_parser(
             name,
             help=module.HELP,

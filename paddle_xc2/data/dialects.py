@@ -19,6 +19,7 @@ import re
 
 from paddle_xc2.data.conversation import DataError, Message
 from paddle_xc2.data.notes import Notes
+from paddle_xc2.data.record_keys import misspelt_keys
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER, LLAVA_IMAGE, LLAVA_VIDEO
 
 # Who speaks, as records name them, in lower case.
@@ -66,7 +67,7 @@ def read_record(record, source: str, notes: Notes | None = None) -> tuple[tuple[
     _check_labels(messages, source, notes)
     _check_boxes(messages, bool(references), source)
     if not references:
-        _check_no_image_is_meant(messages, source)
+        _check_no_image_is_meant(record, messages, source)
     return messages, references
 
 
@@ -351,8 +352,14 @@ def _bad_box(box: str, index: int, source: str) -> DataError:
     )
 
 
-def _check_no_image_is_meant(messages: tuple[Message, ...], source: str) -> None:
-    """`<image>` in a line before or behind a question is LLaVA's mark: without its image, this would train blind."""
+def _check_no_image_is_meant(record: dict, messages: tuple[Message, ...], source: str) -> None:
+    """A misspelt key, or `<image>` in a line before or behind a question, LLaVA's mark: this would train blind."""
+    if misspelt := misspelt_keys(record):
+        written, meant = next(iter(misspelt.items()))
+        raise DataError(
+            f'{source}: there is a key {_shown(written)} but no "{meant}"; correct it, or call it otherwise',
+            "misspelt key",
+        )
     for index, message in enumerate(messages):
         lines = message.text.strip().split("\n")
         if message.role == "user" and LLAVA_IMAGE in (lines[0].strip(), lines[-1].strip()):

@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
-
-import numpy as np
 
 from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.data.encode import Example
+from paddle_xc2.data.marked_text import marked_pieces
 from paddle_xc2.data.mixture import StepOrder
 from paddle_xc2.models.loss import CHUNK_ELEMENTS
-from paddle_xc2.special_tokens import IGNORE_INDEX
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.output import Start
 from paddle_xc2.training.sample_answers import Question
@@ -215,27 +212,5 @@ def first_sample_text(example: Example, image_tokens: list[int], tokenizer, colo
         colour: mark by colour; else by the brackets ⟦ ⟧.
     """
     opening, closing = (_GREEN, _PLAIN) if colour else ("⟦", "⟧")
-    kinds = np.where(example.image_mask, 2, (example.labels != IGNORE_INDEX).astype(int))
-    borders = np.flatnonzero(np.diff(kinds)) + 1
-    sizes = iter(image_tokens)
-    pieces = []
-    for ids, kind in zip(np.split(example.input_ids, borders), np.split(kinds, borders), strict=True):
-        if kind[0] == 2:
-            covered = 0
-            while covered < len(ids):
-                size = next(sizes)
-                pieces.append(f"<image: {size} tokens>")
-                covered += size
-        else:
-            text = _exact_text(ids.tolist(), tokenizer)
-            pieces.append(opening + text + closing if kind[0] == 1 else text)
-    return "".join(pieces)
-
-
-def _exact_text(ids: list[int], tokenizer) -> str:
-    """What was encoded: upstream's `decode` writes spaces around special tokens that were not there."""
-    pieces = []
-    for special, group in groupby(ids, key=frozenset(tokenizer.all_special_ids).__contains__):
-        group = list(group)
-        pieces.append("".join(tokenizer.convert_ids_to_tokens(group)) if special else tokenizer.decode(group))
-    return "".join(pieces)
+    pieces = marked_pieces(example, image_tokens, tokenizer)
+    return "".join(opening + piece.text + closing if piece.kind == "trained" else piece.text for piece in pieces)

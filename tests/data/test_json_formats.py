@@ -325,3 +325,10 @@ def test_oddities_are_counted_once(tmp_path):
     (note,) = conversations.notes
     assert (note.count, note.example) == (3, f"{path}[0]")
     assert not open_conversations(path).notes
+
+
+def test_a_misspelt_key_is_no_text_sample():
+    refused(
+        {"conversations": turns("Q", "A"), "Image": "a.png"}, 'there is a key "Image" but no "image"; correct it, or'
+    )
+    assert to_conversation({"conversations": turns("Q", "A"), "Image": ""}, "r").images == ()

@@ -1,0 +1,222 @@
+"""`paddle-xc2 check-data`: what is wrong with a data set, before it costs a GPU hour."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+HELP = "check every record and image of a data set before training on it"
+EXAMPLE = "paddle-xc2 check-data train.json --model_name_or_path internlm/internlm-xcomposer2-7b --report report.html"
+
+EXIT_ERRORS_FOUND = 1
+
+# Keys that a fine-tuning run has and a record hasn't.
+_ARGUMENT_KEYS = ("dataset", "data_path", "model_name_or_path", "output_dir")
+
+
+@dataclass
+class Asked:
+    """What is to be checked, with which settings of a run; None is the model's default."""
+
+    files: list[tuple[Path, Path | None]]  # and where each one's relative image paths start
+    model: str | None = None
+    max_length: int | None = None
+    hd_num: int | None = None
+    img_size: int | None = None
+    truncation: str | None = None
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "paths",
+        metavar="PATH",
+        nargs="+",
+        help="data files (JSON, JSON lines), a data.txt that lists some, or the JSON argument file of a run",
+    )
+    parser.add_argument(
+        "--model_name_or_path",
+        "--from_pretrained",
+        metavar="M",
+        help="the model to be trained: its tokens are counted; default: the argument file's, else characters count",
+    )
+    parser.add_argument(
+        "--image_folder", metavar="F", help="where relative image paths start; default: the data file's folder"
+    )
+    parser.add_argument(
+        "--max_length", metavar="N", type=int, help="tokens of the longest sample; default: the family's"
+    )
+    parser.add_argument("--hd_num", metavar="N", type=int, help="tiles that an image may take; default: the family's")
+    parser.add_argument(
+        "--truncation",
+        choices=("refuse", "turns", "leave_out"),
+        help="what training does to longer samples, as in the argument file (refuse)",
+    )
+    parser.add_argument("--report", metavar="OUT.html", type=Path, help="write a page with pictures and marked texts")
+    parser.add_argument(
+        "--fix",
+        metavar="OUT",
+        type=Path,
+        help="write the records with what can be mended safely: a new .json or .jsonl file, or a folder for several",
+    )
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+    parser.add_argument("--quick", action="store_true", help="read only the headers of images")
+    parser.add_argument("--num_workers", metavar="N", type=int, help="processes; default: one for each CPU")
+    parser.add_argument("--disable_tqdm", action="store_true", help="no progress bar")
+
+
+def run(args: Namespace) -> int:
+    # Imported here: --help answers without them.
+    from tqdm.auto import tqdm
+
+    from paddle_xc2.data.check import check_data, open_sources
+    from paddle_xc2.data.check_report import report_values, summary_lines, write_html
+    from paddle_xc2.data.processor import XComposer2Processor
+    from paddle_xc2.runtime import usable_cpus
+
+    check_outputs(args)
+    asked = what_is_asked(args)
+    processor = None
+    if asked.model is not None:
+        processor = XComposer2Processor.from_pretrained(
+            asked.model,
+            asked.max_length,
+            asked.hd_num,
+            truncation="turns" if asked.truncation == "turns" else "refuse",
+            image_size=asked.img_size,
+        )
+    sources, findings = open_sources(asked.files)
+    mends = planned_mends(args.fix, sources)
+    num_workers = usable_cpus() if args.num_workers is None else args.num_workers
+    total = sum(len(source.records) for source in sources)
+    with tqdm(total=total, desc="checking", unit=" records", disable=args.disable_tqdm or not total) as bar:
+        report = check_data(
+            sources, processor, asked.truncation == "leave_out", not args.quick, num_workers, progress=bar.update
+        )
+    report.findings.update(findings)
+    if args.json:
+        print(json.dumps(report_values(report), indent=2))
+    else:
+        print("\n".join(summary_lines(report)))
+    say = print if not args.json else lambda line: print(line, file=sys.stderr)
+    if args.report:
+        write_html(report, args.report, processor)
+        say(f"\nreport: {args.report}")
+    for source, out in mends:
+        mend(source, out, args.image_folder, report, say)
+    return EXIT_ERRORS_FOUND if report.has_errors else 0
+
+
+def check_outputs(args: Namespace) -> None:
+    """Raises: ValueError for values that can't be meant, before anything is read."""
+    for name, least in (("max_length", 1), ("num_workers", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name} is {value}, but must be {least} or more")
+    if args.report:
+        if args.report.suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"--report {args.report}: the report is a page; give a name that ends in .html")
+        if not args.report.parent.is_dir():
+            raise FileNotFoundError(f"--report {args.report}: there is no folder {args.report.parent}; make it first")
+
+
+def what_is_asked(args: Namespace) -> Asked:
+    """The files that the paths stand for; options of the command line win over an argument file's.
+
+    Raises: FileNotFoundError, ValueError.
+    """
+    asked = Asked([])
+    folder = None if args.image_folder is None else Path(args.image_folder).expanduser()
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(f"--image_folder {folder}: there is no such folder")
+    for path in args.paths:
+        if is_argument_file(Path(path)):
+            if len(args.paths) > 1:
+                raise ValueError(f"{path} is the argument file of a run; check it alone, or give its data files")
+            asked = asked_by_run(path)
+        else:
+            asked.files.append((Path(path).expanduser(), None))
+    if folder is not None:
+        asked.files = [(path, folder) for path, _ in asked.files]
+    asked.model = args.model_name_or_path or asked.model
+    asked.truncation = args.truncation or asked.truncation
+    for name in ("max_length", "hd_num"):
+        if getattr(args, name) is not None:
+            setattr(asked, name, getattr(args, name))
+        if asked.model is None and getattr(asked, name) is not None:
+            raise ValueError(f"--{name} is in tokens of a model; name it by --model_name_or_path")
+    return asked
+
+
+def is_argument_file(path: Path) -> bool:
+    """Whether a JSON file holds the arguments of a fine-tuning run, not records."""
+    if path.suffix.lower() != ".json" or not path.is_file() or path.stat().st_size > 2**20:
+        return False
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(values, dict) and any(key in values for key in _ARGUMENT_KEYS) and "conversations" not in values
+
+
+def asked_by_run(path: str) -> Asked:
+    """The data of a run, for training and evaluation, and the settings that decide what becomes of it."""
+    from paddle_xc2.training.arguments import dataset_specs, load_arguments
+
+    arguments = load_arguments(path)
+    specs = [spec for part in ("train", "eval") for spec in dataset_specs(arguments, part, path)]
+    return Asked(
+        [(file, spec.image_folder) for spec in specs for file in spec.files],
+        arguments.model_name_or_path,
+        arguments.max_length,
+        arguments.hd_num,
+        arguments.img_size,
+        arguments.truncation,
+    )
+
+
+def planned_mends(out: Path | None, sources: list) -> list[tuple]:
+    """(source, file to write) of --fix. Raises: ValueError if it can't be written, or would overwrite something."""
+    if out is None:
+        return []
+    if len(sources) == 1 and not out.is_dir():
+        if out.suffix.lower() not in (".json", ".jsonl"):
+            raise ValueError(f"--fix {out}: give a name that ends in .json or .jsonl, or a folder that exists")
+        planned = [(sources[0], out)]
+    else:
+        planned = [(source, out / source.path.name) for source in sources]
+        if not out.is_dir():
+            raise ValueError(f"--fix {out}: several files are mended into a folder, and there is none; make it first")
+    names = [target for _, target in planned]
+    for target in names:
+        if names.count(target) > 1:
+            raise ValueError(f"--fix {out}: two of the files would be written to {target}; mend them one by one")
+        if target.exists():
+            raise ValueError(f"--fix: {target} exists; remove it, or give another name")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"--fix {out}: there is no folder {out.parent}; make it first")
+    return planned
+
+
+def mend(source, out: Path, image_folder: str | None, report, say) -> None:
+    """Writes one file mended, and says what was changed."""
+    from paddle_xc2.data.mend import write_mended
+
+    if (
+        report.num_image_references
+        and source.image_folder is None
+        and out.parent.resolve() != source.path.parent.resolve()
+    ):
+        raise ValueError(
+            f"--fix {out}: its relative image paths would no longer start from {source.path.parent.resolve()}; write "
+            "it there, or say by --image_folder where they start"
+        )
+    changes = out.with_name(f"{out.name}.changes.txt")
+    mended = write_mended(source, out, changes)
+    say(
+        f"\n{source.path} -> {out}: {mended.num_records:,} records, {mended.num_changes:,} changes, listed in {changes}"
+    )
+    for kind, (count, first) in mended.kinds.items():
+        say(f"  {count:,} {kind}, as in {first}")

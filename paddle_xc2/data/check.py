@@ -1,0 +1,474 @@
+"""What check-data finds out about a data set: every record against every rule, by worker processes.
+
+Whether a record can be used is decided by the functions that training itself runs: those of `dialects` and
+`conversation`, the processor's `lay_out`, and reading the images. Everything else here is a warning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from xxhash import xxh3_64_intdigest, xxh3_128
+
+from paddle_xc2.data.conversation import Conversation, DataError, broken_rules, check_trainable
+from paddle_xc2.data.dialects import read_record
+from paddle_xc2.data.downloads import ImageCache
+from paddle_xc2.data.encode import Example, TooLong
+from paddle_xc2.data.image_transform import image_size_of, load_image
+from paddle_xc2.data.json_formats import find_image, image_folders, to_conversation
+from paddle_xc2.data.near_duplicates import SIGNATURE_BYTES, near_duplicates, text_signature
+from paddle_xc2.data.notes import Notes
+from paddle_xc2.data.record_files import RecordFile
+from paddle_xc2.data.video import frame_sheet, is_video
+from paddle_xc2.data.worker_processes import map_ranges
+from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
+
+NUM_EXAMPLES = 20  # kept for each rule; all are counted
+
+NEAR_DUPLICATE = 0.8  # share of three-word runs in common
+MANY_PIXELS = 25_000_000  # decoding takes about a second
+FEW_PIXELS = 14  # side of a ViT patch
+FEW_TRAINED = 0.01  # share of a sample's text tokens
+
+# What is remarkable but trains. Errors are DataErrors, under the rule that they name.
+WARNINGS = {
+    "left out": "too long, and truncation leave_out goes on without them",
+    "shortened": "lose their oldest turns to fit max_length",
+    "few trained tokens": "hardly anything of the sample is learned",
+    "unused image tag": "a tag for an image that stays text",
+    "unread image": "a key that is not read names an image",
+    "large image": "slow to decode",
+    "tiny image": "smaller than what the model looks at as one patch",
+    "duplicate record": "the same texts and images as an earlier record",
+    "near-duplicate record": "nearly the same texts, and the same images, as an earlier record",
+    "duplicate image": "the same file content under another name",
+}
+
+_IMAGE_LIKE_TAG = re.compile(r"<\s*/?\s*(?:image|img|image\s*here|image_?\d+)\s*/?\s*>", re.IGNORECASE)
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".mp4")
+_HASHED_AT_ONCE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """One file of records.
+
+    Attributes:
+        records: of the file.
+        image_folder: where relative image paths start; None is the file's folder, then the working directory.
+    """
+
+    records: RecordFile
+    image_folder: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.records.path
+
+    def name(self, index: int) -> str:
+        """What messages call a record: "train.json[17]"."""
+        return self.records.source(index)
+
+    def find_image(self, reference: str, index: int, cache: ImageCache | None = None) -> Path:
+        """The file of an image that record `index` names. Raises: DataError."""
+        folders = image_folders(self.image_folder, self.path.parent)
+        return find_image(reference, self.name(index), folders, cache)
+
+    def conversation(self, index: int) -> Conversation:
+        """A record as training takes it. Raises: DataError."""
+        return to_conversation(self.records.read(index), self.name(index), self.image_folder, self.path.parent)
+
+
+@dataclass
+class Finding:
+    """What breaks one rule.
+
+    Attributes:
+        is_error: whether training would refuse the records, or go wrong.
+        count: how often the rule is broken.
+        examples: (record, message) of the first ones; the record is counted over all sources, -1 for a whole file.
+    """
+
+    is_error: bool
+    count: int = 0
+    examples: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, record: int, message: str) -> None:
+        self.count += 1
+        if len(self.examples) < NUM_EXAMPLES:
+            self.examples.append((record, message))
+
+    def merge(self, other: Finding) -> None:
+        self.count += other.count
+        self.examples += other.examples[: NUM_EXAMPLES - len(self.examples)]
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """One image or video file.
+
+    Attributes:
+        width, height: pixels; 0 of a video.
+        num_bytes: size of the file.
+        content: hash of the file; None if it was not read whole.
+        record: the first that shows it.
+    """
+
+    path: str
+    width: int
+    height: int
+    num_bytes: int
+    content: int | None
+    record: int
+
+
+@dataclass
+class DataReport:
+    """What was found.
+
+    Attributes:
+        sources: files that could be read.
+        findings: by rule.
+        notes: oddities that were read in spite of.
+        usable: bool [records]: whether training takes the record.
+        lengths: int64 [records, 3]: tokens (image slots included), image tokens, trained tokens; -1 where unknown.
+        characters: int64 [records, 2]: of all messages, of the answers; -1 where unknown.
+        images: every file that could be read, once.
+        num_image_references: how often records show an image.
+        max_length: tokens; None if no model was given.
+        decoded: whether images were read whole.
+    """
+
+    sources: list[DataSource]
+    findings: dict[str, Finding]
+    notes: Notes
+    usable: np.ndarray
+    lengths: np.ndarray
+    characters: np.ndarray
+    images: list[ImageFacts]
+    num_image_references: int
+    max_length: int | None
+    decoded: bool
+
+    @property
+    def has_errors(self) -> bool:
+        return any(finding.is_error for finding in self.findings.values())
+
+    def of(self, errors: bool) -> dict[str, Finding]:
+        """The findings that are errors, or those that are warnings; the most frequent first."""
+        chosen = {rule: finding for rule, finding in self.findings.items() if finding.is_error == errors}
+        return dict(sorted(chosen.items(), key=lambda item: -item[1].count))
+
+    def locate(self, record: int) -> tuple[DataSource, int]:
+        """The source of a record that is counted over all sources, and its number there."""
+        for source in self.sources:
+            if record < len(source.records):
+                return source, record
+            record -= len(source.records)
+        raise IndexError(record)
+
+
+def open_sources(
+    files: Iterable[tuple[Path, Path | None]],
+) -> tuple[list[DataSource], dict[str, Finding]]:
+    """Files of records.
+
+    Args:
+        files: (path, image folder or None).
+    Returns: those that can be read, and what is wrong with the others.
+    Raises: FileNotFoundError.
+    """
+    sources, findings = [], {}
+    for path, image_folder in files:
+        try:
+            sources.append(DataSource(RecordFile(path), image_folder))
+        except DataError as error:
+            findings.setdefault("unreadable file", Finding(True)).add(-1, str(error))
+    return sources, findings
+
+
+def check_data(
+    sources: list[DataSource],
+    processor=None,
+    leave_out: bool = False,
+    decode: bool = True,
+    num_workers: int = 0,
+    progress: Callable[[int], object] = lambda num_records: None,
+) -> DataReport:
+    """Checks every record.
+
+    Memory grows by about 150 bytes a record and 200 bytes an image file.
+
+    Args:
+        processor: of the model that is to be trained; None checks what holds for every model.
+        leave_out: whether training goes on without samples that are too long.
+        decode: read images whole; else only their headers.
+        num_workers: forked processes; 0 works in this one.
+        progress: called with the number of records that were checked since the last call.
+    Raises: RuntimeError if a worker is killed.
+    """
+    checker = _Checker(sources, processor, leave_out, decode)
+    report = DataReport(
+        sources, {}, Notes(), *_tables(len(checker)), [], 0, processor.max_length if processor else None, decode
+    )
+    for source in sources:
+        report.notes.update(source.records.notes)
+    hashes = np.zeros((len(checker), 2), np.uint64)
+    signatures = np.zeros((len(checker), SIGNATURE_BYTES), np.uint8)
+    has_signature = np.zeros(len(checker), bool)
+    images: dict[str, ImageFacts] = {}
+    for part, checked in map_ranges(checker, len(checker), num_workers):
+        rows = slice(part.start, part.stop)
+        report.usable[rows], report.lengths[rows], report.characters[rows] = (
+            checked.usable,
+            checked.lengths,
+            checked.characters,
+        )
+        hashes[rows], signatures[rows], has_signature[rows] = checked.hashes, checked.signatures, checked.has_signature
+        for rule, finding in checked.findings.items():
+            report.findings.setdefault(rule, Finding(finding.is_error)).merge(finding)
+        for facts in checked.images:
+            if facts.path not in images:
+                images[facts.path] = facts
+                _note_odd_size(facts, checker, report.findings)
+        report.notes.update(checked.notes)
+        report.num_image_references += checked.num_image_references
+        progress(len(part))
+    report.images = list(images.values())
+    _note_duplicate_images(report)
+    _note_duplicates(report, checker, hashes, signatures, has_signature)
+    return report
+
+
+def _tables(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.zeros(count, bool), np.full((count, 3), -1, np.int64), np.full((count, 2), -1, np.int64)
+
+
+@dataclass
+class _Checked:
+    """What one range of records gives: as in DataReport, and for finding duplicates (0 where there is none):
+
+    hashes: uint64 [records, 2], of texts and images, and of the images.
+    signatures: uint8 [records, 64], of the texts; bool [records] tells where there is one.
+    """
+
+    usable: np.ndarray
+    lengths: np.ndarray
+    characters: np.ndarray
+    hashes: np.ndarray
+    signatures: np.ndarray
+    has_signature: np.ndarray
+    findings: dict[str, Finding] = field(default_factory=dict)
+    notes: Notes = field(default_factory=Notes)
+    images: list[ImageFacts] = field(default_factory=list)
+    num_image_references: int = 0
+
+
+class _Checker:
+    """Checks ranges of records; runs in the workers."""
+
+    def __init__(self, sources: list[DataSource], processor, leave_out: bool, decode: bool):
+        self.sources = sources
+        self.processor = processor
+        self.leave_out = leave_out
+        self.decode = decode
+        self.starts = np.cumsum([0] + [len(source.records) for source in sources])
+        self.cache = ImageCache()
+        # By path: what is wrong with an image, or None. An image that many records show is read once by each worker.
+        self.seen: dict[str, tuple[str, str] | None] = {}
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def locate(self, record: int) -> tuple[DataSource, int]:
+        number = int(np.searchsorted(self.starts, record, side="right")) - 1
+        return self.sources[number], record - int(self.starts[number])
+
+    def name(self, record: int) -> str:
+        source, index = self.locate(record)
+        return source.name(index)
+
+    def __call__(self, part: range) -> _Checked:
+        checked = _Checked(
+            *_tables(len(part)),
+            np.zeros((len(part), 2), np.uint64),
+            np.zeros((len(part), SIGNATURE_BYTES), np.uint8),
+            np.zeros(len(part), bool),
+        )
+        for row, record in enumerate(part):
+            try:
+                self._check(record, row, checked)
+            except Exception as error:  # a fault of ours: it must not be looked for among so many records
+                raise RuntimeError(f"{self.name(record)}: checking failed ({type(error).__name__}: {error})") from error
+        return checked
+
+    def _check(self, record: int, row: int, checked: _Checked) -> None:
+        source, index = self.locate(record)
+        try:
+            raw = source.records.read(index, checked.notes)
+            messages, references = read_record(raw, source.name(index), checked.notes)
+        except DataError as error:
+            _add(checked.findings, error.rule, True, record, str(error))
+            return
+        errors = [(error.rule, str(error)) for error in broken_rules(messages, len(references), source.name(index))]
+        images = []
+        for reference in references:
+            try:
+                images.append(source.find_image(reference, index, self.cache))
+            except DataError as error:
+                errors.append((error.rule, str(error)))
+        checked.num_image_references += len(references)
+        self._note_texts(messages, references, raw, record, row, checked)
+        read = images
+        if not errors:
+            conversation = Conversation(messages, tuple(images), source.name(index))
+            try:
+                read = self._lay_out(conversation, record, row, checked).images
+            except DataError as error:
+                errors = [(error.rule, str(error))]
+        errors += self._image_errors(read, record, checked)
+        for rule, message in dict.fromkeys(errors):
+            _add(checked.findings, rule, True, record, message)
+        checked.usable[row] = not errors
+        self._remember(messages, images, row, checked)
+
+    def _lay_out(self, conversation: Conversation, record: int, row: int, checked: _Checked) -> Conversation:
+        """Notes how long a record is that is otherwise in order.
+
+        Returns: what is left of it: an image of a turn that is dropped is never read.
+        Raises: DataError.
+        """
+        if self.processor is None:
+            check_trainable(conversation)
+            return conversation
+        try:
+            fitting, example = self.processor.lay_out(conversation)
+        except TooLong as error:
+            checked.lengths[row, 0] = error.num_tokens
+            if not self.leave_out:
+                raise
+            _add(checked.findings, "left out", False, record, str(error))
+            return conversation
+        checked.lengths[row] = len(example), int(example.image_mask.sum()), example.num_trained_tokens
+        self._note_lengths(example, record, checked)
+        return fitting
+
+    def _image_errors(self, images: list[Path], record: int, checked: _Checked) -> list[tuple[str, str]]:
+        """(rule, message) of the images that can't be used."""
+        errors = []
+        for image in dict.fromkeys(images):
+            path = str(image)
+            if path not in self.seen:
+                try:
+                    checked.images.append(self._facts(image, record))
+                    self.seen[path] = None
+                except DataError as error:
+                    self.seen[path] = error.rule, str(error)
+            if self.seen[path]:
+                rule, message = self.seen[path]
+                errors.append((rule, f"{self.name(record)}: {message}"))
+        return errors
+
+    def _facts(self, image: Path, record: int) -> ImageFacts:
+        """Reads an image as training does. Raises: DataError."""
+        if is_video(image):
+            if self.decode:
+                frame_sheet(image)
+            return ImageFacts(str(image), 0, 0, image.stat().st_size, None, record)
+        width, height = load_image(image).size if self.decode else image_size_of(image)
+        content = _hash_file(image) if self.decode else None
+        return ImageFacts(str(image), width, height, image.stat().st_size, content, record)
+
+    def _note_lengths(self, example: Example, record: int, checked: _Checked) -> None:
+        name = self.name(record)
+        if example.num_dropped_turns:
+            message = f"{name}: loses its oldest {example.num_dropped_turns} turn(s) to fit max_length"
+            _add(checked.findings, "shortened", False, record, f"{message}; raise max_length to keep them")
+        text_tokens = len(example) - int(example.image_mask.sum())
+        if example.num_trained_tokens < FEW_TRAINED * text_tokens:
+            message = f"{name}: {example.num_trained_tokens} of {text_tokens} text tokens are trained"
+            _add(checked.findings, "few trained tokens", False, record, f"{message}; the rest only costs time")
+
+    def _note_texts(self, messages, references, raw: dict, record: int, row: int, checked: _Checked) -> None:
+        name = self.name(record)
+        answers = [message.text for message in messages if message.role == "assistant"]
+        checked.characters[row] = sum(len(message.text) for message in messages), sum(map(len, answers))
+        for index, message in enumerate(messages):
+            for tag in _IMAGE_LIKE_TAG.findall(message.text):
+                if tag != IMAGE_PLACEHOLDER:
+                    text = (
+                        f"{name}: message {index} holds {tag}, which stays text; write {IMAGE_PLACEHOLDER} if an image "
+                        "belongs there, and name the image"
+                    )
+                    _add(checked.findings, "unused image tag", False, record, text)
+        for key, value in raw.items() if not references else ():
+            if isinstance(value, list) and value:
+                value = value[0]
+            if isinstance(value, str) and value.lower().endswith(_IMAGE_SUFFIXES):
+                text = f'{name}: "{key}" names {value[:200]}, which is not read; call it "image" if it is meant'
+                _add(checked.findings, "unread image", False, record, text)
+
+    def _remember(self, messages, images: list[Path], row: int, checked: _Checked) -> None:
+        # Case and white space don't count.
+        texts = [(message.role, " ".join(message.text.lower().split())) for message in messages]
+        paths = [str(image) for image in images]
+        checked.hashes[row] = (
+            xxh3_64_intdigest(repr((texts, paths)).encode("utf-8", "surrogatepass")),
+            xxh3_64_intdigest(repr(paths).encode("utf-8", "surrogatepass")),
+        )
+        signature = text_signature("\n".join(text for _, text in texts))
+        if signature is not None:
+            checked.signatures[row], checked.has_signature[row] = signature, True
+
+
+def _add(findings: dict[str, Finding], rule: str, is_error: bool, record: int, message: str) -> None:
+    findings.setdefault(rule, Finding(is_error)).add(record, message)
+
+
+def _hash_file(path: Path) -> int:
+    digest = xxh3_128()
+    with open(path, "rb") as file:
+        while block := file.read(_HASHED_AT_ONCE):
+            digest.update(block)
+    return digest.intdigest()
+
+
+def _note_odd_size(facts: ImageFacts, checker: _Checker, findings: dict[str, Finding]) -> None:
+    size = f"{checker.name(facts.record)}: {facts.path}: {facts.width} x {facts.height} pixels"
+    if facts.width * facts.height > MANY_PIXELS:
+        _add(findings, "large image", False, facts.record, f"{size} take long to decode; make it smaller")
+    elif facts.width and min(facts.width, facts.height) < FEW_PIXELS:
+        _add(findings, "tiny image", False, facts.record, f"{size} hardly show anything; look whether it is meant")
+
+
+def _note_duplicate_images(report: DataReport) -> None:
+    first: dict[int, ImageFacts] = {}
+    for facts in report.images:
+        if facts.content is None:
+            continue
+        earlier = first.setdefault(facts.content, facts)
+        if earlier is not facts:
+            message = f"{facts.path}: the same content as {earlier.path}; remove one if it is not meant"
+            _add(report.findings, "duplicate image", False, facts.record, message)
+
+
+def _note_duplicates(report, checker: _Checker, hashes, signatures, has_signature) -> None:
+    whole, groups = hashes.T
+    known = np.flatnonzero(whole)
+    _, firsts, inverse = np.unique(whole[known], return_index=True, return_inverse=True)
+    earlier = known[firsts[inverse.ravel()]]
+    for record, first in zip(known[known != earlier], earlier[known != earlier], strict=True):
+        message = f"{checker.name(record)}: the same texts and images as {checker.name(first)}; remove one"
+        _add(report.findings, "duplicate record", False, int(record), message)
+    compared = known[(known == earlier) & has_signature[known]]
+    for text, other, similarity in near_duplicates(signatures[compared], groups[compared], NEAR_DUPLICATE):
+        record, first = int(compared[text]), int(compared[other])
+        message = (
+            f"{checker.name(record)}: nearly the same as {checker.name(first)} (about {similarity:.0%} of their "
+            "three-word pieces agree); keep one if that is not meant"
+        )
+        _add(report.findings, "near-duplicate record", False, record, message)

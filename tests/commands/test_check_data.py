@@ -1,0 +1,153 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from paddle_xc2.cli import main
+from tests.conftest import ROOT
+from tests.golden import Golden
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Configuration and tokenizer; 256 tokens an image."""
+    return Golden().directory / "ckpt"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A set in order and one that is not; they are in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 30)).save("red.png")
+    good = [
+        {"id": "0", "conversations": [["Q", "A"]]},
+        {"id": "1", "conversations": [["Q?", "A"]], "image": ["red.png"]},
+    ]
+    (tmp_path / "good.json").write_text(json.dumps(good))
+    bad = [{"conversations": [["Q", "A"]], "imgae": "red.png"}, {"conversations": [["Q", "A"]], "image": "none.png"}]
+    (tmp_path / "bad.jsonl").write_text("\n".join(map(json.dumps, bad)))
+    return tmp_path
+
+
+def run(*arguments):
+    return main(["check-data", *map(str, arguments), "--disable_tqdm", "--num_workers", "0"])
+
+
+def test_a_set_in_order(folder, capsys):
+    assert run("good.json") == 0
+    out, err = capsys.readouterr()
+    assert "good.json: 2 records\n\n2 records: 2 can be trained on, 0 can't\n" in out
+    assert "characters a record" in out and not err
+
+
+def test_a_set_that_would_train_wrongly(folder, capsys):
+    assert run("good.json", "bad.jsonl") == 1
+    out = capsys.readouterr().out
+    assert '  1 misspelt key\n      bad.jsonl[0]: there is a key "imgae" but no "image"' in out
+    assert '  1 image missing\n      bad.jsonl[1]: there is no image "none.png" in' in out
+    (folder / "damaged.json").write_text("[{]")
+    assert run("good.json", "damaged.json") == 1
+    assert "  1 unreadable file\n      damaged.json: this is not valid JSON at line 1" in capsys.readouterr().out
+
+
+def test_with_a_model(folder, model, capsys):
+    assert run("good.json", "--from_pretrained", model, "--max_length", 12) == 1
+    out = capsys.readouterr().out
+    assert "more than max_length 12; raise max_length" in out and "max_length is 12; " in out
+    assert run("good.json", "--model_name_or_path", model, "--max_length", 12, "--truncation", "leave_out") == 0
+    assert "left out (too long, and truncation leave_out goes on without them)" in capsys.readouterr().out
+
+
+def test_the_arguments_of_a_run(folder, model, capsys):
+    (folder / "images").mkdir()
+    (folder / "red.png").rename("images/red.png")
+    arguments = {
+        "model_name_or_path": str(model),
+        "dataset": {
+            "train": [{"name": "a", "data_files": "good.json", "image_folder": "images"}],
+            "eval": [{"name": "b", "data_files": ["bad.jsonl"]}],
+        },
+        "max_length": 400,
+        "output_dir": "out",
+    }
+    (folder / "sft.json").write_text(json.dumps(arguments))
+    assert run("sft.json") == 1
+    out = capsys.readouterr().out
+    assert "good.json: 2 records\nbad.jsonl: 2 records\n" in out and "max_length is 400; 0 records" in out
+    assert "4 records: 2 can be trained on, 2 can't" in out
+    assert run("sft.json", "--max_length", 12, "--image_folder", ".") == 1
+    assert "max_length is 12; " in capsys.readouterr().out
+    assert not (folder / "out").exists()
+
+
+def test_json_is_all_that_is_printed(folder, capsys):
+    assert run("good.json", "--json", "--report", "r.html", "--fix", "fixed.json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["usable"] == 2
+    assert "report: r.html" in err and "good.json -> fixed.json: 2 records, 0 changes" in err
+    assert (folder / "r.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_mending(folder, capsys):
+    before = (folder / "bad.jsonl").read_bytes()
+    assert run("bad.jsonl", "--fix", "fixed.jsonl") == 1
+    out = capsys.readouterr().out
+    assert "bad.jsonl -> fixed.jsonl: 2 records, 3 changes, listed in fixed.jsonl.changes.txt\n" in out
+    assert '  1 misspelt key, as in bad.jsonl[0]: key "imgae" is written "image"\n' in out
+    assert '  2 image written as a list, as in bad.jsonl[0]: "image" is written as a list of one path\n' in out
+    assert (folder / "bad.jsonl").read_bytes() == before
+    first, second = map(json.loads, (folder / "fixed.jsonl").read_text().splitlines())
+    assert (first["image"], second["image"]) == (["red.png"], ["none.png"])
+    (folder / "mended").mkdir()
+    assert run("bad.jsonl", "good.json", "--fix", "mended", "--image_folder", ".") == 1
+    assert sorted(path.name for path in (folder / "mended").iterdir()) == [
+        *("bad.jsonl", "bad.jsonl.changes.txt", "good.json", "good.json.changes.txt"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["none.json"], "none.json: there is no such data file; correct the path"),
+        (["good.json", "--max_length", "9"], "--max_length is in tokens of a model; name it by --model_name_or_path"),
+        (["good.json", "--max_length", "0"], "--max_length is 0, but must be 1 or more"),
+        (["good.json", "--report", "good.json"], "--report good.json: the report is a page; give a name that"),
+        (["good.json", "--report", "a/r.html"], "--report a/r.html: there is no folder a; make it first"),
+        (["good.json", "--image_folder", "a"], "--image_folder a: there is no such folder"),
+        (["good.json", "--fix", "good.json"], "--fix: good.json exists; remove it, or give another name"),
+        (["good.json", "--fix", "a.txt"], "--fix a.txt: give a name that ends in .json or .jsonl, or a folder"),
+        (["good.json", "--fix", "a/b.json"], "--fix a/b.json: there is no folder a; make it first"),
+        (["good.json", "bad.jsonl", "--fix", "a"], "--fix a: several files are mended into a folder, and there"),
+        (["good.json", "./good.json", "--fix", "sub"], "--fix sub: two of the files would be written to sub/good.json"),
+        (["good.json", "--fix", "sub"], "--fix sub/good.json: its relative image paths would no longer start from"),
+        (["run.json", "good.json"], "run.json is the argument file of a run; check it alone, or give its data files"),
+        (["misspelt.json"], 'misspelt.json: unknown argument "max_lenght"; did you mean "max_length"?'),
+    ],
+)  # fmt: skip
+def test_wrong_arguments(folder, capsys, arguments, message):
+    (folder / "sub").mkdir()
+    (folder / "run.json").write_text('{"model_name_or_path": "m", "output_dir": "o", "do_train": false}')
+    (folder / "misspelt.json").write_text('{"data_path": "good.json", "max_lenght": 5}')
+    assert run(*arguments) == 2
+    assert capsys.readouterr().err.startswith(f"paddle-xc2 check-data: {message}")
+
+
+def test_ctrl_c_ends_the_workers(folder):
+    record = json.dumps({"conversations": [["Q " * 500, "A " * 500]]})
+    (folder / "many.jsonl").write_text(f"{record}\n" * 40_000)
+    command = [sys.executable, str(ROOT / "tools/check_data.py"), "many.jsonl", "--num_workers", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    while b"%" not in (seen := process.stderr.read1()):
+        assert seen, "it ended before its progress bar"
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err.endswith(b"paddle-xc2 check-data: stopped by Ctrl-C\n") and b"Traceback" not in err
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nobody of its group is left
