@@ -36,10 +36,12 @@ SPEAKERS = {
 LEADING_ANSWER = "message of the assistant before the first question, left out"
 COLON_LABEL = 'label "Image1: <ImageHere>", which XComposer-2.5\'s documents write without a colon'
 
+# Where a record keeps what is said, and what is shown; one of each.
+TURN_KEYS = ("conversations", "conversation", "messages")
+IMAGE_KEYS = ("image", "images", "video", "videos")
+
 BOX_SIDE = 1000  # Qwen-VL's coordinates are thousandths of the image's sides
 
-_TURN_KEYS = ("conversations", "conversation", "messages")
-_IMAGE_KEYS = ("image", "images", "video", "videos")
 _PART_TEXTS = ("text", "input_text")
 _PART_IMAGES = ("image", "image_url", "input_image", "video", "video_url")
 _IMAGE_TAG = re.compile(r"<img>(.*?)</img>")
@@ -196,7 +198,7 @@ def _dialect_of(record, source: str):
     """The function that reads this record."""
     if not isinstance(record, dict):
         raise DataError(f'{source}: the record is {_kind(record)}; it must be an object with "conversations"')
-    found = [key for key in _TURN_KEYS if key in record]
+    found = [key for key in TURN_KEYS if key in record]
     if not found:
         raise DataError(f'{source}: there is no "conversations" and no "messages"; {_what_there_is(record)}')
     if len(found) > 1:
@@ -221,14 +223,14 @@ def _dialect_of(record, source: str):
 
 def _what_there_is(record: dict) -> str:
     keys = [str(key)[:40] for key in list(record)[:10]]
-    nearest = next(filter(None, (difflib.get_close_matches(name, keys, n=1) for name in _TURN_KEYS)), None)
+    nearest = next(filter(None, (difflib.get_close_matches(name, keys, n=1) for name in TURN_KEYS)), None)
     if nearest:
         return f'did you mean "{nearest[0]}"?'
     return f"the record has {', '.join(keys) or 'no keys'}{' and more' if len(record) > len(keys) else ''}"
 
 
 def _turns_of(record: dict) -> list:
-    return next(record[key] for key in _TURN_KEYS if key in record)
+    return next(record[key] for key in TURN_KEYS if key in record)
 
 
 def _spoken(turns: list[dict], source: str, who: str, what: str) -> list[tuple[str, object]]:
@@ -303,7 +305,7 @@ def _read_tags(messages, record: dict, source: str) -> tuple[tuple[Message, ...]
 
 def listed_images(record: dict, source: str) -> list[str]:
     """What the record's "image" (or "images", "video", "videos") names: a path or a list of them; none if null."""
-    found = [key for key in _IMAGE_KEYS if record.get(key)]
+    found = [key for key in IMAGE_KEYS if record.get(key)]
     if len(found) > 1:
         raise DataError(f'{source}: there are both "{found[0]}" and "{found[1]}"; keep one')
     listed = record[found[0]] if found else []

@@ -1,0 +1,46 @@
+"""`paddle-xc2 convert-data`: training data of any format as any other."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+HELP = "write training data of any format as any other"
+EXAMPLE = "paddle-xc2 convert-data train.json more.jsonl train_llava.json --to llava"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    from paddle_xc2.data.format_writers import DIALECTS
+
+    parser.add_argument(
+        "sources", metavar="IN", nargs="+", help="JSON or JSONL files; the format is seen from each record"
+    )
+    parser.add_argument(
+        "destination", metavar="OUT", help="file to write: a list if it ends with .json, lines if .jsonl"
+    )
+    parser.add_argument(
+        "--to",
+        choices=tuple(DIALECTS),
+        required=True,
+        help="XComposer2's, XComposer-2.5's, PaddleMIX's (chatml), LLaVA's and XTuner's, Qwen-VL's, or messages as of "
+        "ms-swift, LLaMA-Factory and OpenAI",
+    )
+    parser.add_argument(
+        "--image_folder",
+        "--image-folder",
+        metavar="DIR",
+        help="where relative image paths start, now and later; else they will start from OUT's folder",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT")
+    parser.add_argument("--disable_tqdm", action="store_true", help="no progress bar")
+
+
+def run(args: Namespace) -> int:
+    from paddle_xc2.data.conversion import convert_data  # here: --help answers without it
+
+    report = convert_data(
+        args.sources, args.destination, args.to, args.image_folder, args.overwrite, progress=not args.disable_tqdm
+    )
+    for note in report.notes:
+        print(f"note: {note}")
+    print(f"{args.destination} ({args.to}): {report.num_records:,} records, {report.num_images:,} images")
+    return 0

@@ -1,0 +1,151 @@
+"""Data files of any dialect -> one file of a chosen one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddle_xc2.data.conversation import Conversation, DataError, check_trainable
+from paddle_xc2.data.dialects import IMAGE_KEYS, TURN_KEYS, read_record
+from paddle_xc2.data.downloads import is_data_url, is_url
+from paddle_xc2.data.format_writers import write_record
+from paddle_xc2.data.json_formats import find_image, image_folders
+from paddle_xc2.data.notes import Notes
+from paddle_xc2.data.record_files import RecordFile
+
+OTHER_KEY = "key that no format has, left out"
+
+_NUM_ERRORS_SHOWN = 20
+_KNOWN_KEYS = {"id", "system", *TURN_KEYS, *IMAGE_KEYS}
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What was written: records, images named in them, and oddities of the sources or of the way they were written."""
+
+    num_records: int
+    num_images: int
+    notes: Notes
+
+
+def convert_data(
+    sources, destination, dialect: str, image_folder=None, overwrite: bool = False, progress: bool = False
+) -> ConversionReport:
+    """Writes every record of `sources`, in order, into one file. It appears when it is whole.
+
+    Args:
+        sources: data files of any dialect.
+        destination: a .json file (a list) or a .jsonl file (a record a line).
+        dialect: one of `format_writers.DIALECTS`.
+        image_folder: where relative image paths start; they stay as they are. None: they are looked for as in training,
+            and written so that they are found from the destination's folder.
+        overwrite: replace a file that is there.
+        progress: show a bar.
+    Raises: FileNotFoundError; ValueError if `destination` can't be written; DataError that lists the records that
+        can't be used, or that the dialect can't say, the first 20 of them in full. Nothing is written then.
+    """
+    sources, destination = [Path(source) for source in sources], Path(destination)
+    _check_destination(destination, sources, overwrite)
+    files = [RecordFile(source) for source in sources]
+    notes = Notes()
+    for file in files:
+        notes.update(file.notes)
+    as_lines = destination.suffix.lower() == ".jsonl"
+    # A name of its own for every process, in the same folder: renaming then is one step.
+    unfinished = destination.with_name(f".{destination.name}.unfinished-{os.getpid()}")
+    errors, num_errors, num_written, num_images = [], 0, 0, 0
+    try:
+        with open(unfinished, "wb") as out:
+            out.write(b"" if as_lines else b"[")
+            for file, index in _all_records(files, progress):
+                try:
+                    record, images = _converted(file, index, num_written, destination, dialect, image_folder, notes)
+                except DataError as error:
+                    num_errors += 1
+                    if num_errors <= _NUM_ERRORS_SHOWN:
+                        errors.append(str(error))
+                    continue
+                separator = b"" if as_lines else b",\n" if num_written else b"\n"
+                out.write(separator + _encoded(record) + (b"\n" if as_lines else b""))
+                num_written, num_images = num_written + 1, num_images + images
+            out.write(b"" if as_lines else b"\n]\n")
+            out.flush()
+            os.fsync(out.fileno())
+        if num_errors:
+            more = num_errors - len(errors)
+            title = f"{num_errors} of {sum(map(len, files))} records can't be written as {dialect}; nothing is written:"
+            raise DataError("\n  ".join([title, *errors, *([f"and {more} more"] if more else [])]))
+        os.replace(unfinished, destination)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            unfinished.unlink()
+    return ConversionReport(num_written, num_images, notes)
+
+
+def _check_destination(destination: Path, sources: list[Path], overwrite: bool) -> None:
+    if destination.suffix.lower() not in (".json", ".jsonl"):
+        raise ValueError(f"{destination}: the name must end with .json (a list) or .jsonl (a record a line)")
+    if not destination.parent.is_dir():
+        raise FileNotFoundError(f"{destination.parent}: there is no such folder; make it first")
+    if destination.is_dir():
+        raise ValueError(f"{destination} is a folder; give the name of a file")
+    if destination.exists():
+        if any(source.exists() and destination.samefile(source) for source in sources):
+            raise ValueError(f"{destination} is read from, too; give another name to write to")
+        if not overwrite:
+            raise ValueError(f"{destination} exists; give another name, or --overwrite to replace it")
+
+
+def _all_records(files: list[RecordFile], progress: bool):
+    from tqdm import tqdm
+
+    with tqdm(total=sum(map(len, files)), desc="converting", unit=" records", disable=not progress) as bar:
+        for file in files:
+            for index in range(len(file)):
+                yield file, index
+                bar.update()
+
+
+def _converted(
+    file: RecordFile, index: int, number: int, destination: Path, dialect: str, image_folder, notes: Notes
+) -> tuple[dict, int]:
+    """(the record as `dialect` writes it, how many images it names)."""
+    source = file.source(index)
+    record = file.read(index, notes)
+    messages, references = read_record(record, source, notes)
+    check_trainable(Conversation(messages, tuple(references), source))
+    for key in record:
+        if key not in _KNOWN_KEYS:
+            notes.add(OTHER_KEY, f'{source}: "{key[:40]}"')
+    folders = image_folders(image_folder, file.path.parent)
+    written = [_reference(one, source, folders, None if image_folder else destination.parent) for one in references]
+    name = record.get("id")
+    # As text: XTuner joins ids to texts.
+    record_id = str(name) if isinstance(name, str | int) and not isinstance(name, bool) else str(number)
+    return write_record(messages, written, dialect, record_id, source, notes), len(references)
+
+
+def _reference(reference: str, source: str, folders: list[Path], new_folder: Path | None) -> str:
+    """How an image is named in the new file. An address stays one, and is not fetched.
+
+    Args:
+        new_folder: where relative paths will start; None if that stays as it was.
+    """
+    if is_url(reference) or is_data_url(reference):
+        return reference
+    found = find_image(reference, source, folders)
+    if new_folder is None or Path(reference).is_absolute():
+        return reference
+    moved = os.path.relpath(found, new_folder)
+    # Across links, `..` may lead elsewhere.
+    return moved if os.path.exists(new_folder / moved) and found.samefile(new_folder / moved) else str(found.absolute())
+
+
+def _encoded(record: dict) -> bytes:
+    try:
+        return json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, in an id or a path
+        return json.dumps(record).encode()
