@@ -25,7 +25,11 @@ def collate_arrays(
         packed: put all examples into one row, where attention stays within each. Else one row an example, padded.
         padding_side: "right" for training, "left" for generation.
     """
-    rows = [examples] if packed else [[example] for example in examples]
+    return collate_rows([examples] if packed else [[example] for example in examples], pad_token_id, padding_side)
+
+
+def collate_rows(rows: list[list[Example]], pad_token_id: int, padding_side: str = "right") -> dict:
+    """As `collate_arrays`, with the examples of each row: attention stays within each example."""
     width = max(sum(len(example) for example in row) for row in rows)
     fill = {
         "input_ids": pad_token_id,
@@ -47,7 +51,7 @@ def collate_arrays(
             batch["attention_mask"][place] = number
             batch["position_ids"][place] = np.arange(len(example))
             start += len(example)
-    batch["pixel_values"] = [pixels for example in examples for pixels in example.pixel_values]
+    batch["pixel_values"] = [pixels for row in rows for example in row for pixels in example.pixel_values]
     return batch
 
 

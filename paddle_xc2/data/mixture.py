@@ -1,69 +1,304 @@
-"""Which files are trained on, and which sample comes when."""
+"""Which files are trained on, how many samples each gives to an epoch, and which these are.
+
+A data.txt is upstream's list of files (`data_mix.py` of XComposer2 and 2.5); in an argument file, entries of
+`dataset.train` say the same by num_samples or ratio.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from paddle_xc2.data.conversation import Conversation
+from paddle_xc2.data.conversation import Conversation, DataError
 from paddle_xc2.data.json_formats import load_conversations
+
+_LIST_BYTES = 2**20  # of a data.txt: more is no list of files
+_MOST_SAMPLES = 10**8  # of one file in an epoch
+_NUM_ERRORS_SHOWN = 20
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One entry of `dataset.train` or `dataset.eval`.
+    """One entry of `dataset.train` or `dataset.eval`, or one file of a data.txt.
 
     Attributes:
         name: a label; the format is recognised from the records.
         files: JSON files.
         image_folder: where relative image paths start; None is each file's own folder.
+        num_samples: of all its files together, in every epoch; None asks by ratio.
+        ratio: samples of an epoch per record; 1.0 takes each record once.
     """
 
     name: str
     files: tuple[Path, ...]
     image_folder: Path | None = None
+    num_samples: int | None = None
+    ratio: float = 1.0
+
+    def asked_of(self, num_records: int) -> int:
+        """Samples of an epoch, of so many records that can be used. Raises: ValueError if that is none, or too many."""
+        asked = int(num_records * self.ratio) if self.num_samples is None else self.num_samples
+        if not num_records:
+            raise ValueError(
+                f"{self.name}: {', '.join(map(str, self.files))} holds no record that can be trained on; leave it out, "
+                "or raise max_length if they are all too long"
+            )
+        if not 1 <= asked <= _MOST_SAMPLES:
+            quota = f"ratio {self.ratio:g} of {num_records} records" if self.num_samples is None else "num_samples"
+            raise ValueError(
+                f"{self.name}: {quota} asks for {asked} samples an epoch, but it must be from 1 to {_MOST_SAMPLES}; "
+                "change it, or leave the file out (in a data.txt, a number means thousands with given_num true and is "
+                "a ratio with given_num false)"
+            )
+        return asked
 
 
-def load_datasets(specs: list[DatasetSpec]) -> list[Conversation]:
-    """Every record of every file, in the order of the files. Raises: FileNotFoundError, DataError."""
-    conversations = []
-    for spec in specs:
-        for file in spec.files:
-            conversations += load_conversations(file, spec.image_folder)
-    return conversations
+def read_data_list(path, given_num: bool, image_folder: Path | None = None) -> list[DatasetSpec]:
+    """The files of a data.txt, each once, in the order in which they first stand there.
 
-
-class StepOrder:
-    """Which samples each optimizer step takes.
-
-    A step's samples are a function of the step, the seed and the sizes alone: not of workers, of processes or of where
-    a run was interrupted. Every epoch takes each sample once, in an order of its own.
+    A line is `path` or `path number`, in shell quotes if the path holds spaces; empty lines and what follows a # don't
+    count. A path starts from the list's folder, or else from the working directory. A file without a number is taken
+    whole; what several lines ask of one file is summed.
 
     Args:
-        num_samples: in the training set.
-        samples_per_step: over all processes and accumulated passes.
-        seed: of the order.
-        drop_last: leave out the samples at an epoch's end that don't fill a step, unless they are all there is.
+        given_num: numbers are thousands of samples, cut to whole ones as upstream's int(float(number) * 1000); else
+            they are the share of the file.
+    Raises: FileNotFoundError that names every file that is nowhere; DataError that lists the lines that can't be used.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such data list; correct the path")
+    raw = path.read_bytes()
+    if len(raw) > _LIST_BYTES:
+        raise DataError(f"{path}: {len(raw):,} bytes are too many for a list of files; a JSON file ends in .json")
+    try:
+        lines = raw.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; save the file in UTF-8") from error
+    specs: dict[Path, DatasetSpec] = {}
+    wrong: list[str] = []
+    missing: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            name, quota = _parse_line(line)
+        except ValueError as error:
+            wrong.append(f"line {number}: {error}")
+            continue
+        if name is None:
+            continue
+        file = next((found for found in (path.parent / name, Path(name)) if found.is_file()), None)
+        if file is None:
+            missing.append(f"{name} (line {number})")
+            continue
+        spec = DatasetSpec(name, (file,), image_folder)
+        if given_num and quota is not None:
+            spec = replace(spec, num_samples=int(quota * 1000))
+        elif quota is not None:
+            spec = replace(spec, ratio=quota)
+        known = specs.get(file.resolve())
+        if known and given_num and (quota is None) != (known.num_samples is None):
+            wrong.append(f"line {number}: {name} stands both with and without a number; write one of them")
+        elif known and spec.num_samples is not None:
+            spec = replace(known, num_samples=known.num_samples + spec.num_samples)
+        elif known:
+            spec = replace(known, ratio=known.ratio + spec.ratio)
+        specs[file.resolve()] = spec
+    if wrong:
+        more = [f"and {len(wrong) - _NUM_ERRORS_SHOWN} more"] if len(wrong) > _NUM_ERRORS_SHOWN else []
+        raise DataError("\n  ".join([f"{path}: {len(wrong)} lines can't be used:", *wrong[:_NUM_ERRORS_SHOWN], *more]))
+    if missing:
+        raise FileNotFoundError(
+            f"{path}: files are missing: {', '.join(missing)} (looked for from "
+            f"{path.parent.resolve()} and {Path.cwd()})"
+        )
+    if not specs:
+        raise DataError(f"{path}: the list names no file; write lines like `train.json 10`")
+    return _named_shortly(list(specs.values()))
+
+
+def _parse_line(line: str) -> tuple[str | None, float | None]:
+    """(path, number) of a line of a data.txt; None where there is none. Raises: ValueError that says what is wrong."""
+    words = shlex.split(line, comments=True)  # its errors are ValueErrors: "No closing quotation"
+    if not words:
+        return None, None
+    if len(words) > 2:
+        raise ValueError(f'"{line.strip()}" has {len(words)} words; write `path number`, quotes around spaces')
+    if len(words) == 1:
+        return words[0], None
+    try:
+        quota = float(words[1])
+    except ValueError:
+        raise ValueError(f'"{words[1]}" is no number; write `path number`, quotes around spaces') from None
+    if not (math.isfinite(quota) and quota > 0):
+        raise ValueError(f"the number {words[1]} must be above 0; put a # before a file to leave out")
+    return words[0], quota
+
+
+def _named_shortly(specs: list[DatasetSpec]) -> list[DatasetSpec]:
+    """Named by the file alone, where that tells them apart."""
+    stems = [spec.files[0].stem for spec in specs]
+    return [
+        spec if stems.count(stem) > 1 else replace(spec, name=stem) for spec, stem in zip(specs, stems, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One DatasetSpec, once its files are read.
+
+    Attributes:
+        spec: what was asked for.
+        num_records: in its files.
+        starts_with_image: whether its first record has an image: what upstream takes for all of a file.
     """
 
-    def __init__(self, num_samples: int, samples_per_step: int, seed: int, drop_last: bool = False):
-        self.num_samples = num_samples
-        self.samples_per_step = samples_per_step
+    spec: DatasetSpec
+    num_records: int
+    starts_with_image: bool
+
+    @classmethod
+    def of(cls, conversations: Sequence[Conversation]) -> Dataset:
+        """Conversations of which each is taken once."""
+        return cls(DatasetSpec("data", ()), len(conversations), bool(conversations[0].images))
+
+
+class Records(Sequence):
+    """The records of several data sets, one set after the other.
+
+    Attributes:
+        datasets: one Dataset for each.
+        dataset_of: int32 [records], which of `datasets` a record belongs to.
+
+    Args:
+        parts: one or more files of each spec.
+    """
+
+    def __init__(self, specs: list[DatasetSpec], parts: list[list[Sequence[Conversation]]]):
+        self._files = [file for files in parts for file in files]
+        self._ends = np.cumsum([len(file) for file in self._files])
+        sizes = [sum(map(len, files)) for files in parts]
+        for spec, size in zip(specs, sizes, strict=True):
+            spec.asked_of(size)  # told now, and not after all of them are measured
+        firsts = [next(file[0] for file in files if len(file)) for files in parts]
+        self.datasets = tuple(
+            Dataset(spec, size, bool(first.images)) for spec, size, first in zip(specs, sizes, firsts, strict=True)
+        )
+        self.dataset_of = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+
+    def __len__(self) -> int:
+        return len(self.dataset_of)
+
+    def __getitem__(self, index: int) -> Conversation:
+        index = range(len(self))[index]
+        file = int(np.searchsorted(self._ends, index, side="right"))
+        return self._files[file][index - int(self._ends[file - 1] if file else 0)]
+
+
+def load_datasets(specs: list[DatasetSpec]) -> Records:
+    """Every record of every file, in the order of the files. Raises: FileNotFoundError, DataError, ValueError."""
+    return Records(specs, [[load_conversations(file, spec.image_folder) for file in spec.files] for spec in specs])
+
+
+class Mixture:
+    """The samples of each epoch: from every data set exactly as many as are asked of it, shuffled together.
+
+    A data set gives its samples without replacement until it is used up, then again in another order; the next epoch
+    goes on where the last one ended: over a run, no two samples of a set differ by more than one in how often they
+    come. It is a function of the seed and the epoch alone.
+
+    Args:
+        dataset_of: int [samples], which data set a sample belongs to.
+        asked: samples of each data set in an epoch.
+        seed: of the draws and of the order.
+    """
+
+    def __init__(self, dataset_of: np.ndarray, asked: Sequence[int], seed: int):
+        self.members = _members_of(dataset_of, asked)
+        self.asked = asked
         self.seed = seed
-        whole, rest = divmod(num_samples, samples_per_step)
-        self.steps_per_epoch = whole if whole and drop_last else whole + bool(rest)
 
-    def samples_of(self, step: int, rank: int = 0, num_ranks: int = 1) -> list[int]:
-        """Indexes of the samples of a step, counted from 0 over all epochs: those that this process takes."""
-        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        order = _epoch_order(self.num_samples, self.seed, epoch)
-        start = step_in_epoch * self.samples_per_step
-        return order[start : start + self.samples_per_step][rank::num_ranks].tolist()
+    @property
+    def num_samples(self) -> int:
+        """In an epoch."""
+        return sum(self.asked)
+
+    def draw(self, epoch: int) -> np.ndarray:
+        """int64 [num_samples]: the samples of an epoch in the order of training."""
+        drawn = np.concatenate([self._draw_from(number, epoch) for number in range(len(self.asked))])
+        return drawn[np.random.default_rng([self.seed, epoch]).permutation(len(drawn))]
+
+    def _draw_from(self, number: int, epoch: int) -> np.ndarray:
+        members, asked = self.members[number], self.asked[number]
+        if asked == len(members):
+            return members
+        stream, start = [], epoch * asked
+        for turn in range(start // len(members), (start + asked - 1) // len(members) + 1):
+            order = np.random.default_rng([self.seed, number, turn]).permutation(len(members))
+            first = turn * len(members)
+            stream.append(order[max(0, start - first) : start + asked - first])
+        return members[np.concatenate(stream)]
 
 
-@lru_cache(maxsize=2)  # every step of an epoch asks for it
-def _epoch_order(num_samples: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(num_samples)
+class OfficialMixture:
+    """Upstream's sampling (`Mix_dataset` in its `data_mix.py`), with a seed.
+
+    Files are first cut down, or filled up with random repeats, to what is asked of them. A pass takes `batch_size`
+    samples, with replacement, from one file. Files whose first record has an image are one pool, the others another;
+    within its pool, a file is chosen in proportion to its size. `batch_size` passes take from the first pool, then
+    `batch_size + 1` from the second, and so on, whatever was asked of the files; an empty pool leaves all to the other.
+
+    Upstream seeds each process by the first index that it happens to see, and each has a counter of its own. Here one
+    counter runs over all passes, and the draws are a function of the seed and the epoch.
+
+    Args: as of Mixture, and
+        with_images: of each data set, whether it belongs to the first pool.
+        batch_size: samples of a pass.
+    """
+
+    def __init__(self, dataset_of, asked: Sequence[int], with_images: Sequence[bool], batch_size: int, seed: int):
+        self.asked = asked
+        self.batch_size = batch_size
+        self.seed = seed
+        self.members = [
+            _cut_or_filled(members, number, np.random.default_rng([seed, index]))
+            for index, (members, number) in enumerate(zip(_members_of(dataset_of, asked), asked, strict=True))
+        ]
+        numbers = range(len(asked))
+        pools = [[number for number in numbers if with_images[number] == images] for images in (True, False)]
+        self.pools = [pools[0] or pools[1], pools[1] or pools[0]]
+
+    @property
+    def num_samples(self) -> int:
+        """In an epoch."""
+        return max(1, sum(self.asked) // self.batch_size) * self.batch_size
+
+    def draw(self, epoch: int) -> np.ndarray:
+        """int64 [num_samples]: the samples of an epoch in the order of training."""
+        random = np.random.default_rng([self.seed, epoch])
+        num_passes = self.num_samples // self.batch_size
+        place = (epoch * num_passes + np.arange(num_passes)) % (2 * self.batch_size + 1)
+        drawn = np.empty([num_passes, self.batch_size], np.int64)
+        for pool, passes in zip(self.pools, (place < self.batch_size, place >= self.batch_size), strict=True):
+            sizes = np.array([len(self.members[number]) for number in pool])
+            chosen = random.choice(len(pool), size=num_passes, p=sizes / sizes.sum())
+            for index, number in enumerate(pool):
+                rows = np.flatnonzero(passes & (chosen == index))
+                places = random.integers(len(self.members[number]), size=[len(rows), self.batch_size])
+                drawn[rows] = self.members[number][places]
+        return drawn.reshape(-1)
+
+
+def _members_of(dataset_of: np.ndarray, asked: Sequence[int]) -> list[np.ndarray]:
+    """The samples of each data set, int64."""
+    return [np.flatnonzero(dataset_of == number) for number in range(len(asked))]
+
+
+def _cut_or_filled(members: np.ndarray, number: int, random: np.random.Generator) -> np.ndarray:
+    if number <= len(members):
+        return members if number == len(members) else random.choice(members, number, replace=False)
+    return np.concatenate([members, random.choice(members, number - len(members))])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from paddle_xc2.checkpoint_config import config_path, read_checkpoint_config, read_tensor_names
-from paddle_xc2.data.collate import collate_arrays, to_tensors
+from paddle_xc2.data.collate import collate_arrays, collate_rows, to_tensors
 from paddle_xc2.data.conversation import Conversation, DataError, Message, check_trainable
 from paddle_xc2.data.encode import Example, TooLong, drop_oldest_turn, encode_prompt, encode_training
 from paddle_xc2.data.image_transform import (
@@ -278,6 +278,10 @@ class XComposer2Processor:
     def collate_arrays(self, examples: list[Example], packed: bool = False, padding_side: str = "right") -> dict:
         """The same as NumPy arrays, for worker processes."""
         return collate_arrays(examples, self.tokenizer.pad_token_id, packed, padding_side)
+
+    def collate_rows(self, rows: list[list[Example]]) -> dict:
+        """The same of the examples of each row, where attention stays within each example."""
+        return collate_rows(rows, self.tokenizer.pad_token_id)
 
     def _encode_text(self, conversation: Conversation) -> Example:
         image_tokens = [self.num_image_tokens(image, True, conversation.source) for image in conversation.images]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from paddle_xc2.checkpoint_config import read_json
-from paddle_xc2.data.mixture import DatasetSpec
+from paddle_xc2.data.mixture import DatasetSpec, read_data_list
 from paddle_xc2.evaluation.metrics import METRICS
 
 
@@ -40,9 +40,15 @@ class FinetuneArguments:
         freeze_exclude: patterns of names that learn in spite of fix_vit and fix_sampler; what both lists match stays as
             those say.
     Data:
-        dataset: {"train": [{"name", "data_files", "image_folder"}], "eval": [...]}; data_files (one or a list) are
-            looked for from the current folder, then from the argument file's.
-        data_path: upstream's short form of dataset: one JSON file to train on.
+        dataset: {"train": [{"name", "data_files", "image_folder", "num_samples", "ratio"}], "eval": [...]}; data_files
+            (one or a list) are looked for from the current folder, then from the argument file's. num_samples, or
+            ratio times its records, is how many samples an entry of train gives to an epoch, each record once before
+            any comes again; without them, all its records once.
+        data_path: upstream's short form of dataset: a JSON file to train on, or a data.txt with a file and its number
+            of samples on each line.
+        given_num: the numbers in a data.txt are thousands of samples; false: they are ratios of the file's records.
+        mixture: null takes exactly what is asked of each file; "official" draws as upstream's code does, with
+            replacement and in turn from files with images and files without, whatever is asked of them.
         image_folder: where relative image paths start, if an entry of dataset does not say; null is the data file's
             folder.
         max_length: longest sample; null is the family's.
@@ -51,7 +57,13 @@ class FinetuneArguments:
         dataloader_num_workers: processes that read and transform images; 0 does it between the steps.
         dataloader_drop_last: leave out the samples of an epoch that don't fill a step.
     Batch and schedule:
-        per_device_train_batch_size: samples in one forward pass.
+        per_device_train_batch_size: samples in one forward pass; with mixtoken, rows.
+        mixtoken: pack several samples into each row of up to max_length tokens, instead of padding. Attention stays
+            within a sample: the loss is that of the same samples one by one.
+        max_tokens_per_batch: samples of similar length are put into one forward pass up to so many tokens, padding
+            included, and per_device_train_batch_size is not looked at; with mixtoken, the tokens of a row.
+        group_by_length: a step takes samples of similar length, so that little is padded.
+        group_by_modality_length: the same, and samples with images and without are not in one step.
         gradient_accumulation_steps: forward passes in one step; the loss is the mean over all their trained tokens.
         per_device_eval_batch_size: samples in one forward pass of the evaluation.
         num_train_epochs: passes over the training data.
@@ -130,6 +142,8 @@ class FinetuneArguments:
     # Data
     dataset: dict | None = None
     data_path: str | None = None
+    given_num: bool = False
+    mixture: str | None = None
     image_folder: str | None = None
     max_length: int | None = None
     truncation: str = "refuse"
@@ -138,6 +152,10 @@ class FinetuneArguments:
 
     # Batch and schedule
     per_device_train_batch_size: int = 1
+    mixtoken: bool = False
+    max_tokens_per_batch: int | None = None
+    group_by_length: bool = False
+    group_by_modality_length: bool = False
     gradient_accumulation_steps: int = 1
     per_device_eval_batch_size: int = 1
     num_train_epochs: float = 1.0
@@ -242,13 +260,6 @@ NEUTRAL = {
     "prefix_tuning": Neutral((False,), f"prefix tuning {_NOT_YET}"),
     "neftune": Neutral((False,), f"NEFTune {_NOT_YET}"),
     "mm_projector_lr": Neutral((None,), f"a learning rate per part {_NOT_YET}; learning_rate holds for all"),
-    "given_num": Neutral(
-        (False,), f"sampling a number of records from each file {_NOT_YET}; every record is trained on once an epoch"
-    ),
-    "mixture": Neutral((None,), f"mixing files by quota {_NOT_YET}; every record is trained on once an epoch"),
-    "mixtoken": Neutral((False,), f"packing several samples into one row {_NOT_YET}"),
-    "group_by_length": Neutral((False,), f"grouping samples by length {_NOT_YET}"),
-    "group_by_modality_length": Neutral((False,), f"grouping samples by length {_NOT_YET}"),
     "chat_template": Neutral((None,), "the template belongs to the model family and is always used; leave it out"),
     "src_length": Neutral((None, 1024), "questions have no limit of their own; max_length holds for the whole sample"),
     "task_name": Neutral((None,), "name files under dataset instead"),
@@ -304,6 +315,7 @@ _CHOICES = {
 }
 _AT_LEAST = {
     "max_length": 1,
+    "max_tokens_per_batch": 1,
     "dataloader_num_workers": 0,
     "per_device_train_batch_size": 1,
     "gradient_accumulation_steps": 1,
@@ -350,9 +362,16 @@ def load_arguments(path: str | Path, overrides: list[str] = ()) -> FinetuneArgum
 def dataset_specs(arguments: FinetuneArguments, part: str, config_path: str | Path) -> list[DatasetSpec]:
     """The data files of "train" or "eval", found from the current folder or from the argument file's.
 
-    Raises: FileNotFoundError naming every file that is nowhere.
+    Raises: FileNotFoundError naming every file that is nowhere; DataError if a data.txt can't be used.
     """
     if arguments.data_path is not None and part == "train":
+        if arguments.data_path.endswith(".txt"):
+            folder = arguments.image_folder
+            return read_data_list(
+                find_file(arguments.data_path, config_path),
+                arguments.given_num,
+                None if folder is None else Path(folder).expanduser(),
+            )
         entries = [{"data_files": arguments.data_path}]
     else:
         entries = (arguments.dataset or {}).get(part) or []
@@ -366,7 +385,13 @@ def dataset_specs(arguments: FinetuneArguments, part: str, config_path: str | Pa
                 missing.append(str(name))
         folder = entry.get("image_folder", arguments.image_folder)
         specs.append(
-            DatasetSpec(entry.get("name", part), tuple(found), None if folder is None else Path(folder).expanduser())
+            DatasetSpec(
+                entry.get("name", part),
+                tuple(found),
+                None if folder is None else Path(folder).expanduser(),
+                entry.get("num_samples"),
+                1.0 if entry.get("ratio") is None else float(entry["ratio"]),
+            )
         )
     if missing:
         raise FileNotFoundError(
@@ -534,6 +559,7 @@ def _check_together(arguments: FinetuneArguments, wrong: list[str]) -> None:
     if not arguments.do_train and not arguments.do_eval:
         wrong.append('"do_train" and "do_eval" are both false: there is nothing to do')
     _check_questions(arguments, wrong)
+    _check_batches(arguments, wrong)
     _check_generation(arguments, wrong)
     _check_dataset(arguments, wrong)
 
@@ -588,15 +614,28 @@ def _check_generation(arguments: FinetuneArguments, wrong: list[str]) -> None:
         )
 
 
+def _check_batches(arguments: FinetuneArguments, wrong: list[str]) -> None:
+    groups = [name for name in ("group_by_length", "group_by_modality_length") if getattr(arguments, name)]
+    if arguments.mixtoken and groups:
+        wrong.append(f'"mixtoken" and "{groups[0]}" are both set, but packed rows are all full; keep one of them')
+    if arguments.mixture not in (None, "official"):
+        wrong.append(
+            f'"mixture" is {json.dumps(arguments.mixture)}, but must be "official" or null; quotas are set by '
+            "num_samples or ratio of an entry of dataset.train, or by a data.txt"
+        )
+    if arguments.mixture == "official":
+        others = [*(["mixtoken"] if arguments.mixtoken else []), *groups]
+        others += ["max_tokens_per_batch"] if arguments.max_tokens_per_batch is not None else []
+        if others:
+            wrong.append(
+                f'"mixture" is "official", whose order of samples leaves no room for "{others[0]}"; keep one of them'
+            )
+
+
 def _check_dataset(arguments: FinetuneArguments, wrong: list[str]) -> None:
     if arguments.data_path is not None:
         if arguments.dataset and arguments.dataset.get("train"):
             wrong.append('"data_path" and "dataset.train" both name training data; keep one of them')
-        if arguments.data_path.endswith(".txt"):
-            wrong.append(
-                f'"data_path" is "{arguments.data_path}": a data.txt mixture {_NOT_YET}; give a JSON file, or list '
-                "files under dataset"
-            )
     for part, entries in (arguments.dataset or {}).items():
         if part not in ("train", "eval"):
             wrong.append(f'"dataset" has a part "{part}"; it may have train and eval')
@@ -619,12 +658,14 @@ def _check_dataset(arguments: FinetuneArguments, wrong: list[str]) -> None:
         )
 
 
-_ENTRY_KEYS = {"name": (str,), "data_files": (str, list[str]), "image_folder": (str, types.NoneType)}
-_ENTRY_NEUTRAL = {
-    "chat_template": NEUTRAL["chat_template"],
-    "num_samples": NEUTRAL["mixture"],
-    "ratio": NEUTRAL["mixture"],
+_ENTRY_KEYS = {
+    "name": (str,),
+    "data_files": (str, list[str]),
+    "image_folder": (str, types.NoneType),
+    "num_samples": (int, types.NoneType),
+    "ratio": (float, types.NoneType),
 }
+_ENTRY_NEUTRAL = {"chat_template": NEUTRAL["chat_template"]}
 
 
 def _check_dataset_entry(place: str, entry: dict, wrong: list[str]) -> None:
@@ -640,3 +681,17 @@ def _check_dataset_entry(place: str, entry: dict, wrong: list[str]) -> None:
             wrong.append(f'"{place}.{name}" is {json.dumps(value)}, expected {expected}')
     if not entry.get("data_files"):
         wrong.append(f'"{place}.data_files" is missing: the JSON file or files')
+    _check_quota(place, entry, wrong)
+
+
+def _check_quota(place: str, entry: dict, wrong: list[str]) -> None:
+    given = [name for name in ("num_samples", "ratio") if entry.get(name) is not None]
+    if len(given) == 2:
+        wrong.append(f'"{place}" has both num_samples and ratio; keep one of them')
+    for name in given:
+        if any(_is(entry[name], kind) for kind in _ENTRY_KEYS[name]) and entry[name] <= 0:
+            wrong.append(f'"{place}.{name}" is {json.dumps(entry[name])}, but must be above 0')
+    if given and place.startswith("dataset.eval"):
+        wrong.append(
+            f'"{place}.{given[0]}": all of the evaluation data is evaluated; leave it out, or set max_evaluate_steps'
+        )

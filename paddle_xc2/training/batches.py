@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing.connection import wait
+from dataclasses import dataclass, field
 
+import numpy as np
+
+from paddle_xc2.data.batching import StepOrder
 from paddle_xc2.data.collate import to_tensors
-from paddle_xc2.data.conversation import Conversation
-from paddle_xc2.data.mixture import StepOrder
+from paddle_xc2.training.samples import Samples
+from paddle_xc2.training.workers import made_ahead
 
 
 @dataclass
@@ -25,6 +21,9 @@ class StepItem:
         batches: as `data/collate.py` lays them out; NumPy arrays, or Paddle tensors once an ItemLoader yields them.
         num_trained_tokens, num_tokens, num_image_tokens: over all batches.
         weight: 0.0 if the batches are computed but not counted.
+        sources: of each batch, the names of its samples, for messages.
+        token_datasets: of each batch, which data set each trained token belongs to: int64 [trained tokens], in reading
+            order.
     """
 
     batches: list[dict]
@@ -32,17 +31,19 @@ class StepItem:
     num_tokens: int
     num_image_tokens: int
     weight: float = 1.0
+    sources: list[list[str]] = field(default_factory=list)
+    token_datasets: list[np.ndarray] = field(default_factory=list)
 
 
 class TrainingSteps(Sequence):
     """Item `step` is what this process computes in that optimizer step, counted from 0 over all epochs.
 
-    In a step with fewer samples than processes, a process without one computes the first at weight 0, so that all of
+    In a step with fewer batches than processes, a process without one computes the first at weight 0, so that all of
     them do the same. The length is the number of samples: what PaddleNLP asks a data set for.
     """
 
-    def __init__(self, conversations: list[Conversation], processor, order: StepOrder, batch_size, rank=0, num_ranks=1):
-        self.conversations = conversations
+    def __init__(self, samples: Samples, processor, order: StepOrder, batch_size: int, rank=0, num_ranks=1):
+        self.samples = samples
         self.processor = processor
         self.order = order
         self.batch_size = batch_size
@@ -50,32 +51,33 @@ class TrainingSteps(Sequence):
         self.num_ranks = num_ranks
 
     def __len__(self):
-        return len(self.conversations)
+        return len(self.samples)
 
     def __getitem__(self, step: int) -> StepItem:
         """Raises: DataError naming the record, if an image can't be used."""
-        mine = self.order.samples_of(step, self.rank, self.num_ranks)
+        mine = self.order.batches_of(step, self.batch_size, self.rank, self.num_ranks)
         if mine:
-            return _encode([self.conversations[index] for index in mine], self.processor, self.batch_size)
-        first = self.order.samples_of(step)[0]
-        return StepItem(_encode([self.conversations[first]], self.processor, 1).batches, 0, 0, 0, weight=0.0)
+            return _encode(self.samples, mine, self.processor)
+        first = self.order.rows_of(step)[0]
+        return StepItem(_encode(self.samples, [[first]], self.processor).batches, 0, 0, 0, weight=0.0)
 
 
 class EvaluationBatches(Sequence):
     """Item `index` is one batch; together they hold every sample once."""
 
-    def __init__(self, conversations: list[Conversation], processor, batch_size: int):
-        self.conversations = conversations
+    def __init__(self, samples: Samples, processor, batch_size: int):
+        self.samples = samples
         self.processor = processor
         self.batch_size = batch_size
 
     def __len__(self):
-        return -(-len(self.conversations) // self.batch_size)
+        return -(-len(self.samples) // self.batch_size)
 
     def __getitem__(self, index: int) -> StepItem:
         """Raises: DataError naming the record, if an image can't be used."""
         start = index * self.batch_size
-        return _encode(self.conversations[start : start + self.batch_size], self.processor, self.batch_size)
+        rows = [[sample] for sample in range(start, min(start + self.batch_size, len(self.samples)))]
+        return _encode(self.samples, [rows], self.processor)
 
 
 class QuestionBatches(EvaluationBatches):
@@ -84,38 +86,49 @@ class QuestionBatches(EvaluationBatches):
     def __getitem__(self, index: int) -> StepItem:
         """Raises: DataError naming the record, if an image can't be used."""
         start = index * self.batch_size
-        conversations = self.conversations[start : start + self.batch_size]
-        examples = [self.processor.encode_question(conversation) for conversation in conversations]
+        indexes = range(start, min(start + self.batch_size, len(self.samples)))
+        examples = [self.processor.encode_question(self.samples.conversations[index]) for index in indexes]
         batch = self.processor.collate_arrays(examples, padding_side="left")
         del batch["labels"]
         num_image_tokens = sum(int(example.image_mask.sum()) for example in examples)
         return StepItem([batch], 0, sum(len(example) for example in examples), num_image_tokens)
 
 
-def _encode(conversations: list[Conversation], processor, batch_size: int) -> StepItem:
-    examples = [processor.encode_conversation(conversation) for conversation in conversations]
-    starts = range(0, len(examples), batch_size)
-    return StepItem(
-        [processor.collate_arrays(examples[start : start + batch_size]) for start in starts],
-        num_trained_tokens=sum(example.num_trained_tokens for example in examples),
-        num_tokens=sum(len(example) for example in examples),
-        num_image_tokens=sum(int(example.image_mask.sum()) for example in examples),
-    )
+def _encode(samples: Samples, batches: list[list[list[int]]], processor) -> StepItem:
+    """batches: of each batch, its rows; of each row, its samples."""
+    item = StepItem([], 0, 0, 0)
+    for rows in batches:
+        examples = [[processor.encode_conversation(samples.conversations[index]) for index in row] for row in rows]
+        item.batches.append(processor.collate_rows(examples))
+        item.sources.append([example.source for row in examples for example in row])
+        counts = [(example.num_trained_tokens, len(example), example.image_mask.sum()) for example in sum(examples, [])]
+        trained, tokens, image_tokens = np.array(counts).T
+        item.token_datasets.append(np.repeat(samples.dataset_of[sum(rows, [])], trained).astype(np.int64))
+        item.num_trained_tokens += int(trained.sum())
+        item.num_tokens += int(tokens.sum())
+        item.num_image_tokens += int(image_tokens.sum())
+    return item
 
 
 class EpochSteps:
-    """The steps of one epoch after the other: every iteration is an epoch, the first one begins at `next_step`."""
+    """The steps of one epoch after the other: every iteration is an epoch, the first one begins at `next_step`.
 
-    def __init__(self, steps_per_epoch: int, next_step: int = 0):
-        self.steps_per_epoch = steps_per_epoch
+    The length is what PaddleNLP divides the steps of the run by, to know after how many iterations to give up: the
+    steps of an epoch, or 1 where epochs differ.
+    """
+
+    def __init__(self, order: StepOrder, next_step: int = 0):
+        self.order = order
         self.next_step = next_step
 
     def __len__(self):
-        return self.steps_per_epoch
+        return self.order.steps_per_epoch or 1
 
     def __iter__(self):
         start = self.next_step
-        self.next_step = (start // self.steps_per_epoch + 1) * self.steps_per_epoch
+        epoch, _ = self.order.place_of(start)
+        self.order.plan_of(epoch)  # here, so that workers needn't
+        self.next_step = self.order.end_of_epoch(epoch)
         return iter(range(start, self.next_step))
 
 
@@ -139,47 +152,6 @@ class ItemLoader:
         return len(self.indexes)
 
     def __iter__(self) -> Iterator[StepItem]:
-        for item in self._arrays():
+        for item in made_ahead(self.items, self.indexes, self.num_workers):
             item.batches = [to_tensors(batch) for batch in item.batches]
             yield item
-
-    def _arrays(self):
-        if not self.num_workers:
-            yield from (self.items[index] for index in self.indexes)
-            return
-        # Forked, so that the samples are shared and not copied; workers touch neither Paddle nor the GPU.
-        context = multiprocessing.get_context("fork")
-        pool = ProcessPoolExecutor(self.num_workers, context, _start_worker, (self.items,))
-        try:
-            ahead: deque = deque()
-            for index in self.indexes:
-                ahead.append(pool.submit(_make_item, index))
-                if len(ahead) > 2 * self.num_workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-_SECONDS_AFTER_TERM = 10
-_items: Sequence  # in a worker: what it makes items of
-
-
-def _start_worker(items: Sequence) -> None:
-    global _items
-    _items = items
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business, which then ends the workers
-    # So is SIGTERM, which a cluster sends to all processes of a job: the step that is to be finished needs its data.
-    # Not ignored: the pool ends its workers with it after one of them has died, and waits for them.
-    signal.signal(signal.SIGTERM, lambda *_: threading.Timer(_SECONDS_AFTER_TERM, os._exit, (1,)).start())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
-
-
-def _make_item(index: int) -> StepItem:
-    return _items[index]

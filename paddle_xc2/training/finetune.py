@@ -129,7 +129,10 @@ def build_processor(arguments: FinetuneArguments, model_dir: Path) -> XComposer2
 def read_samples(arguments: FinetuneArguments, part: str, config_path, processor) -> Samples | None:
     """The samples of "train" or "eval", or None if no files are given."""
     specs = dataset_specs(arguments, part, config_path)
-    return fit_samples(load_datasets(specs), processor, arguments.truncation == "leave_out") if specs else None
+    if not specs:
+        return None
+    silent = arguments.disable_tqdm or dist.get_rank() > 0
+    return fit_samples(load_datasets(specs), processor, arguments.truncation == "leave_out", silent)
 
 
 def load_model(plan: Plan, model_dir: Path, processor: XComposer2Processor) -> XComposer2ForCausalLM:

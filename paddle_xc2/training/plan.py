@@ -6,10 +6,13 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from paddle_xc2.configuration import XComposer2Config
+from paddle_xc2.data.batching import Layout, StepOrder
 from paddle_xc2.data.encode import Example
 from paddle_xc2.data.marked_text import marked_pieces
-from paddle_xc2.data.mixture import StepOrder
+from paddle_xc2.data.mixture import Mixture, OfficialMixture
 from paddle_xc2.models.loss import CHUNK_ELEMENTS
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.output import Start
@@ -18,6 +21,7 @@ from paddle_xc2.training.samples import Samples
 from paddle_xc2.training.trainable import trainable_table
 
 _NUM_REFUSED_SHOWN = 5
+_MUCH_PADDING = 0.2  # of what is computed: worth saying how to avoid it
 _GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
 
 
@@ -26,6 +30,7 @@ _COURSE = (
     *("seed", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
     *("lr_scheduler_type", "num_cycles", "lr_end", "power", "fp16_opt_level", "img_size", "hd_num"),
     "pad_image_to_square",
+    *("mixture", "mixtoken", "max_tokens_per_batch", "group_by_length", "group_by_modality_length"),
     *("dataloader_drop_last", "fix_vit", "fix_sampler", "freeze_include", "freeze_exclude"),
 )
 
@@ -54,17 +59,54 @@ class Plan:
     questions: tuple[Question, ...] = ()
 
     @cached_property
-    def order(self) -> StepOrder:
-        arguments = self.arguments
-        samples_per_step = arguments.samples_per_pass * self.num_processes
-        return StepOrder(len(self.train), samples_per_step, arguments.seed, arguments.dataloader_drop_last)
+    def asked(self) -> list[int]:
+        """Samples of an epoch, of each data set."""
+        usable = self.train.usable_records.tolist()
+        return [dataset.spec.asked_of(number) for dataset, number in zip(self.train.datasets, usable, strict=True)]
 
-    @property
+    @cached_property
+    def mixture(self) -> Mixture | OfficialMixture:
+        arguments, train = self.arguments, self.train
+        if arguments.mixture == "official":
+            with_images = [dataset.starts_with_image for dataset in train.datasets]
+            batch_size = arguments.per_device_train_batch_size
+            return OfficialMixture(train.dataset_of, self.asked, with_images, batch_size, arguments.seed)
+        return Mixture(train.dataset_of, self.asked, arguments.seed)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How samples become steps. Raises: ValueError if a sample alone exceeds max_tokens_per_batch."""
+        arguments, limit = self.arguments, self.arguments.max_tokens_per_batch
+        lengths = self.train.lengths[:, 0]
+        if limit is not None and lengths.max() > limit:
+            longest = self.train.conversations[int(lengths.argmax())].source
+            raise ValueError(
+                f"{longest}: the sample has {lengths.max()} tokens, more than max_tokens_per_batch {limit}; "
+                "raise it, or lower max_length"
+            )
+        by_tokens = limit is not None and not arguments.mixtoken
+        batches_per_step = arguments.gradient_accumulation_steps * self.num_processes
+        groups = "length" if arguments.group_by_length else "none"
+        return Layout(
+            rows_per_step=batches_per_step * (1 if by_tokens else arguments.per_device_train_batch_size),
+            row_tokens=(limit or self.train.max_length) if arguments.mixtoken else None,
+            batch_tokens=limit if by_tokens else None,
+            grouping="modality" if arguments.group_by_modality_length else groups,
+            drop_last=arguments.dataloader_drop_last,
+            largest_first=arguments.mixture != "official",
+        )
+
+    @cached_property
+    def order(self) -> StepOrder:
+        train = self.train
+        return StepOrder(self.mixture, train.lengths[:, 0], train.has_image, self.layout, self.arguments.seed)
+
+    @cached_property
     def num_steps(self) -> int:
         """Optimizer steps of the whole run; a begun one counts."""
         if self.arguments.max_steps > 0:
             return self.arguments.max_steps
-        return math.ceil(self.arguments.num_train_epochs * self.order.steps_per_epoch)
+        return self.order.steps_in(self.arguments.num_train_epochs)
 
     @property
     def warmup_steps(self) -> int:
@@ -88,7 +130,9 @@ class Plan:
         """
         return {
             "training data": self.train.fingerprint,
-            "samples per step": self.order.samples_per_step,
+            "samples of each data set": self.asked,
+            f"{'batches' if self.layout.batch_tokens else 'rows'} per step": self.layout.rows_per_step,
+            "tokens per row": self.layout.row_tokens,
             "steps": self.num_steps,
             "warm-up steps": self.warmup_steps,
             "precision": self.precision,
@@ -115,8 +159,10 @@ def plan_lines(
         ("trained", first),
         *(("", line) for line in others),
         *_sample_rows("samples", plan.train),
+        *_mixture_rows(plan),
         *(_sample_rows("evaluation", plan.evaluation) if plan.evaluation else ()),
         ("step", _step_line(plan)),
+        ("", _filling_line(plan)),
         ("schedule", _schedule_line(plan)),
         ("checkpoints", _checkpoint_line(arguments)),
         *_memory_rows(expected_memory(plan, config, learning), device_memory),
@@ -126,15 +172,72 @@ def plan_lines(
     return [f"{name:<12} {text}".rstrip() for name, text in rows]
 
 
+def _mixture_rows(plan: Plan) -> list[tuple[str, str]]:
+    """What each data set gives to the first epoch, if there is anything to tell."""
+    train = plan.train
+    if len(train.datasets) == 1 and plan.asked == [len(train)] and plan.arguments.mixture is None:
+        return []
+    drawn = plan.mixture.draw(0)
+    counts = np.bincount(train.dataset_of[drawn], minlength=len(plan.asked))
+    unique = np.bincount(train.dataset_of[np.unique(drawn)], minlength=len(plan.asked))
+    header = ("data set", "records", "asked", "drawn", "unique")
+    table = [header] + [
+        (dataset.spec.name, *(f"{number:,}" for number in numbers))
+        for dataset, *numbers in zip(
+            train.datasets,
+            [dataset.num_records for dataset in train.datasets],
+            plan.asked,
+            counts.tolist(),
+            unique.tolist(),
+            strict=True,
+        )
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in table
+    ]
+    return [("an epoch", lines[0]), *(("", line) for line in lines[1:])]
+
+
 def _step_line(plan: Plan) -> str:
-    arguments, num_samples = plan.arguments, plan.order.samples_per_step
-    tokens, image_tokens, trained = plan.train.lengths.mean(axis=0) * num_samples
+    arguments, layout = plan.arguments, plan.layout
+    first = plan.order.plan_of(0)
+    tokens, image_tokens, trained = plan.train.lengths[first.samples].sum(axis=0) / len(first)
+    num_samples = len(first.samples) / len(first)
+    if layout.batch_tokens:
+        batch = f"as many a batch as stay within {layout.batch_tokens:,} tokens"
+    else:
+        batch = f"{arguments.per_device_train_batch_size} a batch"
+    if layout.row_tokens:
+        of = f"{layout.rows_per_step} rows of up to {layout.row_tokens:,} tokens, about {num_samples:.1f} samples"
+    elif layout.batch_tokens:
+        of = f"about {num_samples:.1f} samples"
+    else:
+        of = f"{layout.rows_per_step} samples"
+        tokens, image_tokens, trained = plan.train.lengths[first.samples].mean(axis=0) * layout.rows_per_step
     return (
-        f"{num_samples} samples = {arguments.per_device_train_batch_size} a batch x "
-        f"{arguments.gradient_accumulation_steps} accumulated x {plan.num_processes} "
+        f"{of} = {batch} x {arguments.gradient_accumulation_steps} accumulated x {plan.num_processes} "
         f"process{'es' if plan.num_processes > 1 else ''}; on average {tokens:,.0f} tokens, {image_tokens:,.0f} of "
         f"them image tokens, {trained:,.0f} trained"
     )
+
+
+def _filling_line(plan: Plan) -> str:
+    """What share of the computed tokens is padding."""
+    first, lengths = plan.order.plan_of(0), plan.train.lengths[:, 0]
+    arguments = plan.arguments
+    computed = first.padded_tokens(lengths, arguments.per_device_train_batch_size, plan.num_processes)
+    padding = 1 - int(lengths[first.samples].sum()) / computed
+    told = f"{padding:.1%} of what is computed is padding"
+    if plan.layout.row_tokens:
+        capacity = plan.layout.row_tokens * len(first.row_ends)
+        told += f"; rows are {int(lengths[first.samples].sum()) / capacity:.1%} full"
+    elif padding > _MUCH_PADDING:
+        told += "; mixtoken packs samples into full rows, group_by_length brings similar lengths together"
+    return told
 
 
 def _schedule_line(plan: Plan) -> str:
@@ -174,7 +277,7 @@ def expected_memory(plan: Plan, config: XComposer2Config, learning: dict[str, tu
     num_parameters = sum(size for _, size in learning.values())
     num_learning = sum(size for size, _ in learning.values())
     stored = 4 if plan.weight_dtype == "float32" else 2
-    num_tokens = int(plan.train.lengths[:, 0].max()) * plan.arguments.per_device_train_batch_size
+    num_tokens = _largest_batch(plan)
     # What a decoder layer keeps for the backward pass, per token: fitted to the peaks of 10 float32 steps on a CPU
     # (hidden 256 and 512, intermediate 704 to 2816, 4 and 8 layers, 1024 and 2048 tokens), which it gives within 12 %.
     # In 16 bits, norms and rotary angles stay float32, hence three bytes a number: that is not measured.
@@ -189,6 +292,13 @@ def expected_memory(plan: Plan, config: XComposer2Config, learning: dict[str, tu
         "optimizer": num_learning * (8 if stored == 4 else 12),  # two moments, and a float32 copy of 16-bit weights
         "activations": loss + (layer + num_layers * between_layers if plan.arguments.recompute else num_layers * layer),
     }
+
+
+def _largest_batch(plan: Plan) -> int:
+    """Tokens of the largest batch, padding included."""
+    layout = plan.layout
+    longest = layout.row_tokens or int(plan.train.lengths[:, 0].max())
+    return layout.batch_tokens or longest * plan.arguments.per_device_train_batch_size
 
 
 def _sample_rows(name: str, samples: Samples) -> list[tuple[str, str]]:

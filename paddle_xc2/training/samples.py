@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from paddle_xc2.data.conversation import Conversation, DataError
 from paddle_xc2.data.encode import TooLong
 from paddle_xc2.data.image_transform import image_size_of
+from paddle_xc2.data.mixture import Dataset, Records
 from paddle_xc2.data.video import is_video
+from paddle_xc2.runtime import usable_cpus
+from paddle_xc2.training.workers import made_ahead
 
 _NUM_UNUSABLE_SHOWN = 20
+_CHUNK = 256  # samples that a worker measures at a time
+_MANY = 2048  # samples that are worth starting workers for
 
 
 @dataclass(frozen=True)
@@ -20,14 +28,23 @@ class Samples:
     """What is trained or evaluated on.
 
     Attributes:
-        conversations: those that fit max_length, as they were read.
+        conversations: those that fit max_length, as they were read; each is read again when it is asked for.
         lengths: int64 [samples, 3]: tokens (image slots included), image tokens, trained tokens of each.
+        dataset_of: int [samples], which of `datasets` each belongs to.
+        datasets: where they come from.
+        max_length: longest sample that fits.
+        fingerprint: 16 digits of texts, image names and lengths of all samples in order: tell whether it is the same
+            data.
         refused: why each of the others is left out.
         num_shortened: samples that lose turns to fit.
     """
 
-    conversations: list[Conversation]
+    conversations: Sequence[Conversation]
     lengths: np.ndarray
+    dataset_of: np.ndarray
+    datasets: tuple[Dataset, ...]
+    max_length: int
+    fingerprint: str
     refused: list[str]
     num_shortened: int
 
@@ -35,50 +52,133 @@ class Samples:
         return len(self.conversations)
 
     @property
-    def fingerprint(self) -> str:
-        """16 digits of texts, image names and lengths of all samples in order: tell whether it is the same data."""
-        digest = hashlib.sha256(self.lengths.tobytes())
-        for conversation in self.conversations:
+    def has_image(self) -> np.ndarray:
+        """bool [samples]."""
+        return self.lengths[:, 1] > 0
+
+    @property
+    def usable_records(self) -> np.ndarray:
+        """int64 [datasets], samples of each data set."""
+        return np.bincount(self.dataset_of, minlength=len(self.datasets))
+
+
+class _Fitting(Sequence):
+    """The records with the given indexes."""
+
+    def __init__(self, records: Sequence[Conversation], indexes: np.ndarray):
+        self.records = records
+        self.indexes = indexes
+
+    def __len__(self) -> int:
+        return len(self.indexes)
+
+    def __getitem__(self, index: int) -> Conversation:
+        return self.records[int(self.indexes[index])]
+
+
+@dataclass
+class _Measured:
+    """Of a chunk of records. `lengths` [fitting, 3]; `refused`, `unusable`: reasons."""
+
+    fitting: list[int]
+    lengths: list[tuple[int, int, int]]
+    digests: bytes
+    refused: list[str]
+    unusable: list[str]
+    num_shortened: int
+
+
+class _Chunks(Sequence):
+    """Item i measures the i-th `_CHUNK` records."""
+
+    def __init__(self, records: Sequence[Conversation], processor):
+        self.records = records
+        self.processor = processor
+
+    def __len__(self) -> int:
+        return -(-len(self.records) // _CHUNK)
+
+    def __getitem__(self, chunk: int) -> _Measured:
+        measured, digests = _Measured([], [], b"", [], [], 0), []
+        for index in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, len(self.records))):
+            try:
+                conversation = self.records[index]
+                fitted, example = self.processor.lay_out(conversation)
+                for image in fitted.images:
+                    if not is_video(image):
+                        image_size_of(image, conversation.source)
+                if not example.num_trained_tokens:
+                    raise DataError(f"{conversation.source}: no token of it would be trained; write an answer")
+            except TooLong as error:
+                measured.refused.append(str(error))
+                continue
+            except DataError as error:
+                measured.unusable.append(str(error))
+                continue
+            lengths = (len(example), int(example.image_mask.sum()), example.num_trained_tokens)
             turns = [(message.role, message.text) for message in conversation.messages]
-            digest.update(repr((turns, [image.name for image in conversation.images])).encode())
-        return digest.hexdigest()[:16]
+            known = repr((turns, [image.name for image in conversation.images], lengths))
+            digests.append(hashlib.sha256(known.encode()).digest())
+            measured.fitting.append(index)
+            measured.lengths.append(lengths)
+            measured.num_shortened += example.num_dropped_turns > 0
+        measured.digests = b"".join(digests)
+        return measured
 
 
-def fit_samples(conversations: list[Conversation], processor, leave_out: bool = False) -> Samples:
-    """Measures every sample. Of images, only the headers are read.
+def fit_samples(
+    records: Records | Sequence[Conversation], processor, leave_out: bool = False, silent: bool = True
+) -> Samples:
+    """Measures every sample; many, in one worker process a processor. Of images, only the headers are read.
 
     Args:
+        records: conversations that are no Records are one data set, of which each is trained on once an epoch.
         leave_out: go on without the samples that are too long.
+        silent: no progress bar.
     Raises: ValueError if no sample fits; DataError that lists the images that can't be used, and the samples that are
         too long.
     """
+    chunks, num_records = _Chunks(records, processor), len(records)
+    num_workers = usable_cpus() if num_records >= _MANY else 0
     fitting, lengths, refused, unusable, num_shortened = [], [], [], [], 0
-    for conversation in conversations:
-        try:
-            fitted, example = processor.lay_out(conversation)
-            for image in fitted.images:
-                if not is_video(image):
-                    image_size_of(image, conversation.source)
-        except TooLong as error:
-            refused.append(str(error))
-            continue
-        except DataError as error:
-            unusable.append(str(error))
-            continue
-        fitting.append(conversation)
-        lengths.append((len(example), int(example.image_mask.sum()), example.num_trained_tokens))
-        num_shortened += example.num_dropped_turns > 0
+    digest = hashlib.sha256()
+    # A bar only if it takes long; where nobody watches, a line every now and then.
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    with tqdm(
+        total=num_records, desc="measuring samples", unit="sample", delay=2.0, mininterval=interval, disable=silent
+    ) as bar:
+        for measured in made_ahead(chunks, range(len(chunks)), num_workers):
+            fitting.append(np.array(measured.fitting, np.int64))
+            lengths.append(np.array(measured.lengths, np.int64).reshape(-1, 3))
+            refused += measured.refused
+            unusable += measured.unusable
+            num_shortened += measured.num_shortened
+            digest.update(measured.digests)
+            bar.update(min(_CHUNK, num_records - bar.n))
     if unusable:
-        raise DataError(_listed(f"{len(unusable)} of {len(conversations)} records can't be used:", unusable))
-    if refused and fitting and not leave_out:
-        title = (
-            f"{len(refused)} of {len(conversations)} samples are too long; truncation leave_out goes on without them:"
-        )
+        raise DataError(_listed(f"{len(unusable)} of {num_records} records can't be used:", unusable))
+    num_fitting = sum(map(len, fitting))
+    if refused and num_fitting and not leave_out:
+        title = f"{len(refused)} of {num_records} samples are too long; truncation leave_out goes on without them:"
         raise DataError(_listed(title, refused))
-    if not fitting:
+    if not num_fitting:
         reason = refused[0] if refused else "the data files hold none"
         raise ValueError(f"no sample is left to train or evaluate on, all {len(refused)} are too long; {reason}")
-    return Samples(fitting, np.array(lengths, np.int64), refused, num_shortened)
+    indexes = np.concatenate(fitting)
+    if isinstance(records, Records):
+        datasets, dataset_of = records.datasets, records.dataset_of[indexes]
+    else:
+        datasets, dataset_of = (Dataset.of(records),), np.zeros(num_fitting, np.int32)
+    return Samples(
+        _Fitting(records, indexes),
+        np.concatenate(lengths),
+        dataset_of,
+        datasets,
+        processor.max_length,
+        digest.hexdigest()[:16],
+        refused,
+        num_shortened,
+    )
 
 
 def _listed(title: str, reasons: list[str]) -> str:

@@ -154,12 +154,12 @@ class StepTrainer(Trainer):
         self.evaluation = self.questions = steps = None
         if plan.evaluation:
             batch_size = arguments.per_device_eval_batch_size
-            self.evaluation = EvaluationBatches(plan.evaluation.conversations, processor, batch_size)
+            self.evaluation = EvaluationBatches(plan.evaluation, processor, batch_size)
             if arguments.eval_with_do_generation:
-                self.questions = QuestionBatches(plan.evaluation.conversations, processor, batch_size)
+                self.questions = QuestionBatches(plan.evaluation, processor, batch_size)
         if plan.train:
             batch_size, place = arguments.per_device_train_batch_size, (plan.rank, plan.num_processes)
-            steps = TrainingSteps(plan.train.conversations, processor, plan.order, batch_size, *place)
+            steps = TrainingSteps(plan.train, processor, plan.order, batch_size, *place)
         super().__init__(model=model, args=trainer_arguments(plan), train_dataset=steps)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
@@ -213,7 +213,7 @@ class StepTrainer(Trainer):
     # A step
 
     def get_train_dataloader(self):
-        epochs = EpochSteps(self.plan.order.steps_per_epoch, self.plan.start.step)
+        epochs = EpochSteps(self.plan.order, self.plan.start.step)
         return ItemLoader(self.train_dataset, epochs, self.arguments.dataloader_num_workers)
 
     def training_step(self, model, inputs: StepItem):
@@ -271,7 +271,7 @@ class StepTrainer(Trainer):
         Raises: Stopped.
         """
         step = self.state.global_step
-        self.state.epoch = step / self.plan.order.steps_per_epoch
+        self.state.epoch = self.plan.order.epochs_after(step)
         if self.control.should_log:
             self._log_window()
         if self.control.should_evaluate:
@@ -287,7 +287,7 @@ class StepTrainer(Trainer):
 
     def _ends_epoch(self, step: int) -> bool:
         """Whether this is the last step of an epoch, or of all."""
-        return step % self.plan.order.steps_per_epoch == 0 or step >= self.plan.num_steps
+        return self.plan.order.place_of(step)[1] == 0 or step >= self.plan.num_steps
 
     def _save_and_stop(self) -> None:
         if self.saved_step != self.state.global_step:
@@ -485,7 +485,7 @@ class StepTrainer(Trainer):
         missing = not any("eval_loss" in entry and entry["step"] == step for entry in entries)
         # Only the first process knows the entries.
         if step and _sum_over_processes([due and missing and self.plan.rank == 0])[0]:
-            self.state.global_step, self.state.epoch = step, step / self.plan.order.steps_per_epoch
+            self.state.global_step, self.state.epoch = step, self.plan.order.epochs_after(step)
             if self.evaluate() is None:
                 raise Stopped
 

@@ -189,12 +189,12 @@ def test_unknown_key_names_the_nearest(load):
 
 
 def test_all_wrong_keys_are_told_at_once(load):
-    text = message(load, {"learning_rat": 1, "bf16": "yes", "mixtoken": True}, ["--save_stepz", "3"])
+    text = message(load, {"learning_rat": 1, "bf16": "yes", "prefix_tuning": True}, ["--save_stepz", "3"])
     lines = text.splitlines()
     assert len(lines) == 4
     assert 'did you mean "learning_rate"' in lines[0]
     assert '"bf16" is "yes", expected true or false' in lines[1]
-    assert '"mixtoken": true: packing several samples into one row is not supported yet' in lines[2]
+    assert '"prefix_tuning": true: prefix tuning is not supported yet' in lines[2]
     assert lines[3] == 'command line: unknown argument "save_stepz"; did you mean "save_steps"?'
 
 
@@ -227,7 +227,6 @@ def test_two_names_with_different_values(load):
         ("use_lora", True, '"lora": true: LoRA is not supported yet'),
         ("lora_path", "adapter", "LoRA is not supported yet"),
         ("prefix_tuning", True, "prefix tuning is not supported yet"),
-        ("given_num", True, "sampling a number of records from each file is not supported yet"),
         ("tensor_parallel_degree", 2, "splitting a model over processes is not supported yet"),
         ("sharding", "stage2", "splitting a model over processes is not supported yet"),
         ("report_to", ["visualdl"], "metrics.jsonl and loss.png are written"),
@@ -283,7 +282,15 @@ def test_keys_of_paddlenlp_at_their_defaults_are_accepted(load):
         ({"do_train": False}, "there is nothing to do"),
         ({"evaluation_strategy": "epoch"}, '"evaluation_strategy" asks for evaluation, but "dataset" has no eval'),
         ({"do_eval": True}, '"do_eval" asks for evaluation'),
-        ({"data_path": "data.txt"}, "a data.txt mixture is not supported yet; give a JSON file"),
+        ({"max_tokens_per_batch": 0}, '"max_tokens_per_batch" is 0, but must be at least 1'),
+        ({"mixtoken": True, "group_by_length": True}, '"mixtoken" and "group_by_length" are both set, but packed rows'),
+        (
+            {"mixtoken": True, "group_by_modality_length": True},
+            '"mixtoken" and "group_by_modality_length" are both set',
+        ),
+        ({"mixture": "upstream"}, '"mixture" is "upstream", but must be "official" or null; quotas are set by num_sam'),
+        ({"mixture": "official", "mixtoken": True}, '"official", whose order of samples leaves no room for "mixtoken"'),
+        ({"mixture": "official", "max_tokens_per_batch": 9}, 'leaves no room for "max_tokens_per_batch"; keep one'),
         ({"data_path": None}, "training data is missing"),
         ({"dataset": {"train": [{"data_files": "a.json"}]}}, "both name training data"),
         ({"dataset": {"test": []}}, '"dataset" has a part "test"; it may have train and eval'),
@@ -297,7 +304,16 @@ def test_keys_of_paddlenlp_at_their_defaults_are_accepted(load):
             {"dataset": {"eval": [{"data_files": 3}]}},
             '"dataset.eval[0].data_files" is 3, expected a text or a list of texts',
         ),
-        ({"dataset": {"eval": [{"data_files": "a", "ratio": 0.5}]}}, "mixing files by quota is not supported yet"),
+        ({"dataset": {"eval": [{"data_files": "a", "ratio": 0.5}]}}, '"dataset.eval[0].ratio": all of the evaluation'),
+        (
+            {"dataset": {"train": [{"data_files": "a", "ratio": 0.5, "num_samples": 3}]}},
+            '"dataset.train[0]" has both num_samples and ratio; keep one of them',
+        ),
+        ({"dataset": {"train": [{"data_files": "a", "ratio": -0.5}]}}, 'train[0].ratio" is -0.5, but must be above 0'),
+        (
+            {"dataset": {"train": [{"data_files": "a", "num_samples": 0.5}]}},
+            '"dataset.train[0].num_samples" is 0.5, expected a whole number or null',
+        ),
     ],
 )
 def test_values_that_do_not_hold_together(load, values, said):
@@ -367,6 +383,25 @@ def test_image_folder_for_all_entries(tmp_path):
     arguments = FinetuneArguments(data_path=str(tmp_path / "a.json"), image_folder="pictures")
     (spec,) = dataset_specs(arguments, "train", "sft.json")
     assert str(spec.image_folder) == "pictures"
+
+
+def test_quotas_of_dataset_entries(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.json").write_text("[]")
+    entries = [{"name": "a", "num_samples": 7}, {"ratio": 2}, {"num_samples": None, "ratio": None}]
+    entries = [{"data_files": f"{name}.json", **entry} for name, entry in zip("abc", entries, strict=True)]
+    specs = dataset_specs(FinetuneArguments(dataset={"train": entries}), "train", tmp_path / "sft.json")
+    assert [(spec.num_samples, spec.ratio) for spec in specs] == [(7, 1.0), (None, 2.0), (None, 1.0)]
+
+
+@pytest.mark.parametrize(("given_num", "quota"), [(True, (20, 1.0)), (False, (None, 0.02))])
+def test_data_list_as_data_path(tmp_path, given_num, quota):
+    (tmp_path / "a.json").write_text("[]")
+    (tmp_path / "data.txt").write_text("a.json 0.02\n")
+    arguments = FinetuneArguments(data_path="data.txt", given_num=given_num, image_folder="pictures")
+    (spec,) = dataset_specs(arguments, "train", tmp_path / "sft.json")
+    assert (spec.num_samples, spec.ratio) == quota and str(spec.image_folder) == "pictures"
+    assert dataset_specs(arguments, "eval", tmp_path / "sft.json") == []
 
 
 def test_missing_data_files_are_told_together(tmp_path):

@@ -2,10 +2,12 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.data.json_formats import load_conversations
+from paddle_xc2.data.mixture import Dataset, DatasetSpec
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.output import Start
@@ -32,7 +34,7 @@ def plan_of(samples, evaluation=None, start=None, precision="float32", **argumen
 
 def test_number_of_steps(samples):
     plan = plan_of(samples, num_train_epochs=3)
-    assert (plan.order.samples_per_step, plan.num_steps, plan.warmup_steps) == (4, 12, 1)
+    assert (plan.layout.rows_per_step, plan.num_steps, plan.warmup_steps) == (4, 12, 1)
     assert plan_of(samples, num_train_epochs=0.1).num_steps == 1
     assert plan_of(samples, num_train_epochs=1.5).num_steps == 6
     assert plan_of(samples, max_steps=7, warmup_ratio=0.5).warmup_steps == 4
@@ -54,6 +56,73 @@ def test_course(samples):
         assert course != plan_of(samples, **change).course, change
     assert course != plan_of(samples, per_device_train_batch_size=1).course
     assert course != plan_of(samples, precision="bfloat16").course
+
+
+def said_by(plan):
+    model = tiny_model()
+    return "\n".join(plan_lines(plan, model.config, set_trainable(model), "a CPU", 10**9))
+
+
+def test_course_of_mixtures_and_packing(samples):
+    course = plan_of(samples).course
+    for change in (
+        {"mixtoken": True},
+        {"mixtoken": True, "max_tokens_per_batch": 4000},
+        {"max_tokens_per_batch": 200},
+        {"group_by_length": True},
+        {"group_by_modality_length": True},
+        {"mixture": "official"},
+    ):
+        assert course != plan_of(samples, **change).course, change
+    spec = replace(samples.datasets[0].spec, num_samples=12)
+    fewer = replace(samples, datasets=(replace(samples.datasets[0], spec=spec),))
+    assert course != plan_of(fewer).course
+
+
+def test_mixture_is_told(samples):
+    first, second = (
+        Dataset(DatasetSpec(name, (), **quota), records, False)
+        for name, quota, records in (("many", {"num_samples": 1200}, 5), ("few", {"ratio": 0.5}, 8))
+    )
+    mixed = replace(samples, dataset_of=np.repeat([0, 1], [5, 8]), datasets=(first, second))
+    plan = plan_of(mixed, num_train_epochs=1)
+    assert plan.num_steps == 301
+    assert (
+        "an epoch     data set  records  asked  drawn  unique\n"
+        "             many            5  1,200  1,200       5\n"
+        "             few             8      4      4       4\n"
+    ) in said_by(plan)
+    assert "records  asked" not in said_by(plan_of(samples))
+    assert "records  asked" in said_by(plan_of(samples, mixture="official"))
+
+
+def test_packing_is_told(samples):
+    plan = plan_of(samples, mixtoken=True, max_tokens_per_batch=150)
+    text = said_by(plan)
+    rows = len(plan.order.plan_of(0).row_ends)
+    assert re.search(
+        r"step +4 rows of up to 150 tokens, about [\d.]+ samples = 2 a batch x 2 accumulated x 1 process; on av", text
+    )
+    full = samples.lengths[:, 0].sum() / (150 * rows)
+    assert re.search(rf"[\d.]+% of what is computed is padding; rows are {full:.1%} full", text)
+    assert plan_of(samples, mixtoken=True).layout.row_tokens == samples.max_length
+
+
+def test_token_budget_is_told(samples):
+    text = said_by(plan_of(samples, max_tokens_per_batch=150))
+    assert re.search(
+        r"step +about [\d.]+ samples = as many a batch as stay within 150 tokens x 2 accumulated x 1", text
+    )
+    with pytest.raises(
+        ValueError, match=r"train.json\[\d+\]: the sample has \d+ tokens, more than max_tokens_per_batch 30"
+    ):
+        said_by(plan_of(samples, max_tokens_per_batch=30))
+
+
+def test_padding_is_told(samples):
+    uneven = replace(samples, lengths=samples.lengths * np.array([[1 + 9 * (index % 2)] for index in range(13)]))
+    assert re.search(r"\n +[\d.]+% of what is computed is padding; mixtoken packs", said_by(plan_of(uneven)))
+    assert "mixtoken packs" not in said_by(plan_of(samples, per_device_train_batch_size=1))
 
 
 def test_lines(samples):
