@@ -14,8 +14,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from paddle_xc2.weights.checkpoint_files import sync
 from paddle_xc2.weights.manifest import sha256
-from paddle_xc2.weights.whole_directory import NoRoom, sync
+from paddle_xc2.weights.whole_directory import NoRoom
 
 MARKER = "checkpoint.json"
 _WRITING = ".writing-"  # in front of the name of what is not whole yet

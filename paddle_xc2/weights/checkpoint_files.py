@@ -8,7 +8,6 @@ The safetensors format: 8 bytes, the length of a JSON header; the header; the te
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -22,8 +21,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from paddle_xc2.checkpoint_config import CONFIG_FILE, read_json
-from paddle_xc2.runtime import usable_cpus
-from paddle_xc2.weights.lazy_tensor import NUMPY_DTYPES, BlockBuffers, Fingerprint, LazyTensor
+from paddle_xc2.weights.direct_io import PageWriter
+from paddle_xc2.weights.lazy_tensor import (
+    NUMPY_DTYPES,
+    BlockBuffer,
+    FileRange,
+    Fingerprint,
+    LazyTensor,
+    blocks_in_file,
+    read_ahead,
+)
 from paddle_xc2.weights.paddle_files import read_paddle_file
 from paddle_xc2.weights.torch_files import read_torch_file
 from paddle_xc2.weights.xtuner import is_xtuner, join_parts, llm_folder
@@ -143,7 +150,8 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
             raise ValueError(f"{path}: {name} has dtype {entry.get('dtype')}; known are {', '.join(_DTYPES)}")
         if not isinstance(shape, list) or any(type(length) is not int or length < 0 for length in shape):
             raise ValueError(f"{path}: {name} has no valid shape ({shape!r}); copy or download the file again")
-        tensor = LazyTensor(dtype, tuple(shape), partial(_map, path, dtype, tuple(shape), data_start + begin))
+        place = FileRange(path, data_start + begin)
+        tensor = LazyTensor(dtype, tuple(shape), partial(_map, path, dtype, tuple(shape), place.offset), place)
         if begin != end or stop - begin != tensor.num_bytes:
             raise ValueError(
                 f"{path}: {name} of shape {shape} and dtype {dtype} stands at bytes {begin} to {stop}, expected {end} "
@@ -280,20 +288,32 @@ def write_checkpoint(
     dtypes = {name: dtype or tensor.dtype for name, tensor in tensors.items()}
     sizes = {name: tensor.num_bytes_as(dtypes[name]) for name, tensor in tensors.items()}
     shards = plan_shards(sizes, parse_size(max_shard_size))
-    digests, weight_map, buffers = {}, {}, BlockBuffers()
-    for number, names in enumerate(shards, start=1):
-        numbered = f"-{number:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
-        path = directory / f"model{numbered}.safetensors"
-        weight_map.update(dict.fromkeys(names, path.name))
-        digests[path.name] = finished.sha256_of(path) if finished else None
-        if digests[path.name] is None:
-            chosen = {name: tensors[name] for name in names}
-            written = _write_safetensors(path, chosen, dtypes, metadata_format, buffers, on_bytes)
-            digests[path.name] = written.sha256
-            if verify:
-                _verify_safetensors(path, written, on_bytes)
-            if finished:
-                finished.add(path, written.sha256)
+    digests, weight_map, buffer = {}, {}, BlockBuffer()
+    # While a shard is written, the one before it goes to the disk and is read back.
+    with ThreadPoolExecutor(1) as background:
+        unsettled = []
+
+        def settle() -> None:
+            while unsettled:
+                path, written, on_disk = unsettled.pop()
+                on_disk.result()
+                if finished:
+                    finished.add(path, written.sha256)
+
+        try:
+            for number, names in enumerate(shards, start=1):
+                numbered = f"-{number:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
+                path = directory / f"model{numbered}.safetensors"
+                weight_map.update(dict.fromkeys(names, path.name))
+                digests[path.name] = finished.sha256_of(path) if finished else None
+                if digests[path.name] is None:
+                    chosen = {name: tensors[name] for name in names}
+                    written = _write_safetensors(path, chosen, dtypes, metadata_format, buffer, on_bytes)
+                    digests[path.name] = written.sha256
+                    settle()
+                    unsettled.append((path, written, background.submit(_secure, path, written, verify, on_bytes)))
+        finally:
+            settle()
     index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
     write_json(directory / INDEX_FILE, index)
     return digests
@@ -314,9 +334,9 @@ class WrittenShard(NamedTuple):
 
 
 def _write_safetensors(
-    path: Path, tensors: dict[str, LazyTensor], dtypes, metadata_format, buffers, on_bytes
+    path: Path, tensors: dict[str, LazyTensor], dtypes, metadata_format, buffer, on_bytes
 ) -> WrittenShard:
-    """Writes one shard and waits until it is on the disk."""
+    """Writes one shard; it may not be on the disk yet."""
     # Wide elements first, so that every tensor starts at a multiple of its element's size.
     names = sorted(tensors, key=lambda name: -NUMPY_DTYPES[dtypes[name]].itemsize)
     header, end = {"__metadata__": {"format": metadata_format}}, 0
@@ -326,29 +346,31 @@ def _write_safetensors(
     raw_header = json.dumps(header, separators=(",", ":")).encode()
     raw_header += b" " * (-len(raw_header) % _ALIGNMENT)
     start = struct.pack("<Q", len(raw_header)) + raw_header
-    sha256, fingerprints = hashlib.sha256(start), {}
-    # While this thread makes a block, the one before it is written in a second and summed in a third.
-    with open(path, "xb", buffering=0) as file, ThreadPoolExecutor(2) as threads:
-        pending = [threads.submit(_write, file, start)]
-        for name in names:
+    fingerprints = {}
+    with PageWriter(path) as file:
+        file.write(start)
+        for name, tensor in zip(names, read_ahead(tensors[name] for name in names), strict=True):
             fingerprints[name] = Fingerprint()
-            for block in tensors[name].blocks(dtypes[name], name, buffers, fingerprints[name]):
-                raw = block.reshape(-1).view(np.uint8)
-                for task in pending:
-                    task.result()
-                pending = [threads.submit(_write, file, raw), threads.submit(sha256.update, raw)]
+            for block in tensor.blocks(dtypes[name], name, buffer, fingerprints[name]):
+                file.write(block)
                 on_bytes(block.nbytes)
-        for task in pending:
-            task.result()
-        os.fsync(file.fileno())
-    return WrittenShard(sha256.hexdigest(), start, fingerprints)
+    return WrittenShard(file.sha256.hexdigest(), start, fingerprints)
 
 
-def _write(file, piece) -> None:
-    # One call of an unbuffered file writes at most 2 GB on Linux, and less on a full disk, before it fails.
-    rest = memoryview(piece)
-    while rest:
-        rest = rest[file.write(rest) :]
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _secure(path: Path, written: WrittenShard, verify: bool, on_bytes) -> None:
+    """Waits until a shard is on the disk, and compares it with its source if that is asked for."""
+    sync(path)
+    if verify:
+        _verify_safetensors(path, written, on_bytes)
 
 
 def _verify_safetensors(path: Path, written: WrittenShard, on_bytes) -> None:
@@ -357,16 +379,15 @@ def _verify_safetensors(path: Path, written: WrittenShard, on_bytes) -> None:
     With the start of the file this covers every byte of it, so that the SHA-256 is the file's too.
     """
     tensors = read_safetensors(path)
-
-    def compare(name: str) -> None:
-        if tensors[name].fingerprint(written.fingerprints[name].transposed) != written.fingerprints[name]:
-            raise ValueError(
-                f"{path}: {name} does not read back as it was written; the disk or the memory of this machine is faulty"
-            )
-        on_bytes(tensors[name].num_bytes)
-
     with open(path, "rb") as file:
         if file.read(len(written.start)) != written.start:
             raise ValueError(f"{path}: its header does not read back as it was written; the disk is faulty")
-    with ThreadPoolExecutor(usable_cpus()) as threads:
-        list(threads.map(compare, tensors))
+    found = {name: Fingerprint(fingerprint.transposed) for name, fingerprint in written.fingerprints.items()}
+    for name, block in blocks_in_file(tensors):
+        found[name].update_block(block)
+        on_bytes(block.nbytes)
+    for name, fingerprint in written.fingerprints.items():
+        if found[name] != fingerprint:
+            raise ValueError(
+                f"{path}: {name} does not read back as it was written; the disk or the memory of this machine is faulty"
+            )

@@ -10,10 +10,14 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from xxhash import xxh3_128
+
+from paddle_xc2.weights.direct_io import page_memory, read_pages
 
 # How NumPy holds each dtype in a file. NumPy has no bfloat16: its bits travel as uint16, as between Paddle and NumPy.
 NUMPY_DTYPES = {
@@ -31,12 +35,15 @@ NUMPY_DTYPES = {
 FLOATING = ("float64", "float32", "float16", "bfloat16")
 MODEL_DTYPES = ("float32", "float16", "bfloat16")  # that a model can be loaded or written in
 
-# Blocks stay in the processor's last cache between the threads that make, sum and write them; what is cast or
+# Blocks stay in the processor's last cache between being made and being written; what is cast or
 # transposed at once stays in its second. Rows of a tile don't lie a power of two apart: they would fall into the same
 # few cache sets. Transposing 117 MB of bfloat16, one core: whole rows 0.7 GB/s, strips of 16 columns 1.3, tiles 2.5.
 BLOCK_BYTES = 16 * 2**20
 TILE = 496
 STRIP_BYTES = 2**20
+# A block of a transposed matrix takes a piece of every row of the file. Up to this size, a tensor is read at one go
+# instead, in the order of the file; of the released models, all are but the embeddings and the output head.
+WHOLE_BYTES = 128 * 2**20
 
 
 class Fingerprint:
@@ -56,8 +63,33 @@ class Fingerprint:
         """values: C-contiguous."""
         self._hash.update(values)
 
+    def update_block(self, block: np.ndarray) -> None:
+        """block: some rows of the tensor, as `row_blocks` cuts it."""
+        if not self.transposed:
+            self.update(np.ascontiguousarray(block))
+            return
+        for strip in _strips(block, transposed=True):
+            for place in strip:
+                tile = np.ascontiguousarray(block[place])
+                self.update(np.ascontiguousarray(tile.T))
+
     def __eq__(self, other) -> bool:
         return (self.transposed, self._hash.digest()) == (other.transposed, other._hash.digest())
+
+
+@dataclass(frozen=True)
+class FileRange:
+    """Where a file holds the values of a tensor as they are, in row-major order.
+
+    Attributes:
+        path: of the file.
+        offset: of the first value, in bytes.
+        transposed: whether the tensor is the transposed matrix of what the file holds.
+    """
+
+    path: Path
+    offset: int
+    transposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,11 +100,13 @@ class LazyTensor:
         dtype: a key of NUMPY_DTYPES.
         shape: ints.
         read: returns the values as an array of `shape`, dtype NUMPY_DTYPES[dtype]; often a read-only view of a file.
+        place: what `read` gives a view of, where that is one piece of a file.
     """
 
     dtype: str
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
+    place: FileRange | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -82,17 +116,18 @@ class LazyTensor:
         return math.prod(self.shape) * NUMPY_DTYPES[dtype].itemsize
 
     def transposed(self) -> LazyTensor:
-        return replace(self, shape=self.shape[::-1], read=lambda: self.read().T)
+        place = self.place and replace(self.place, transposed=not self.place.transposed)
+        return replace(self, shape=self.shape[::-1], read=lambda: self.read().T, place=place)
 
-    def blocks(self, dtype: str, name: str, buffers: BlockBuffers, fingerprint: Fingerprint) -> Iterator[np.ndarray]:
+    def blocks(self, dtype: str, name: str, buffer: BlockBuffer, fingerprint: Fingerprint) -> Iterator[np.ndarray]:
         """The values in row-major order, as C-contiguous arrays along the first axis, cast to `dtype`.
 
-        A block is valid until the one after the next is asked for.
+        A block is valid until the next is asked for.
 
         Args:
             dtype: a key of NUMPY_DTYPES.
             name: of the tensor, for messages.
-            buffers: memory for blocks that are not a piece of the file as they are.
+            buffer: memory for blocks that are not a piece of the file as they are.
             fingerprint: is made that of the values as they are yielded, in the order of the memory they come from.
         Raises: ValueError if a finite value does not fit into `dtype`.
         """
@@ -104,7 +139,7 @@ class LazyTensor:
                 block = view
                 fingerprint.update(block)
             else:
-                block = buffers.next(view.shape, dtype)
+                block = buffer.array(view.shape, dtype)
                 self._fill(block, view, fingerprint.transposed, dtype, name, fingerprint)
             yield block
             release_pages(array)
@@ -122,17 +157,6 @@ class LazyTensor:
         self.load_into(whole, dtype, name)
         return whole
 
-    def fingerprint(self, transposed: bool) -> Fingerprint:
-        """That of the values in row-major order, or column by column: as `blocks` took it of those that it yielded."""
-        array, fingerprint = self._array(), Fingerprint(transposed)
-        for rows in row_blocks(array.shape, self.dtype):
-            for strip in _strips(array[rows], transposed):
-                for place in strip:
-                    piece = np.ascontiguousarray(array[rows][place])
-                    fingerprint.update(np.ascontiguousarray(piece.T) if transposed else piece)
-            release_pages(array)
-        return fingerprint
-
     def _array(self) -> np.ndarray:
         return self.read().reshape(self.shape or (1,))
 
@@ -148,32 +172,89 @@ class LazyTensor:
             release_pages(view)
 
 
-class BlockBuffers:
-    """Two pieces of memory, used in turns: one is filled while the other is written.
-
-    Kept over all tensors of a checkpoint: memory that is new each time has to be cleared by the system each time.
-    """
+class BlockBuffer:
+    """Memory for one block, kept over all tensors of a checkpoint: new memory has to be cleared by the system."""
 
     def __init__(self):
-        self._buffers = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
+        self._bytes = np.empty(0, np.uint8)
 
-    def next(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        """An array whose values are arbitrary, valid until the call after the next."""
-        self._buffers.reverse()
+    def array(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """An array whose values are arbitrary, valid until the next call."""
         num_bytes = math.prod(shape) * NUMPY_DTYPES[dtype].itemsize
-        if self._buffers[0].size < num_bytes:
-            self._buffers[0] = np.empty(num_bytes, np.uint8)
-        return self._buffers[0][:num_bytes].view(NUMPY_DTYPES[dtype]).reshape(shape)
+        if self._bytes.size < num_bytes:
+            self._bytes = np.empty(num_bytes, np.uint8)
+        return self._bytes[:num_bytes].view(NUMPY_DTYPES[dtype]).reshape(shape)
+
+
+def read_ahead(tensors: Iterable[LazyTensor]) -> Iterator[LazyTensor]:
+    """The same tensors; while one is in use, a thread reads the next one.
+
+    Those that are to be transposed and have at most WHOLE_BYTES are in memory then, until the one after is asked for.
+    """
+    memory = [page_memory(WHOLE_BYTES) for _ in range(2)]
+
+    def in_memory(tensor: LazyTensor) -> LazyTensor:
+        place = tensor.place
+        if place is None or not place.transposed or not 0 < tensor.num_bytes <= WHOLE_BYTES:
+            return tensor
+        memory.reverse()
+        piece = read_pages(place.path, place.offset, tensor.num_bytes, memory[0])
+        values = np.frombuffer(piece, NUMPY_DTYPES[tensor.dtype]).reshape(tensor.shape[::-1]).T
+        return replace(tensor, read=lambda: values, place=None)
+
+    return _one_ahead(in_memory, tensors)
+
+
+def blocks_in_file(tensors: dict[str, LazyTensor]) -> Iterator[tuple[str, np.ndarray]]:
+    """Values of tensors that lie in files as they are, by name, in `row_blocks`; a thread reads one block ahead.
+
+    An array is valid until the next one is asked for.
+    """
+    blocks = [
+        (name, rows) for name, tensor in tensors.items() for rows in row_blocks(tensor.shape or (1,), tensor.dtype)
+    ]
+
+    def shape_of(name: str, rows: slice) -> tuple[int, ...]:
+        return (rows.stop - rows.start, *tensors[name].shape[1:])
+
+    def num_bytes_of(name: str, rows: slice) -> int:
+        return math.prod(shape_of(name, rows)) * NUMPY_DTYPES[tensors[name].dtype].itemsize
+
+    largest = max((num_bytes_of(*block) for block in blocks), default=0)
+    memory = [page_memory(largest) for _ in range(2)]
+
+    def read(block: tuple[str, slice]) -> tuple[str, np.ndarray]:
+        name, rows = block
+        place, num_bytes = tensors[name].place, num_bytes_of(*block)
+        row_bytes = num_bytes // max(1, rows.stop - rows.start)
+        memory.reverse()
+        piece = read_pages(place.path, place.offset + rows.start * row_bytes, num_bytes, memory[0])
+        return name, np.frombuffer(piece, NUMPY_DTYPES[tensors[name].dtype]).reshape(shape_of(*block))
+
+    return _one_ahead(read, blocks)
+
+
+def _one_ahead(make: Callable, arguments: Iterable) -> Iterator:
+    """`make` of each argument, in a thread that is one ahead."""
+    with ThreadPoolExecutor(1) as thread:
+        pending = None
+        for argument in arguments:
+            upcoming = thread.submit(make, argument)
+            if pending is not None:
+                yield pending.result()
+            pending = upcoming
+        if pending is not None:
+            yield pending.result()
 
 
 def row_blocks(shape: tuple[int, ...], dtype: str) -> Iterator[slice]:
     """Cuts a tensor along its first axis into blocks of about BLOCK_BYTES as `dtype`.
 
-    Of whole tiles where they fit, and never narrower than a quarter of one: a block of a transposed matrix takes a
-    piece of every row of the file, and short pieces are slow.
+    Of whole tiles, and never narrower than one if that keeps a block below WHOLE_BYTES: a block of a transposed matrix
+    takes a piece of every row of the file, and short pieces are slow.
     """
-    row_bytes = math.prod(shape[1:]) * NUMPY_DTYPES[dtype].itemsize
-    num_rows = max(TILE // 4, BLOCK_BYTES // max(1, row_bytes))
+    row_bytes = max(1, math.prod(shape[1:]) * NUMPY_DTYPES[dtype].itemsize)
+    num_rows = max(TILE // 4, min(TILE, WHOLE_BYTES // row_bytes), BLOCK_BYTES // row_bytes)
     if num_rows > TILE:
         num_rows -= num_rows % TILE
     for start in range(0, shape[0], num_rows):

@@ -18,7 +18,7 @@ from paddle_xc2.weights.checkpoint_files import read_checkpoint
 from paddle_xc2.weights.config_files import load_config
 from paddle_xc2.weights.lazy_tensor import (
     NUMPY_DTYPES,
-    BlockBuffers,
+    BlockBuffer,
     Fingerprint,
     LazyTensor,
     check_dtype,
@@ -92,7 +92,7 @@ def _fill(parameter, tensor: LazyTensor, dtype: str, name: str) -> None:
 def _copy_blocks(memory, tensor: LazyTensor, dtype: str, name: str) -> None:
     """Fills a Paddle tensor on any device; the host holds two blocks of the values at most."""
     start = 0
-    for block in tensor.blocks(dtype, name, BlockBuffers(), Fingerprint()):
+    for block in tensor.blocks(dtype, name, BlockBuffer(), Fingerprint()):
         memory._slice(start, start + len(block)).copy_(paddle.to_tensor(block), True)
         start += len(block)
 

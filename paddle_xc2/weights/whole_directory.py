@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from paddle_xc2.checkpoint_config import CONFIG_FILE
-from paddle_xc2.weights.checkpoint_files import find_shards
+from paddle_xc2.weights.checkpoint_files import find_shards, sync
 from paddle_xc2.weights.manifest import MANIFEST_FILE, manifest_files
 
 # Errors that say nothing against what is written so far: Ctrl-C, a full disk, a disk that went away.
@@ -117,12 +117,3 @@ def _replace_files(partial: Path, destination: Path) -> None:
         path.replace(destination / path.name)
     partial.rmdir()
     sync(destination)
-
-
-def sync(path: Path) -> None:
-    """Waits until a file, or the names in a directory, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -49,10 +49,10 @@ SIZES = {
 class RandomTensor(LazyTensor):
     """A bfloat16 tensor of random values."""
 
-    def blocks(self, dtype, name, buffers, fingerprint):
+    def blocks(self, dtype, name, buffer, fingerprint):
         random = np.random.Generator(np.random.SFC64(zlib.crc32(name.encode())))
         for rows in row_blocks(self.shape, dtype):
-            block = buffers.next((rows.stop - rows.start, *self.shape[1:]), dtype)
+            block = buffer.array((rows.stop - rows.start, *self.shape[1:]), dtype)
             bits = random.integers(0, 2**64, -(-block.size // 4), np.uint64).view(np.uint16)[: block.size]
             # Any sign and mantissa, and exponents that give 0.0005 to 0.008 in size.
             np.bitwise_and(bits, 0x81FF, out=bits)
