@@ -12,7 +12,7 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
-from paddle_xc2.configuration import VisionConfig
+from paddle_xc2.model_settings import VisionConfig
 from paddle_xc2.models.attention import attention
 from paddle_xc2.models.plora import linear
 

@@ -17,8 +17,8 @@ from paddle_xc2.checkpoint_config import (
     read_checkpoint_config,
     read_json,
 )
-from paddle_xc2.configuration import VisionConfig, XComposer2Config
 from paddle_xc2.families import INTERNLM2_ARCHITECTURE, XCOMPOSER2_ARCHITECTURE, detect_family
+from paddle_xc2.model_settings import ModelSettings, VisionConfig
 from paddle_xc2.weights.checkpoint_files import write_json
 from paddle_xc2.weights.xtuner import part_files, read_part_files
 
@@ -51,14 +51,15 @@ _LANGUAGE_MODEL_CONSTANTS = {
 _PADDLEMIX_KEY = "vision_projector"
 # Settings that upstream's config.json has under the same name. The others are ours, or of one run only.
 _OWN_SETTINGS = ("vision_config", "xc2_family", "use_recompute", "kwargs")
-_SETTINGS = [name for name in inspect.signature(XComposer2Config).parameters if name not in _OWN_SETTINGS]
+_SETTINGS = [name for name in inspect.signature(ModelSettings).parameters if name not in _OWN_SETTINGS]
 
 
-def load_config(directory: Path, tensor_names=()) -> XComposer2Config:
+def load_config(directory: Path, tensor_names=(), kind: type[ModelSettings] = ModelSettings) -> ModelSettings:
     """The configuration of a checkpoint in any layout; `hf_config` of it is upstream's config.json, or None.
 
     Args:
         tensor_names: of the checkpoint, which tell families apart.
+        kind: of the result: ModelSettings, or XComposer2Config for a model.
     Raises: FileNotFoundError, or ValueError for a broken file, an unsupported family, or sizes that contradict.
     """
     path = config_path(directory)
@@ -73,7 +74,7 @@ def load_config(directory: Path, tensor_names=()) -> XComposer2Config:
         content["hf_part_files"] = read_part_files(Path(directory))
     content.setdefault("hf_config", None)
     try:
-        return XComposer2Config(**content)
+        return kind(**content)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -95,7 +96,7 @@ def _as_upstream(content: dict) -> dict:
     }
 
 
-def upstream_config(config: XComposer2Config, dtype: str | None = None) -> dict:
+def upstream_config(config: ModelSettings, dtype: str | None = None) -> dict:
     """config.json as upstream has it: the original, with the settings that have changed since.
 
     Args:
@@ -108,7 +109,7 @@ def upstream_config(config: XComposer2Config, dtype: str | None = None) -> dict:
         content = {**constants, **{name: value for name, value in settings.items() if value is not None}}
     else:
         known = {"xc2_family": config.xc2_family, "vision_config": config.vision_config}
-        before = XComposer2Config(**{**original, **known})
+        before = ModelSettings(**{**original, **known})
         changed = [name for name in _SETTINGS if getattr(config, name) != getattr(before, name)]
         content = {**original, **{name: getattr(config, name) for name in changed}}
     if dtype is not None:
@@ -116,7 +117,7 @@ def upstream_config(config: XComposer2Config, dtype: str | None = None) -> dict:
     return content
 
 
-def converted_config(config: XComposer2Config, dtype: str | None = None) -> dict:
+def converted_config(config: ModelSettings, dtype: str | None = None) -> dict:
     """config.json of a checkpoint in Paddle layout. Args: as `upstream_config`."""
     content = upstream_config(config, dtype)
     return {
@@ -130,7 +131,7 @@ def converted_config(config: XComposer2Config, dtype: str | None = None) -> dict
     }
 
 
-def write_config(directory: Path, config: XComposer2Config, to: str, dtype: str | None = None) -> None:
+def write_config(directory: Path, config: ModelSettings, to: str, dtype: str | None = None) -> None:
     """Writes config.json in layout `to`, and for upstream's the sizes of a ViT that is not CLIP ViT-L/14 beside it."""
     if to == "paddle":
         write_json(directory / CONFIG_FILE, converted_config(config, dtype))

@@ -19,9 +19,9 @@ from paddle_xc2.weights.checkpoint_files import parse_size, read_checkpoint
 from paddle_xc2.weights.config_files import load_config
 from paddle_xc2.weights.finished_shards import FinishedShards
 from paddle_xc2.weights.lazy_tensor import check_dtype
-from paddle_xc2.weights.loading import build_without_memory, parameter_shapes
 from paddle_xc2.weights.manifest import verify_manifest
 from paddle_xc2.weights.name_map import layout_of
+from paddle_xc2.weights.parameter_shapes import parameter_shapes
 from paddle_xc2.weights.saving import write_files
 from paddle_xc2.weights.whole_directory import whole_directory
 from paddle_xc2.weights.xtuner_training import assemble_llava, read_training_checkpoint
@@ -94,7 +94,7 @@ def convert(
     if trained is not None:
         tensors = merge(tensors, read_training_checkpoint(trained, lora_alpha or {}), trained)
     layout = layout_of(tensors)
-    shapes = parameter_shapes(build_without_memory(config))
+    shapes = parameter_shapes(config)
     parameters, dropped = balance(tensors, layout, shapes, source)
     num_bytes = sum(tensor.num_bytes_as(dtype or tensor.dtype) for tensor in parameters.values())
     others = [str(path) for path in (trained, visual_encoder) if path is not None]

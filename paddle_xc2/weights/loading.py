@@ -53,7 +53,7 @@ def load_model(
     if verify:
         verify_manifest(directory)
     tensors = read_checkpoint(directory)
-    config = load_config(directory, tensors)
+    config = load_config(directory, tensors, XComposer2Config)
     stored_rows = 1 + config.patches_per_side**2
     if img_size is not None:
         _change_image_size(config, img_size)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from paddle_xc2.checkpoint_config import CONFIG_FILE
-from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.data.tokenizer import MODEL_FILE, PADDLENLP_MODEL_FILE, XComposer2Tokenizer
+from paddle_xc2.model_settings import ModelSettings
 from paddle_xc2.weights.checkpoint_files import write_checkpoint
 from paddle_xc2.weights.config_files import is_paddlemix, write_config
 from paddle_xc2.weights.finished_shards import FinishedShards
@@ -77,7 +77,7 @@ def save_model(
 def write_files(
     directory: Path,
     parameters: dict[str, LazyTensor],
-    config: XComposer2Config,
+    config: ModelSettings,
     to: str,
     source_dir: Path | None,
     dtype: str | None,

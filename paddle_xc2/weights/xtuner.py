@@ -19,7 +19,7 @@ from paddle_xc2.checkpoint_config import (
     read_json,
     xtuner_folder,
 )
-from paddle_xc2.configuration import XComposer2Config
+from paddle_xc2.model_settings import ModelSettings
 from paddle_xc2.weights.adapter import merge, read_adapter
 from paddle_xc2.weights.lazy_tensor import LazyTensor
 
@@ -105,7 +105,7 @@ def read_part_files(directory: Path) -> dict[str, dict]:
     return {name: read_json(directory / name) for name in PART_FILES if (directory / name).is_file()}
 
 
-def part_files(config: XComposer2Config) -> dict[str, dict]:
+def part_files(config: ModelSettings) -> dict[str, dict]:
     """{file: content} of PART_FILES for a model: the originals where it has them."""
     vision, size = config.vision, config.img_size
     mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]

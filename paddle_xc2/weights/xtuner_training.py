@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from paddle_xc2.checkpoint_config import CONFIG_FILE, read_checkpoint_config, read_json
-from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.families import detect_family
+from paddle_xc2.model_settings import ModelSettings
 from paddle_xc2.weights.adapter import Adapter, split_updates
 from paddle_xc2.weights.checkpoint_files import read_checkpoint
 from paddle_xc2.weights.lazy_tensor import LazyTensor
@@ -101,7 +101,7 @@ def read_training_checkpoint(path: Path, lora_alpha: dict[str, float | None]) ->
     return whole
 
 
-def assemble_llava(llm: Path, clip: Path, seed: int = 0) -> tuple[dict[str, LazyTensor], XComposer2Config]:
+def assemble_llava(llm: Path, clip: Path, seed: int = 0) -> tuple[dict[str, LazyTensor], ModelSettings]:
     """A LLaVA before its training: an InternLM2, CLIP's vision encoder, and a projector with random weights.
 
     Args:
@@ -121,7 +121,7 @@ def assemble_llava(llm: Path, clip: Path, seed: int = 0) -> tuple[dict[str, Lazy
     content["vision_config"] = settings.get("vision_config", settings)
     content["img_size"] = content["vision_config"].get("image_size")
     content["xc2_family"] = detect_family(content, source=str(llm)).name
-    config = XComposer2Config(**content, hf_config=original, hf_part_files={})
+    config = ModelSettings(**content, hf_config=original, hf_part_files={})
     if not config.family.in_parts:
         raise ValueError(f"{llm}: is a {config.family.name}, which has a vision encoder; give an InternLM2 alone")
     tensors = read_checkpoint(llm) | {ours + name.removeprefix(theirs): tensor for name, tensor in vision.items()}

@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_xc2.configuration import VisionConfig
+from paddle_xc2.model_settings import VisionConfig
 from paddle_xc2.models.clip_vit import ClipVisionTransformer, resize_position_table
 
 PICTURE = "china_640x427.jpg"

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from paddle_xc2.configuration import VisionConfig
+from paddle_xc2.model_settings import VisionConfig
 from paddle_xc2.weights.config_files import converted_config, load_config, upstream_config, write_config
 from tests.tiny import tiny_config
 

@@ -1,0 +1,27 @@
+"""Shapes from the settings are those of the model, in every family."""
+
+import pytest
+
+from paddle_xc2.families import FAMILIES
+from paddle_xc2.weights.loading import build_without_memory
+from paddle_xc2.weights.parameter_shapes import parameter_shapes
+from tests.tiny import tiny_config
+
+
+@pytest.mark.parametrize("family", [family.name for family in FAMILIES])
+def test_shapes_are_the_models(family):
+    # Sizes that differ wherever two dimensions may: a swapped pair shows.
+    config = tiny_config(xc2_family=family, img_size=None, num_hidden_layers=2)
+    model = build_without_memory(config)
+    expected = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    assert parameter_shapes(config) == expected
+
+
+def test_released_sizes():
+    from paddle_xc2.model_settings import ModelSettings
+
+    shapes = parameter_shapes(ModelSettings())
+    assert shapes["model.layers.31.attention.wqkv.linear.weight"] == [4096, 6144]
+    assert shapes["model.layers.0.feed_forward.w2.plora_a.weight"] == [14336, 256]
+    assert shapes["vit.position_embedding.weight"] == [257, 1024]
+    assert shapes["output.weight"] == [4096, 92544]
