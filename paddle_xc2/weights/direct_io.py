@@ -68,14 +68,14 @@ class PageWriter:
         self._pending: list[Future] = []
 
     def __enter__(self) -> PageWriter:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        try:
-            self._descriptor = os.open(self.path, flags | _DIRECT, 0o666)
-        except OSError as error:
-            if not _DIRECT or isinstance(error, (FileExistsError, FileNotFoundError, PermissionError)):
-                raise
-            self.path.unlink(missing_ok=True)  # some file systems refuse after they have made the file
-            self._descriptor = os.open(self.path, flags, 0o666)
+        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        if _DIRECT:
+            try:
+                direct = os.open(self.path, os.O_WRONLY | _DIRECT)
+            except OSError:
+                return self  # a file system that can't
+            os.close(self._descriptor)
+            self._descriptor = direct
         return self
 
     def __exit__(self, kind, error, traceback) -> None:

@@ -26,6 +26,7 @@ from paddle_xc2.weights.lazy_tensor import (
 )
 from paddle_xc2.weights.manifest import verify_manifest
 from paddle_xc2.weights.name_map import POSITION_TABLE, layout_of
+from paddle_xc2.weights.parameter_shapes import parameter_shapes
 from paddle_xc2.weights.quantized import check_quantization, fill_quantized, quantizable_layers
 
 
@@ -61,7 +62,7 @@ def load_model(
         dtype = "float32" if paddle.device.get_device() == "cpu" else prevailing_dtype(tensors.values())
     config.dtype = dtype
     model = build_without_memory(config, dtype)
-    shapes = parameter_shapes(model)
+    shapes = parameter_shapes(config)
     shapes[POSITION_TABLE][0] = stored_rows
     fitting = balance(tensors, layout_of(tensors), shapes, directory).parameters
     parameters = dict(model.named_parameters())
@@ -130,7 +131,3 @@ def build_without_memory(config: XComposer2Config, dtype: str = "float32") -> XC
             return XComposer2ForCausalLM(config)
     finally:
         paddle.set_default_dtype(default)
-
-
-def parameter_shapes(model: XComposer2ForCausalLM) -> dict[str, list[int]]:
-    return {name: list(parameter.shape) for name, parameter in model.named_parameters()}

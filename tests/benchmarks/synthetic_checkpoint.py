@@ -23,7 +23,7 @@ if __name__ == "__main__":
 from paddle_xc2.weights.checkpoint_files import write_checkpoint
 from paddle_xc2.weights.lazy_tensor import LazyTensor, row_blocks
 
-# Arguments of XComposer2Config, of the XComposer2-VL models and of one for tests.
+# Settings of the XComposer2-VL models and of one for tests.
 SIZES = {
     "7b": {},
     "1_8b": {
@@ -62,14 +62,14 @@ class RandomTensor(LazyTensor):
 
 def write_synthetic(directory: Path, size: str, max_shard_size: str = "5GB") -> int:
     """Writes a checkpoint into `directory`, a new one. Returns: bytes of its tensors."""
-    from paddle_xc2.configuration import XComposer2Config
+    from paddle_xc2.model_settings import ModelSettings
     from paddle_xc2.weights.config_files import write_config
-    from paddle_xc2.weights.loading import build_without_memory, parameter_shapes
     from paddle_xc2.weights.name_map import to_hf
+    from paddle_xc2.weights.parameter_shapes import parameter_shapes
 
-    config = XComposer2Config(xc2_family="xcomposer2-vl-7b", **SIZES[size])
+    config = ModelSettings(xc2_family="xcomposer2-vl-7b", **SIZES[size])
     tensors = {}
-    for name, shape in parameter_shapes(build_without_memory(config)).items():
+    for name, shape in parameter_shapes(config).items():
         upstream_name, transpose = to_hf(name)
         tensors[upstream_name] = RandomTensor("bfloat16", tuple(shape[::-1] if transpose else shape), None)
     directory.mkdir(parents=True)

@@ -178,7 +178,7 @@ class TestGoingOn:
         command = [sys.executable, "-c", script, str(original), str(tmp_path / "ours")]
         assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
         partial = tmp_path / ".ours.unfinished"
-        assert len(list(partial.glob("*.safetensors"))) == 3  # the third is not finished
+        assert len(list(partial.glob("*.safetensors"))) in (3, 4)  # the third is not finished, the fourth may be begun
         before = {path.name: path.stat().st_ino for path in partial.glob("*.safetensors")}
         written, said = written_shards(monkeypatch), []
         convert(original, tmp_path / "ours", max_shard_size=SHARD, say=said.append)

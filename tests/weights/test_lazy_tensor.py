@@ -6,13 +6,16 @@ import pytest
 
 from paddle_xc2.weights import lazy_tensor
 from paddle_xc2.weights.lazy_tensor import (
-    BlockBuffers,
+    BlockBuffer,
+    FileRange,
     Fingerprint,
     LazyTensor,
+    blocks_in_file,
     cast,
     check_dtype,
     lies_transposed,
     prevailing_dtype,
+    read_ahead,
     release_pages,
     row_blocks,
     tensor_in_memory,
@@ -74,6 +77,7 @@ def test_infinities_stay():
 def small_pieces(monkeypatch, request):
     """Blocks of some bytes, tiles and strips smaller than the tensors."""
     monkeypatch.setattr(lazy_tensor, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(lazy_tensor, "WHOLE_BYTES", request.param)
     monkeypatch.setattr(lazy_tensor, "STRIP_BYTES", 24)
     monkeypatch.setattr(lazy_tensor, "TILE", 4)
 
@@ -87,56 +91,105 @@ def test_blocks_join_to_the_whole(small_pieces, shape, dtype):
     array = np.random.randn(*shape).astype(np.float32) if shape else np.array(3.5, np.float32)
     sliced = np.random.randn(*shape, 2).astype(np.float32)[..., 0]
     for tensor, expected in ((held(array), array), (held(array).transposed(), array.T), (held(sliced), sliced)):
-        buffers, fingerprint = BlockBuffers(), Fingerprint()
+        buffer, fingerprint = BlockBuffer(), Fingerprint()
         pieces = []
-        for block in tensor.blocks(dtype, "x", buffers, fingerprint):
+        for block in tensor.blocks(dtype, "x", buffer, fingerprint):
             assert block.flags.c_contiguous and block.dtype == dtype
             pieces.append(block.tobytes())
         expected = expected.astype(dtype)
         assert b"".join(pieces) == expected.tobytes()
         np.testing.assert_array_equal(tensor.load(dtype, "x"), expected)
-        written = held(np.ascontiguousarray(expected))
-        assert written.fingerprint(fingerprint.transposed) == fingerprint
+        assert fingerprint_of(expected, fingerprint.transposed) == fingerprint
         if expected.size:
-            changed = np.ascontiguousarray(expected).copy()
+            changed = np.array(expected, order="C")
             changed.reshape(-1)[-1] += 1
-            assert held(changed).fingerprint(fingerprint.transposed) != fingerprint
+            assert fingerprint_of(changed, fingerprint.transposed) != fingerprint
 
 
-def test_a_block_stays_valid_while_the_next_is_made(small_pieces):
-    """What a writer relies on that writes one block while the next is made."""
-    array = np.random.randn(40, 30).astype(np.float32)
-    before, buffers = None, BlockBuffers()
-    for block in held(array).transposed().blocks("float32", "x", buffers, Fingerprint()):
-        assert before is None or before[0].tobytes() == before[1]
-        before = block, block.tobytes()
+def test_the_buffer_is_used_again():
+    buffer = BlockBuffer()
+    first = buffer.array((100,), "float32")
+    assert np.shares_memory(buffer.array((2, 5), "float16"), first)
+    assert buffer.array((60,), "bfloat16").dtype == np.uint16
 
 
-def test_buffers_are_used_again():
-    buffers = BlockBuffers()
-    first, second = buffers.next((100,), "float32"), buffers.next((50,), "float32")
-    assert not np.shares_memory(first, second)
-    assert np.shares_memory(buffers.next((2, 5), "float16"), first)
-    assert np.shares_memory(buffers.next((60,), "bfloat16"), second)
+def written_file(tmp_path, arrays):
+    """A file that holds arrays one after the other, after 3 bytes; and their tensors."""
+    tensors, content = {}, b"abc"
+    for name, array in arrays.items():
+        place = FileRange(tmp_path / "file", len(content))
+        tensors[name] = LazyTensor("float32", array.shape, lambda array=array: array, place)
+        content += array.tobytes()
+    (tmp_path / "file").write_bytes(content)
+    return tensors
+
+
+def arrays_of_shapes():
+    return {
+        str(shape): np.random.randn(*shape).astype(np.float32) if shape else np.array(3.5, np.float32)
+        for shape in SHAPES
+    }
+
+
+def test_reading_ahead_gives_the_same_tensors(tmp_path):
+    arrays = arrays_of_shapes()
+    tensors = written_file(tmp_path, arrays)
+    mixed = [tensor for kept in tensors.values() for tensor in (kept.transposed(), kept, kept.transposed())]
+    expected = [values for array in arrays.values() for values in (array.T, array, array.T)]
+    for found, tensor, values in zip(read_ahead(mixed), mixed, expected, strict=True):
+        assert found.shape == tensor.shape and found.dtype == tensor.dtype
+        np.testing.assert_array_equal(found.read(), values)
+        assert tensor is mixed[1] or lies_transposed(found.read()) == lies_transposed(tensor.read())
+
+
+def test_reading_ahead_leaves_large_tensors_in_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(lazy_tensor, "WHOLE_BYTES", 100)
+    tensors = written_file(tmp_path, {"small": np.zeros((5, 5), np.float32), "large": np.zeros((5, 6), np.float32)})
+    small, large = read_ahead(tensor.transposed() for tensor in tensors.values())
+    assert small.place is None and large.place is not None
+
+
+def test_blocks_in_a_file(small_pieces, tmp_path):
+    arrays = arrays_of_shapes()
+    found = {name: b"" for name in arrays}
+    for name, block in blocks_in_file(written_file(tmp_path, arrays)):
+        found[name] += block.tobytes()
+    assert found == {name: array.tobytes() for name, array in arrays.items()}
+
+
+def test_an_error_while_reading_ahead_arrives(tmp_path):
+    tensors = written_file(tmp_path, {"w": np.zeros((400, 5), np.float32)})
+    (tmp_path / "file").write_bytes(b"abc")
+    with pytest.raises(ValueError, match=r"file: became shorter while it was read; is another program writing it\?"):
+        list(read_ahead([tensors["w"].transposed()]))
+    with pytest.raises(ValueError, match="became shorter"):
+        list(blocks_in_file(tensors))
+
+
+def fingerprint_of(values, transposed):
+    """As reading back takes it."""
+    array, fingerprint = values.reshape(values.shape or (1,)), Fingerprint(transposed)
+    for rows in row_blocks(array.shape, str(array.dtype)):
+        fingerprint.update_block(array[rows])
+    return fingerprint
 
 
 def test_a_permuted_matrix_has_another_fingerprint():
     """Rows or columns exchanged, and a transposed square matrix."""
     array = np.random.randn(8, 8).astype(np.float32)
     for transposed in (False, True):
-        prints = [
-            held(np.ascontiguousarray(other)).fingerprint(transposed)
-            for other in (array, array[::-1], array[:, ::-1], array.T)
-        ]
+        others = (array, array[::-1], array[:, ::-1], array.T)
+        prints = [fingerprint_of(np.ascontiguousarray(other), transposed) for other in others]
         assert all(prints[0] != other for other in prints[1:])
-    assert held(array).fingerprint(True) != held(array).fingerprint(False)
+    assert fingerprint_of(array, True) != fingerprint_of(array, False)
 
 
 def test_row_blocks(monkeypatch):
     monkeypatch.setattr(lazy_tensor, "BLOCK_BYTES", 200)
+    monkeypatch.setattr(lazy_tensor, "WHOLE_BYTES", 240)
     monkeypatch.setattr(lazy_tensor, "TILE", 8)
     assert list(row_blocks((20, 5), "float32")) == [slice(0, 8), slice(8, 16), slice(16, 20)]  # whole tiles
-    assert list(row_blocks((7, 10), "float32")) == [slice(0, 5), slice(5, 7)]  # less than a tile
+    assert list(row_blocks((7, 10), "float32")) == [slice(0, 6), slice(6, 7)]  # less than a tile
     assert list(row_blocks((3, 1000), "float32")) == [slice(0, 2), slice(2, 3)]  # never less than a quarter
     assert list(row_blocks((0, 3), "float32")) == []
 
@@ -178,10 +231,9 @@ def test_little_of_a_file_is_in_memory(tmp_path, monkeypatch, dtype):
     tensor = LazyTensor("float32", (2048, 4096), lambda: np.asarray(np.memmap(path, "<f4", "r", shape=(2048, 4096))))
     most = 0
     for read in (tensor, tensor.transposed()):
-        for _ in read.blocks(dtype, "x", BlockBuffers(), Fingerprint()):
+        for _ in read.blocks(dtype, "x", BlockBuffer(), Fingerprint()):
             most = max(most, resident_mb(path))
         read.load(dtype, "x")
-        tensor.fingerprint(True)
         most = max(most, resident_mb(path))
     assert most < 16  # a block, and a strip of 496 rows, which has 8
 

@@ -3,6 +3,7 @@
 import pytest
 
 from paddle_xc2.families import FAMILIES
+from paddle_xc2.model_settings import ModelSettings
 from paddle_xc2.weights.loading import build_without_memory
 from paddle_xc2.weights.parameter_shapes import parameter_shapes
 from tests.tiny import tiny_config
@@ -18,10 +19,8 @@ def test_shapes_are_the_models(family):
 
 
 def test_released_sizes():
-    from paddle_xc2.model_settings import ModelSettings
-
-    shapes = parameter_shapes(ModelSettings())
+    shapes = parameter_shapes(ModelSettings(xc2_family="xcomposer2-vl-7b"))
     assert shapes["model.layers.31.attention.wqkv.linear.weight"] == [4096, 6144]
     assert shapes["model.layers.0.feed_forward.w2.plora_a.weight"] == [14336, 256]
-    assert shapes["vit.position_embedding.weight"] == [257, 1024]
+    assert shapes["vit.position_embedding.weight"] == [1226, 1024]
     assert shapes["output.weight"] == [4096, 92544]
