@@ -179,7 +179,7 @@ def asked_by_run(path: str) -> Asked:
 
 def planned_mends(out: Path | None, sources: list) -> list[tuple]:
     """(source, file to write) of --fix. Raises: ValueError if it can't be written, or would overwrite something."""
-    if out is None:
+    if out is None or not sources:  # of files that can't be read, nothing can be mended
         return []
     if len(sources) == 1 and not out.is_dir():
         if out.suffix.lower() not in (".json", ".jsonl"):

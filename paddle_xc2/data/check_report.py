@@ -25,6 +25,7 @@ _NUM_LISTED = 3  # examples of a finding on the terminal
 _NUM_BINS = 12
 _BAR = 40  # characters
 
+_NUM_LISTED_ON_PAGE = 20
 _NUM_RECORDS_A_RULE = 5
 _NUM_ORDINARY = 12
 _NUM_THUMBNAILS = 6  # of one record
@@ -190,6 +191,7 @@ def write_html(report: DataReport, path: Path, processor=None) -> None:
         num_records=len(report.usable),
         num_usable=int(report.usable.sum()),
         groups=[("Errors", report.of(errors=True)), ("Warnings", report.of(errors=False))],
+        num_listed=_NUM_LISTED_ON_PAGE,
         meanings=WARNINGS,
         notes=list(map(str, report.notes)),
         shown=set(chosen),
@@ -346,11 +348,11 @@ _PAGE = textwrap.dedent("""\
     {% for rule, finding in findings.items() %}
     <h3>{{ "{:,}".format(finding.count) }} {{ rule }}{% if rule in meanings %} ({{ meanings[rule] }}){% endif %}</h3>
     <ul>
-    {% for record, message in finding.examples %}
+    {% for record, message in finding.examples[:num_listed] %}
     <li>{% if record in shown %}<a href="#record-{{ record }}">{{ message }}</a>{% else %}{{ message }}{% endif %}</li>
     {% endfor %}
-    {% if finding.count > finding.examples | length %}
-    <li>and {{ "{:,}".format(finding.count - finding.examples | length) }} more</li>
+    {% if finding.count > num_listed %}
+    <li>and {{ "{:,}".format(finding.count - num_listed) }} more</li>
     {% endif %}
     </ul>
     {% endfor %}

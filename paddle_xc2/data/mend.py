@@ -92,7 +92,7 @@ def mend_record(record, folders: list[Path]) -> tuple[object, list[tuple[str, st
     if isinstance(mended.get("id"), int) and not isinstance(mended["id"], bool):
         mended["id"] = str(mended["id"])
         found.append(("id written as a text", f'"id" is written "{mended["id"]}"'))
-    if "image" in mended and mended.get("image") == mended.get("images"):
+    if {"image", "images"} <= mended.keys() and mended["image"] == mended["images"]:
         del mended["images"]
         found.append(("image named twice", '"images", which says the same as "image", is removed'))
     for key in ("image", "images", "video", "videos"):

@@ -53,6 +53,8 @@ def test_a_set_that_would_train_wrongly(folder, capsys):
     (folder / "damaged.json").write_text("[{]")
     assert run("good.json", "damaged.json") == 1
     assert "  1 unreadable file\n      damaged.json: this is not valid JSON at line 1" in capsys.readouterr().out
+    assert run("damaged.json", "--fix", "fixed.json") == 1
+    assert not (folder / "fixed.json").exists()
 
 
 def test_with_a_model(folder, model, capsys):

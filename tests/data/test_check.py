@@ -12,8 +12,10 @@ from paddle_xc2.data.check import check_data, open_sources
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.json_formats import open_conversations
 from paddle_xc2.data.processor import XComposer2Processor
+from paddle_xc2.data.record_files import RecordFile
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer
 from paddle_xc2.families import family_named
+from tests.data.test_mutated_records import FORMATS, mutated
 from tests.tiny import tiny_tokenizer
 
 LONG = "What is in the picture, and which of the things in it are red or blue, and how many of them are there?"
@@ -69,6 +71,8 @@ def tiled(tokenizer, **options):
         (turns("Q</s>", "A"), "reserved text", "message 0 holds </s>, which the prompt template uses itself; rem"),
         (turns("<ImageHere>?", "A"), "placeholders", "the messages hold 1 <ImageHere> but 0 images are given"),
         (turns("Q", "A", imgae="red.png"), "misspelt key", 'there is a key "imgae" but no "image"; correct it, or'),
+        (turns("Where?", "<box>(5,5),(1,9)</box>"), "boxes", 'message 1 has the box "<box>(5,5),(1,9)</box>"; write'),
+        (turns("Image2 <ImageHere>", "A", image="red.png"), "placeholders", 'message 0 calls image 1 "Image 2"; numb'),
         (turns("Q", "A", image="none.png"), "image missing", 'there is no image "none.png" in'),
         (turns("Q", "A", image="cut.png"), "image damaged", "{folder}/cut.png: the image can't be read ("),
         (turns("Q", "A", image="text.png"), "image damaged", "{folder}/text.png: this is not an image; replace it, or"),
@@ -250,6 +254,13 @@ def test_usable_is_what_training_takes(folder, tokenizer, make, options):
     chance = random.Random(5)
     processor = make(tokenizer, max_length=700 if make is tiled else 90, **options)
     report = checked(folder, [random_record(chance) for _ in range(400)], processor, num_workers=2)
+    taken = compare_with_training(report, folder, processor)
+    assert 100 < sum(taken) < 350
+    assert {"roles", "schema", "image missing", "image damaged", "too long"} <= set(report.of(errors=True))
+
+
+def compare_with_training(report, folder, processor):
+    """Holds what check-data says of each record against what becomes of it in training."""
     taken, lengths = [], []
     conversations = open_conversations(folder / "train.jsonl")
     for index in range(len(conversations)):
@@ -261,9 +272,22 @@ def test_usable_is_what_training_takes(folder, tokenizer, make, options):
             taken.append(True)
             lengths.append((len(example), int(example.image_mask.sum()), example.num_trained_tokens))
     assert report.usable.tolist() == taken
-    assert 100 < sum(taken) < 350
     assert report.lengths[report.usable].tolist() == [list(length) for length in lengths]
-    assert {"roles", "schema", "image missing", "image damaged", "too long"} <= set(report.of(errors=True))
+    return taken
+
+
+@pytest.mark.parametrize("path", FORMATS, ids=lambda path: path.name)
+def test_usable_is_what_training_takes_of_every_dialect(path, folder, tokenizer, monkeypatch):
+    monkeypatch.setenv("PADDLE_XC2_CACHE", str(folder / "cache"))
+    (folder / "images").mkdir()
+    for colour in ("red", "blue"):
+        Image.new("RGB", (20, 20), colour).save(folder / "images" / f"{colour}.png")
+    chance, originals, processor = random.Random(path.name), list(RecordFile(path)), square(tokenizer)
+    records = originals + [mutated(chance.choice(originals), chance) for _ in range(40)]
+    report = checked(folder, records, processor)
+    taken = compare_with_training(report, folder, processor)
+    assert all(taken[: len(originals)]) and not all(taken)
+    assert len(report.notes) <= 3
 
 
 def test_workers_change_nothing(folder, tokenizer):
@@ -277,11 +301,12 @@ def test_workers_change_nothing(folder, tokenizer):
     assert list(alone.notes) == list(shared.notes)
 
 
-def test_progress_and_examples(folder):
+def test_progress_and_examples(folder, monkeypatch):
+    monkeypatch.setattr(check, "NUM_EXAMPLES", 20)
     seen = []
     report = checked(folder, [turns("Q", "")] * 300, progress=seen.append)
     assert sum(seen) == 300
     finding = report.findings["empty answer"]
-    assert (finding.count, len(finding.examples)) == (300, check.NUM_EXAMPLES)
+    assert (finding.count, len(finding.examples)) == (300, 20)
     source, index = report.locate(299)
     assert source.name(index) == f"{folder}/train.jsonl[299]"

@@ -116,6 +116,12 @@ def test_the_page_shows_what_is_trained(folder, processor):
     assert (folder / "report.html").stat().st_size < 100_000
 
 
+def test_many_findings_are_cut(folder):
+    write_html(checked(folder, [turns("Q", "")] * 25), folder / "report.html")
+    page = Page(folder / "report.html")
+    assert page.text.count("(assistant) is empty") == 20 + 5 and "\nand 5 more\n" in page.text
+
+
 def test_long_texts_and_many_pictures_are_cut(folder):
     records = [turns("<ImageHere>" * 9, "word " * 5000, image=["red.png"] * 9)]
     write_html(checked(folder, records), folder / "report.html")

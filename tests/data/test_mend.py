@@ -2,12 +2,17 @@
 
 import copy
 import json
+import random
 
 import pytest
 from PIL import Image
 
 from paddle_xc2.data.check import open_sources
+from paddle_xc2.data.conversation import DataError
+from paddle_xc2.data.json_formats import to_conversation
 from paddle_xc2.data.mend import mend_record, write_mended
+from paddle_xc2.data.record_files import RecordFile
+from tests.data.test_mutated_records import FORMATS, mutated
 
 
 @pytest.fixture
@@ -114,3 +119,20 @@ def test_nothing_is_overwritten_and_nothing_half_written(folder):
     (folder / "changes.txt").write_text("mine")
     with pytest.raises(ValueError, match="changes.txt exists; remove it, or give --fix another name"):
         write_mended(opened, folder / "out.json", folder / "changes.txt")
+
+
+@pytest.mark.parametrize("path", FORMATS, ids=lambda path: path.name)
+def test_what_could_be_used_stays_the_same(path, folder, monkeypatch):
+    monkeypatch.setenv("PADDLE_XC2_CACHE", str(folder / "cache"))
+    (folder / "images" / "blue.png").write_bytes((folder / "images" / "red.png").read_bytes())
+    chance, originals, num_usable = random.Random(path.name), list(RecordFile(path)), 0
+    for record in originals + [mutated(chance.choice(originals), chance) for _ in range(100)]:
+        mended, _ = mend_record(record, [folder])
+        assert mend_record(mended, [folder]) == (mended, [])
+        try:
+            conversation = to_conversation(record, "r", image_folder=folder)
+        except DataError:
+            continue
+        assert to_conversation(mended, "r", image_folder=folder) == conversation
+        num_usable += 1
+    assert num_usable > len(originals)
