@@ -127,6 +127,8 @@ def what_is_asked(args: Namespace) -> Asked:
 
     Raises: FileNotFoundError, ValueError.
     """
+    from paddle_xc2.data.mixture import read_data_list
+
     asked = Asked([])
     folder = None if args.image_folder is None else Path(args.image_folder).expanduser()
     if folder is not None and not folder.is_dir():
@@ -136,6 +138,9 @@ def what_is_asked(args: Namespace) -> Asked:
             if len(args.paths) > 1:
                 raise ValueError(f"{path} is the argument file of a run; check it alone, or give its data files")
             asked = asked_by_run(path)
+        elif path.lower().endswith(".txt"):
+            # What its numbers mean decides how often a record is drawn, not what is in it.
+            asked.files += files_of(read_data_list(Path(path).expanduser(), given_num=False))
         else:
             asked.files.append((Path(path).expanduser(), None))
     if folder is not None:
@@ -168,13 +173,18 @@ def asked_by_run(path: str) -> Asked:
     arguments = load_arguments(path)
     specs = [spec for part in ("train", "eval") for spec in dataset_specs(arguments, part, path)]
     return Asked(
-        [(file, spec.image_folder) for spec in specs for file in spec.files],
+        files_of(specs),
         arguments.model_name_or_path,
         arguments.max_length,
         arguments.hd_num,
         arguments.img_size,
         arguments.truncation,
     )
+
+
+def files_of(specs: list) -> list[tuple[Path, Path | None]]:
+    """(file, image folder) of DatasetSpecs."""
+    return [(file, spec.image_folder) for spec in specs for file in spec.files]
 
 
 def planned_mends(out: Path | None, sources: list) -> list[tuple]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from paddle_xc2.data.batching import StepOrder
 from paddle_xc2.data.collate import to_tensors
+from paddle_xc2.data.worker_processes import made_ahead
 from paddle_xc2.training.samples import Samples
-from paddle_xc2.training.workers import made_ahead
 
 
 @dataclass

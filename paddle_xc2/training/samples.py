@@ -15,8 +15,8 @@ from paddle_xc2.data.encode import TooLong
 from paddle_xc2.data.image_transform import image_size_of
 from paddle_xc2.data.mixture import Dataset, Records
 from paddle_xc2.data.video import is_video
+from paddle_xc2.data.worker_processes import made_ahead
 from paddle_xc2.runtime import usable_cpus
-from paddle_xc2.training.workers import made_ahead
 
 _NUM_UNUSABLE_SHOWN = 20
 _CHUNK = 256  # samples that a worker measures at a time

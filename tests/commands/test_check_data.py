@@ -87,6 +87,19 @@ def test_the_arguments_of_a_run(folder, model, capsys):
     assert not (folder / "out").exists()
 
 
+def test_a_data_list(folder, model, capsys):
+    (folder / "data.txt").write_text("# upstream's\ngood.json 0.5\n\nbad.jsonl 2\ngood.json 0.1\n")
+    assert run("data.txt") == 1
+    assert capsys.readouterr().out.startswith("good.json: 2 records\nbad.jsonl: 2 records\n\n4 records: 2 can be")
+    arguments = {"data_path": "data.txt", "model_name_or_path": str(model), "output_dir": "o"}
+    (folder / "sft.json").write_text(json.dumps(arguments))
+    assert run("sft.json") == 1
+    assert "4 records: 2 can be" in capsys.readouterr().out
+    (folder / "data.txt").write_text("none.json 1\n")
+    assert run("data.txt") == 2
+    assert "data.txt: files are missing: none.json (line 1)" in capsys.readouterr().err
+
+
 def test_json_is_all_that_is_printed(folder, capsys):
     assert run("good.json", "--json", "--report", "r.html", "--fix", "fixed.json") == 0
     out, err = capsys.readouterr()
