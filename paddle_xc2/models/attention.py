@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
@@ -28,7 +29,7 @@ def attention(query, key, value, segments=None, causal=True):
         query: float [batch, queries, heads, head_dim].
         key, value: float [batch, keys, kv_heads, head_dim], keys >= queries.
         segments: int [batch, keys] or None. A query sees only keys of its own segment; padding is a segment like any
-            other, so that no row of scores is ever empty.
+            other, so that no row of scores is ever empty. The keys of a segment are neighbours.
         causal: whether a query sees only keys up to its own position.
     Returns: float [batch, queries, heads, head_dim], dtype of `query`. Softmax is float32.
     """
@@ -64,8 +65,8 @@ class _ChunkedAttention(PyLayer):
         ctx.learns = [not tensor.stop_gradient for tensor in (query, key, value)]
         ctx.only_chunk, out = None, []
         for chunk in _weight_chunks(query, key, segments, group, causal):
-            _, visible, weights = chunk
-            out.append(paddle.matmul(weights, value[:, :, :visible]))
+            _, seen, weights = chunk
+            out.append(paddle.matmul(weights, value[:, :, seen]))
         if len(out) > 1:
             return paddle.concat(out, axis=2)
         ctx.only_chunk = [chunk]  # small enough to keep, where short sequences would feel computing it again
@@ -76,15 +77,15 @@ class _ChunkedAttention(PyLayer):
         query, key, value = ctx.saved_tensor()
         grad_query, grad_key, grad_value = [], None, None
         chunks = ctx.only_chunk or _weight_chunks(query, key, ctx.segments, ctx.group, ctx.causal)
-        for rows, visible, weights in chunks:
-            seen_key, seen_value, grad_rows = key[:, :, :visible], value[:, :, :visible], grad[:, :, rows]
+        for rows, seen, weights in chunks:
+            seen_key, seen_value, grad_rows = key[:, :, seen], value[:, :, seen], grad[:, :, rows]
             grad_weights = paddle.matmul(grad_rows, seen_value, transpose_y=True).astype("float32")
             weights32 = weights.astype("float32")
             mean = (grad_weights * weights32).sum(axis=-1, keepdim=True)
             grad_scores = ((grad_weights - mean) * weights32).astype(query.dtype)
             grad_query.append(paddle.matmul(grad_scores, seen_key))
-            grad_key = _add(grad_key, paddle.matmul(grad_scores, query[:, :, rows], transpose_x=True), key.shape[2])
-            grad_value = _add(grad_value, paddle.matmul(weights, grad_rows, transpose_x=True), key.shape[2])
+            grad_key = _add(grad_key, paddle.matmul(grad_scores, query[:, :, rows], transpose_x=True), seen, key)
+            grad_value = _add(grad_value, paddle.matmul(weights, grad_rows, transpose_x=True), seen, key)
         grad_query = grad_query[0] if len(grad_query) == 1 else paddle.concat(grad_query, axis=2)
         # Paddle refuses a gradient for an input that wants none: say, the key where LoRA trains query and value only.
         grads = (grad_query, grad_key, grad_value)
@@ -92,37 +93,54 @@ class _ChunkedAttention(PyLayer):
 
 
 def _weight_chunks(query, key, segments, group, causal):
-    """Yields (rows, visible, weights): attention weights of a slice of query rows over the first `visible` keys."""
+    """Yields (rows, seen, weights): attention weights of a slice of query rows over a slice of the keys.
+
+    Keys before the sample of the first query are not looked at: in a row of packed samples they are most of the row.
+    """
     batch, kv_heads, num_rows, _ = query.shape
     num_queries, num_keys = num_rows // group, key.shape[2]
     offset = num_keys - num_queries
     per_chunk = max(1, min(num_queries, CHUNK_ELEMENTS // (batch * kv_heads * group * num_keys)))
     positions = paddle.arange(num_keys)
+    firsts = _first_of_segment(segments) if causal and segments is not None and per_chunk < num_queries else None
     for start in range(0, num_queries, per_chunk):
         stop = min(start + per_chunk, num_queries)
-        visible = offset + stop if causal else num_keys
+        seen = slice(0 if firsts is None else int(firsts[offset + start]), offset + stop if causal else num_keys)
         rows = slice(start * group, stop * group)
-        scores = paddle.matmul(query[:, :, rows], key[:, :, :visible], transpose_y=True).astype("float32")
+        scores = paddle.matmul(query[:, :, rows], key[:, :, seen], transpose_y=True).astype("float32")
         allowed = None
-        if causal and visible > 1:
-            allowed = (positions[offset + start : offset + stop].unsqueeze(1) >= positions[:visible]).unsqueeze(0)
+        if causal and seen.stop > 1:
+            allowed = (positions[offset + start : offset + stop].unsqueeze(1) >= positions[seen]).unsqueeze(0)
         if segments is not None:
-            same = segments[:, offset + start : offset + stop].unsqueeze(2) == segments[:, :visible].unsqueeze(1)
+            same = segments[:, offset + start : offset + stop].unsqueeze(2) == segments[:, seen].unsqueeze(1)
             allowed = same if allowed is None else paddle.logical_and(allowed, same)
         if allowed is not None:
-            # [1 or batch, chunk, visible] -> [1 or batch, 1, chunk, 1, visible]; every row keeps its own position.
+            # [1 or batch, chunk, seen] -> [1 or batch, 1, chunk, 1, seen]; every row keeps its own position.
             bias = (1.0 - allowed.astype("float32")) * -1e30
-            shape = [batch, kv_heads, stop - start, group, visible]
-            scores = (scores.reshape(shape) + bias.unsqueeze(1).unsqueeze(3)).reshape([batch, kv_heads, -1, visible])
-        yield rows, visible, F.softmax(scores, axis=-1).astype(query.dtype)
+            num_seen = seen.stop - seen.start
+            shape = [batch, kv_heads, stop - start, group, num_seen]
+            scores = (scores.reshape(shape) + bias.unsqueeze(1).unsqueeze(3)).reshape([batch, kv_heads, -1, num_seen])
+        yield rows, seen, F.softmax(scores, axis=-1).astype(query.dtype)
 
 
-def _add(total, part, num_keys):
-    """Adds the gradient of the first part.shape[2] keys to `total` [batch, kv_heads, num_keys, head_dim]."""
-    missing = num_keys - part.shape[2]
-    if missing:
-        part = paddle.concat([part, paddle.zeros([*part.shape[:2], missing, part.shape[3]], part.dtype)], axis=2)
-    return part if total is None else total + part
+def _first_of_segment(segments) -> np.ndarray:
+    """int64 [keys]: from where on the key's own sample has been in the row, in the row where that is first."""
+    numbers = segments.numpy()
+    begins = np.concatenate([np.ones_like(numbers[:, :1], bool), numbers[:, 1:] != numbers[:, :-1]], axis=1)
+    return np.maximum.accumulate(np.where(begins, np.arange(numbers.shape[1]), 0), axis=1).min(axis=0)
+
+
+def _add(total, part, seen: slice, like):
+    """Adds the gradient of the keys in `seen` to `total`, of the shape of `like`."""
+    before, after = seen.start, like.shape[2] - seen.stop
+    if total is None:
+        if not before and not after:
+            return part
+        total = paddle.zeros(like.shape, part.dtype)
+    if not before and not after:
+        return total + part
+    total[:, :, seen] = total[:, :, seen] + part
+    return total
 
 
 def _flash_attention_serves(query):

@@ -162,3 +162,12 @@ def test_flash_attention_is_the_reference(causal, segments, monkeypatch):
         np.testing.assert_allclose(
             ours.astype("float32").numpy(), theirs.astype("float32").numpy(), rtol=0.02, atol=0.05
         )
+
+
+def test_keys_of_earlier_samples_are_not_looked_at(monkeypatch):
+    """In a row of packed samples, the cost of each stays its own."""
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 12 * 2)  # 2 queries a chunk
+    query, key, _ = (tensor.transpose([0, 2, 1, 3]) for tensor in draw(1, 12, 12, 1, 1, 4))
+    segments = paddle.to_tensor([[1, 1, 1, 1, 2, 2, 3, 3, 3, 3, 3, 0]])
+    chunks = module._weight_chunks(query, key, segments, 1, True)
+    assert [(seen.start, seen.stop) for _, seen, _ in chunks] == [(0, 2), (0, 4), (4, 6), (6, 8), (6, 10), (6, 12)]
