@@ -12,7 +12,7 @@ CHUNK_ELEMENTS = 2**24
 
 
 def token_loss_sum(hidden_states, weight, labels):
-    """Sum of the cross-entropy of every trained token, and their number.
+    """Sum of the cross-entropy of every trained token, and each of them.
 
     The token at position t is predicted from position t - 1. Only rows that predict a trained token are multiplied
     with the vocabulary, a chunk at a time; gradients of a chunk are computed with it, so that no logits outlive their
@@ -22,24 +22,24 @@ def token_loss_sum(hidden_states, weight, labels):
         hidden_states: float [batch, seq, hidden].
         weight: float [hidden, vocab].
         labels: int64 [batch, seq], IGNORE_INDEX where a token is not trained.
-    Returns: (float32 scalar, int): the sum in nats, and the number of trained tokens.
+    Returns: (float32 scalar, float32 [trained tokens]): the sum in nats, and what it is the sum of, in reading order
+        and without a gradient.
     Raises: ValueError if no token is trained.
     """
     targets = labels[:, 1:].flatten()
     rows = paddle.nonzero(targets != IGNORE_INDEX).flatten()
-    num_trained = rows.shape[0]
-    if num_trained == 0:
+    if rows.shape[0] == 0:
         raise ValueError(
             f"the labels hold no trained token: all of labels[:, 1:] is {IGNORE_INDEX}; "
             "such a batch would train nothing, check the answers of its samples"
         )
     hidden = hidden_states[:, :-1].reshape([-1, hidden_states.shape[-1]])
     hidden, targets = paddle.gather(hidden, rows), paddle.gather(targets, rows)
-    return _ChunkedCrossEntropy.apply(hidden, weight, targets, paddle.is_grad_enabled()), num_trained
+    return _ChunkedCrossEntropy.apply(hidden, weight, targets, paddle.is_grad_enabled())
 
 
 class _ChunkedCrossEntropy(PyLayer):
-    """hidden [tokens, hidden], weight [hidden, vocab], targets [tokens] -> sum of losses, float32.
+    """hidden [tokens, hidden], weight [hidden, vocab], targets [tokens] -> sum of losses, losses [tokens], float32.
 
     `learning` is whether gradients are wanted at all; Paddle hides that inside of `forward`.
     """
@@ -48,12 +48,13 @@ class _ChunkedCrossEntropy(PyLayer):
     def forward(ctx, hidden, weight, targets, learning):
         per_chunk = max(1, CHUNK_ELEMENTS // weight.shape[1])
         train_hidden, train_weight = learning and not hidden.stop_gradient, learning and not weight.stop_gradient
-        total, grads, grad_weight = paddle.zeros([], "float32"), [], None
+        total, losses, grads, grad_weight = paddle.zeros([], "float32"), [], [], None
         for start in range(0, hidden.shape[0], per_chunk):
             rows, target = hidden[start : start + per_chunk], targets[start : start + per_chunk].unsqueeze(1)
             logits = paddle.matmul(rows, weight).astype("float32")
             log_sum = paddle.logsumexp(logits, axis=1, keepdim=True)
-            total = total + (log_sum - paddle.take_along_axis(logits, target, axis=1)).sum()
+            losses.append((log_sum - paddle.take_along_axis(logits, target, axis=1)).flatten())
+            total = total + losses[-1].sum()
             if train_hidden or train_weight:
                 # In place, here and below: copies of this size cost as much time as the products.
                 grad = logits.subtract_(log_sum).exp_()
@@ -67,10 +68,12 @@ class _ChunkedCrossEntropy(PyLayer):
                     grad_weight = part if grad_weight is None else grad_weight.add_(part)
         ctx.grad_hidden = paddle.concat(grads) if grads else None
         ctx.grad_weight = grad_weight
-        return total
+        losses = paddle.concat(losses)
+        ctx.mark_non_differentiable(losses)
+        return total, losses
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad, _):
         return tuple(
             None if part is None else (part.astype("float32") * grad).astype(part.dtype)
             for part in (ctx.grad_hidden, ctx.grad_weight)

@@ -27,13 +27,17 @@ class CausalLMOutput:
         num_trained_tokens: how many tokens the loss is over, or None.
         hidden_states: float [batch, seq, hidden], after the final norm.
         past_key_values: the cache, or None.
+        token_losses: float32 [trained tokens], nats, in reading order and without a gradient, or None.
     """
 
-    def __init__(self, hidden_states, head, loss=None, num_trained_tokens=None, past_key_values=None):
+    def __init__(
+        self, hidden_states, head, loss=None, num_trained_tokens=None, past_key_values=None, token_losses=None
+    ):
         self.hidden_states = hidden_states
         self.loss = loss
         self.num_trained_tokens = num_trained_tokens
         self.past_key_values = past_key_values
+        self.token_losses = token_losses
         self._head = head
 
     @cached_property
@@ -135,11 +139,12 @@ class XComposer2ForCausalLM(PretrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = KeyValueCache()
         hidden_states = self.model(embeddings, attention_mask, position_ids, image_mask, past_key_values)
-        loss, num_trained = None, None
+        loss, num_trained, token_losses = None, None, None
         if labels is not None:
-            loss_sum, num_trained = token_loss_sum(hidden_states, self.output.weight, labels)
+            loss_sum, token_losses = token_loss_sum(hidden_states, self.output.weight, labels)
+            num_trained = token_losses.shape[0]
             loss = loss_sum / (num_trained if loss_denominator is None else loss_denominator)
-        return CausalLMOutput(hidden_states, self.output, loss, num_trained, past_key_values)
+        return CausalLMOutput(hidden_states, self.output, loss, num_trained, past_key_values, token_losses)
 
     def image_tokens(self, pixel_values):
         """list of float32 [3, height, width] -> float [tokens of all images, hidden], one image after the other."""

@@ -24,7 +24,8 @@ class MetricsFile:
 
     Training: step, epoch, loss (nats, mean over the trained tokens since the last logged step; null if float16
     overflowed), learning_rate and grad_norm (of the last step, before clipping), trained_tokens, image_tokens and
-    tokens (since the last logged step), tokens_per_second and, unless left out, peak_memory_gb.
+    tokens (since the last logged step), loss/<name> for each data set of which tokens were trained since then, if there
+    are several, tokens_per_second and, unless left out, peak_memory_gb.
     Evaluation: step, epoch, eval_loss, eval_tokens, eval_seconds; with generation also eval_answers (how many) and
     those of evaluation/metrics.py, as eval_exact_match.
     """

@@ -54,6 +54,7 @@ from paddle_xc2.weights.saving import PREDICTIONS
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_DIR = "optimizer"
 OPTIMIZER_FILE = "optimizer.json"  # scheduler and loss scale
+_NUM_SOURCES_SHOWN = 5  # of the samples that a message is about
 PLOT_EVERY = 30  # seconds, at least, between two drawings of the loss while training
 
 
@@ -118,6 +119,9 @@ class Window:
     trained_tokens: list[int] = field(default_factory=list)  # of all processes
     tokens: int = 0  # of this process, as the rest
     image_tokens: int = 0
+    # Of every step, where there are several data sets: sum of token losses of each, and their number.
+    dataset_losses: list[paddle.Tensor | list[float]] = field(default_factory=list)
+    dataset_tokens: list[list[int]] = field(default_factory=list)
     learning_rate: float = 0.0  # of the last step
     started: float = field(default_factory=time.perf_counter)  # moved on by what is not training
 
@@ -144,6 +148,9 @@ class StepTrainer(Trainer):
         arguments = self.arguments = plan.arguments
         self.plan = plan
         self.processor = processor
+        names = [dataset.spec.name for dataset in plan.train.datasets] if plan.train else []
+        self.dataset_names = list(dict.fromkeys(names))  # several entries may share a name
+        self.name_of_dataset = np.array([self.dataset_names.index(name) for name in names], np.int64)
         self.window = self._begun_window()
         self.last_checkpoint = plan.start.checkpoint
         self.stop = StopRequest()
@@ -208,6 +215,8 @@ class StepTrainer(Trainer):
             grad_clip=NormRecordingClip(arguments.max_grad_norm),
             multi_precision=self.plan.weight_dtype != "float32",
         )
+        # Now, not after the first step: whether memory lasts is seen in that one, which has the largest batch.
+        self.optimizer._create_accumulators(paddle.base.framework.default_main_program().global_block(), learning)
         return self.optimizer
 
     # A step
@@ -227,15 +236,27 @@ class StepTrainer(Trainer):
         num_trained, num_asked = _sum_over_processes([inputs.num_trained_tokens, self.stop.by is not None])
         num_trained, self.asked_to_stop = int(num_trained), num_asked > 0
         # Gradients are averaged over the processes, hence the factor; weight 0 divides by infinity.
+        if not num_trained:
+            raise ValueError(
+                f"step {step + 1} would train nothing: no token of its samples is trained "
+                f"({', '.join(sum(inputs.sources, [])[:_NUM_SOURCES_SHOWN])}); check their answers"
+            )
         denominator = num_trained / num_ranks if inputs.weight else math.inf
         loss = paddle.zeros([], "float32")
         model.train()
         with model.no_sync() if num_ranks > 1 else contextlib.nullcontext():
-            for batch in inputs.batches:
-                with self.autocast_smart_context_manager():
-                    part = model(**batch, loss_denominator=denominator).loss
-                (self.scaler.scale(part) if self.do_grad_scaling else part).backward()
-                loss += part.detach()
+            for index, batch in enumerate(inputs.batches):
+                try:
+                    with self.autocast_smart_context_manager():
+                        out = model(**batch, loss_denominator=denominator)
+                    (self.scaler.scale(out.loss) if self.do_grad_scaling else out.loss).backward()
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    raise ValueError(out_of_memory_message(step, batch, inputs.sources[index:][:1], error)) from error
+                loss += out.loss.detach()
+                if len(self.dataset_names) > 1 and inputs.weight:
+                    self._note_dataset_losses(out.token_losses, inputs.token_datasets[index])
         if num_ranks > 1:
             fused_allreduce_gradients(list(model.parameters()), None)
         window = self.window
@@ -247,6 +268,13 @@ class StepTrainer(Trainer):
         window.learning_rate = self.optimizer.get_lr()
         self.progress.step()
         return loss
+
+    def _note_dataset_losses(self, token_losses, datasets: np.ndarray) -> None:
+        names = self.name_of_dataset[datasets]
+        sums = paddle.zeros([len(self.dataset_names)], "float32")
+        sums = paddle.index_add(sums, paddle.to_tensor(names), 0, token_losses)
+        self.window.dataset_losses.append(sums)
+        self.window.dataset_tokens.append(np.bincount(names, minlength=len(self.dataset_names)).tolist())
 
     def _check_loss_valid(self, loss):
         """PaddleNLP waits for every step here; ours are looked at when they are logged, evaluated or saved."""
@@ -314,6 +342,7 @@ class StepTrainer(Trainer):
             "trained_tokens": self.window.trained_tokens,
             "tokens": int(tokens),
             "image_tokens": int(image_tokens),
+            "dataset_losses": self._dataset_sums().tolist(),
             "seconds": time.perf_counter() - self.window.started,
         }
 
@@ -326,8 +355,29 @@ class StepTrainer(Trainer):
         window = Window(record["steps"], record["losses"], record["trained_tokens"])
         if self.plan.rank == 0:  # these were summed over all processes
             window.tokens, window.image_tokens = record["tokens"], record["image_tokens"]
+            losses, tokens = record["dataset_losses"]
+            window.dataset_losses, window.dataset_tokens = [losses], [tokens]
         window.started = time.perf_counter() - record["seconds"]
         return window
+
+    def _dataset_sums(self) -> np.ndarray:
+        """float64 [2, names]: sum of token losses and their number, by name of data set, of the window."""
+        window, nothing = self.window, np.zeros([len(self.dataset_names)])
+        if len(self.dataset_names) < 2:
+            return np.zeros([2, 0])
+        losses = sum((np.asarray(losses, "float64") for losses in window.dataset_losses), nothing)
+        tokens = sum((np.asarray(tokens, "float64") for tokens in window.dataset_tokens), nothing)
+        return _sum_over_processes([*losses, *tokens]).reshape(2, -1)
+
+    def _dataset_entries(self) -> dict:
+        """{"loss/name": mean loss} of the data sets that the window has trained tokens of."""
+        losses, tokens = self._dataset_sums()
+        means = {
+            f"loss/{name}": loss / number
+            for name, loss, number in zip(self.dataset_names, losses.tolist(), tokens.tolist(), strict=False)
+            if number
+        }
+        return {name: mean if math.isfinite(mean) else None for name, mean in means.items()}
 
     def _log_window(self) -> None:
         window, losses = self.window, self._window_losses()
@@ -342,6 +392,7 @@ class StepTrainer(Trainer):
             "loss": loss if math.isfinite(loss) else None,
             "learning_rate": window.learning_rate,
             "grad_norm": float(self.optimizer._grad_clip.last_norm),
+            **self._dataset_entries(),
             "trained_tokens": sum(window.trained_tokens),
             "image_tokens": int(image_tokens),
             "tokens": int(tokens),
@@ -579,6 +630,33 @@ def check_best_metric(arguments: FinetuneArguments, evaluation: Samples) -> None
     raise ValueError(
         f'"metric_for_best_model" is "{metric}", but no sample of the evaluation has what it measures: '
         "choice_accuracy needs options in the question, box_iou a box in the answer"
+    )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Paddle, or the system, had no memory left."""
+    return isinstance(error, MemoryError) or "ResourceExhausted" in str(error) or "out of memory" in str(error).lower()
+
+
+def out_of_memory_message(step: int, batch: dict, sources: list[list[str]], error: Exception) -> str:
+    """What did not fit, and what makes it smaller.
+
+    Args:
+        step: counted from 0.
+        batch: as `data/collate.py` lays it out.
+        sources: names of its samples.
+    """
+    rows, width = batch["input_ids"].shape
+    names = sum(sources, [])
+    shown = ", ".join(names[:_NUM_SOURCES_SHOWN])
+    if len(names) > _NUM_SOURCES_SHOWN:
+        shown += f" and {len(names) - _NUM_SOURCES_SHOWN} more"
+    reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:300]
+    return (
+        f"step {step + 1}: the memory does not suffice for a batch of {rows} x {width} tokens and "
+        f"{len(batch['pixel_values'])} images ({shown or 'a batch that does not count'}); set recompute to true, lower "
+        "per_device_train_batch_size (and raise gradient_accumulation_steps), max_tokens_per_batch, max_length or "
+        f"hd_num, or freeze parts of the model (fix_vit); {reason}"
     )
 
 

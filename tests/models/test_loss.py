@@ -16,9 +16,9 @@ from paddle_xc2.special_tokens import IGNORE_INDEX
 RTOL, ATOL = 2e-5, 1e-5
 
 
-def plain_loss_sum(hidden_states, weight, labels):
+def plain_loss_sum(hidden_states, weight, labels, reduction="sum"):
     logits = paddle.matmul(hidden_states, weight)[:, :-1].reshape([-1, weight.shape[1]])
-    return F.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+    return F.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORE_INDEX, reduction=reduction)
 
 
 def draw(batch=2, seq=7, hidden=5, vocab=11, ignored=0.5, seed=0, learning=(True, True)):
@@ -44,11 +44,14 @@ def test_chunked_is_plain(batch, seq, ignored, rows_a_chunk, seed):
     before = module.CHUNK_ELEMENTS
     module.CHUNK_ELEMENTS = rows_a_chunk * 11
     try:
-        got, num_trained = token_loss_sum(hidden_states, weight, labels)
+        got, losses = token_loss_sum(hidden_states, weight, labels)
     finally:
         module.CHUNK_ELEMENTS = before
     want = plain_loss_sum(hidden_states, weight, labels)
-    assert num_trained == int((labels[:, 1:] != IGNORE_INDEX).sum())
+    alone = plain_loss_sum(hidden_states, weight, labels, reduction="none").numpy()
+    trained = (labels[:, 1:] != IGNORE_INDEX).flatten().numpy()
+    assert losses.stop_gradient
+    np.testing.assert_allclose(losses.numpy(), alone[trained], rtol=RTOL, atol=ATOL)
     assert got.dtype == paddle.float32 and got.shape == []
     np.testing.assert_allclose(float(got), float(want), rtol=RTOL, atol=ATOL)
     tensors = [hidden_states, weight]

@@ -1,6 +1,8 @@
 import multiprocessing
+import os
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -134,3 +136,28 @@ def test_workers_end_when_the_consumer_stops_early():
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not multiprocessing.active_children()
+
+
+class Pictures:
+    """Items of 4 MB that count how many of them wait to be asked for."""
+
+    def __init__(self, made):
+        self.made = made
+
+    def __getitem__(self, index):
+        with self.made.get_lock():
+            self.made.value += 1
+        return StepItem([{"pixel_values": [np.full([2**20], index, np.float32)]}], index, 0, 0)
+
+
+def test_memory_does_not_grow_over_epochs():
+    """Nor does the queue of items made ahead: at most 2 a worker, and one."""
+    made = multiprocessing.get_context("fork").Value("i", 0)
+    sizes = []
+    for _ in range(4):
+        before = made.value
+        for taken, item in enumerate(ItemLoader(Pictures(made), range(20), 2), start=1):
+            assert item.num_trained_tokens == taken - 1
+            assert made.value - before - taken <= 2 * 2 + 1
+        sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    assert sizes[-1] - sizes[0] < 16e6

@@ -1,10 +1,12 @@
 """Mixtures, packing and batches of limited size in whole runs."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
+from paddle_xc2.cli import main
 from paddle_xc2.data.batching import Layout, StepOrder
 from paddle_xc2.data.json_formats import load_conversations
 from paddle_xc2.data.mixture import Mixture
@@ -125,6 +127,60 @@ def test_stopped_at_any_step_and_gone_on_equals_uninterrupted(config, mixed, tmp
     first, second = weights(tmp_path / "again"), weights(tmp_path / "out")
     for name, value in first.items():
         np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+def test_loss_of_each_data_set(config, workspace, mixed, tmp_path, metrics):
+    """Weighted by their tokens they give the loss of the whole; entries of one name are one."""
+    train = mixed["dataset"]["train"]
+    train.append({"name": "few", "data_files": train[0]["data_files"], "num_samples": 2})
+    keys = {"dataset": {"train": train}, "max_steps": 3, "mixtoken": True, "max_tokens_per_batch": 300}
+    assert (
+        finetune(config(**keys, logging_steps=3, learning_rate=1e-9, model_name_or_path=str(workspace / "model"))) == 0
+    )
+    (entry,) = metrics(tmp_path / "out")
+    assert [name for name in entry if name.startswith("loss/")] == ["loss/most", "loss/few"]
+    assert min(entry["loss/most"], entry["loss/few"]) < entry["loss"] < max(entry["loss/most"], entry["loss/few"])
+    assert finetune(config(max_steps=1, output_dir=str(tmp_path / "one"))) == 0
+    assert not [name for name in metrics(tmp_path / "one")[0] if name.startswith("loss/")]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("ResourceExhaustedError: Out of memory error on GPU 0."), RuntimeError("CUDA error: out of memory")],
+)
+def test_too_little_memory_names_the_batch_and_what_to_do(config, monkeypatch, capsys, error):
+    def forward(*_, **__):
+        raise error
+
+    monkeypatch.setattr(XComposer2ForCausalLM, "forward", forward)
+    assert main(["finetune", str(config(per_device_train_batch_size=3))]) == 2
+    told = capsys.readouterr().err
+    assert re.search(r"step 1: the memory does not suffice for a batch of 3 x \d+ tokens and \d images \(", told)
+    assert told.count("train.json[") == 3 and "set recompute to true, lower per_device_train_batch_size" in told
+    assert "max_tokens_per_batch, max_length or hd_num" in told and str(error) in told and "Traceback" not in told
+
+
+def test_other_errors_of_a_step_stay_as_they_are(config, monkeypatch):
+    def forward(*_, **__):
+        raise RuntimeError("a broken kernel")
+
+    monkeypatch.setattr(XComposer2ForCausalLM, "forward", forward)
+    with pytest.raises(RuntimeError, match="^a broken kernel$"):
+        finetune(config())
+
+
+def test_step_without_a_trained_token_stops_the_run(config, monkeypatch):
+    step = StepTrainer.training_step
+
+    def untrained(trainer, model, inputs):
+        inputs.num_trained_tokens = 0
+        return step(trainer, model, inputs)
+
+    monkeypatch.setattr(StepTrainer, "training_step", untrained)
+    with pytest.raises(
+        ValueError, match=r"step 1 would train nothing: no token of its samples is trained \(.*train.json"
+    ):
+        finetune(config())
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import multiprocessing
 from dataclasses import replace
 
 import numpy as np
@@ -5,7 +6,10 @@ import pytest
 
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.json_formats import load_conversations
+from paddle_xc2.data.mixture import DatasetSpec, load_datasets
 from paddle_xc2.data.processor import XComposer2Processor
+from paddle_xc2.special_tokens import IGNORE_INDEX
+from paddle_xc2.training import samples as samples_module
 from paddle_xc2.training.samples import fit_samples
 
 
@@ -64,3 +68,45 @@ def test_fingerprint(workspace, conversations):
     assert fingerprint != fit_samples(conversations[::-1], one).fingerprint
     assert fingerprint != fit_samples(conversations[1:], one).fingerprint
     assert fingerprint != fit_samples(conversations, processor(workspace, image_size=56)).fingerprint
+
+
+def test_sample_of_which_nothing_would_be_trained(workspace, conversations, monkeypatch):
+    one = processor(workspace)
+    lay_out = one.lay_out
+
+    def untrained(conversation):
+        fitted, example = lay_out(conversation)
+        example.labels[:] = IGNORE_INDEX
+        return fitted, example
+
+    monkeypatch.setattr(one, "lay_out", untrained)
+    with pytest.raises(DataError, match=r"train.json\[0\]: no token of it would be trained; write an answer"):
+        fit_samples(conversations, one)
+
+
+def test_many_samples_are_measured_by_workers(workspace, conversations, monkeypatch):
+    """With the same result, and conversations are read again when they are asked for."""
+    expected = fit_samples(conversations, processor(workspace))
+    monkeypatch.setattr(samples_module, "_MANY", 2)
+    monkeypatch.setattr(samples_module, "_CHUNK", 3)
+    monkeypatch.setattr(samples_module, "usable_cpus", lambda: 2)
+    measured = fit_samples(conversations, processor(workspace), silent=False)
+    np.testing.assert_array_equal(measured.lengths, expected.lengths)
+    assert measured.fingerprint == expected.fingerprint and measured.conversations[5] == conversations[5]
+    with pytest.raises(DataError, match="13 of 13 samples|6 of 13 samples"):
+        fit_samples(conversations, processor(workspace, max_length=int(np.median(expected.lengths[:, 0]))))
+    assert not multiprocessing.active_children()
+
+
+def test_data_sets_keep_their_samples(workspace):
+    specs = [DatasetSpec(name, (workspace / f"{name}.json",)) for name in ("eval", "train")]
+    records = load_datasets(specs)
+    lengths = fit_samples(records, processor(workspace)).lengths[:, 0]
+    limit = int(np.median(lengths))
+    samples = fit_samples(records, processor(workspace, max_length=limit), leave_out=True)
+    names = [samples.datasets[number].spec.name for number in samples.dataset_of]
+    assert all(f"/{name}.json[" in one.source for name, one in zip(names, samples.conversations, strict=True))
+    assert samples.usable_records.tolist() == [(lengths[:5] <= limit).sum(), (lengths[5:] <= limit).sum()]
+    assert samples.max_length == limit and samples.has_image.tolist() == [
+        bool(one.images) for one in samples.conversations
+    ]
