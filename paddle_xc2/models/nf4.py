@@ -92,7 +92,7 @@ class NF4Linear(nn.Layer):
     @paddle.no_grad()
     def dequantize(self, dtype: str = "float32"):
         """The weight, float [in_features, out_features]; computed in float32."""
-        pairs = paddle.to_tensor(_pairs())
+        pairs = _on_device(_pairs, paddle.device.get_device())
         scales = self._scales()
         weight = paddle.empty([self.in_features, self.out_features], dtype)
         rows = max(1, CHUNK // (BLOCK * self.out_features)) * BLOCK
@@ -111,7 +111,8 @@ class NF4Linear(nn.Layer):
 
     def _scales(self):
         """float32 [blocks, out_features]."""
-        scales = paddle.gather(paddle.to_tensor(dynamic_values()), self.scale_codes.astype("int32"))
+        values = _on_device(dynamic_values, paddle.device.get_device())
+        scales = paddle.gather(values, self.scale_codes.astype("int32"))
         scales = _in_blocks(scales, SCALE_BLOCK) * self.scale_scales.unsqueeze(1)
         scales = scales.flatten()[: self.out_features * self.num_blocks] + self.scale_mean
         return scales.reshape([self.out_features, self.num_blocks]).T.contiguous()
@@ -204,6 +205,12 @@ def _evenly(count: int) -> np.ndarray:
     steps = np.arange(count + 1)
     upwards, downwards = first + step * steps, last - step * (count - steps)
     return np.where(steps < (count + 1) // 2, upwards, downwards).astype(np.float32)
+
+
+@functools.cache
+def _on_device(table, device: str):
+    """The table on the device: copied there once, for every copy waits for the device."""
+    return paddle.to_tensor(table(), place=device)
 
 
 @functools.cache
