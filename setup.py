@@ -35,6 +35,8 @@ REQUIRES = [
     "jinja2>=3.1,<4",
     # loss.png.
     "matplotlib>=3.7,<4",
+    # report_to visualdl; PaddleNLP brings it along.
+    "visualdl>=2.5,<3",
     # Paddle imports it; Python 3.12 no longer brings it along. 64 can install a checkout in place.
     "setuptools>=64",
 ]
@@ -50,6 +52,8 @@ EXTRAS = {
     "video": ["av>=17,<18"],
     # The scans of handwritten digits that the demo trains on.
     "demo": ["scikit-learn>=1.3,<2"],
+    # report_to tensorboard.
+    "tensorboard": ["tensorboardX>=2.6,<3"],
     # tests/run.sh. A ruff release may format differently, so only its patches.
     "test": [
         "av>=17,<18",

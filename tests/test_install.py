@@ -164,4 +164,4 @@ def test_every_requirement_has_a_range_and_a_reason():
         assert re.search("<|==|>=", requirement), requirement
         line = next(number for number, text in enumerate(lines) if f'"{requirement}"' in text)
         assert lines[line - 1].strip().startswith("#"), f"no reason for {requirement}"
-    assert {"cpu", "gpu", "web", "video", "demo", "test"} == set(extras)
+    assert {"cpu", "gpu", "web", "video", "demo", "tensorboard", "test"} == set(extras)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 from paddle_xc2.checkpoint_config import read_json
 from paddle_xc2.data.mixture import DatasetSpec, read_data_list
 from paddle_xc2.evaluation.metrics import METRICS
+from paddle_xc2.training.reporting import REPORTERS
 
 
 @dataclass
@@ -124,6 +125,8 @@ class FinetuneArguments:
         logging_strategy: when to log: steps, epoch or no.
         logging_steps: steps between two logged ones.
         logging_first_step: log the first step in any case.
+        report_to: visualdl, tensorboard or a list of these, which show what metrics.jsonl holds; null is neither.
+        logging_dir: folder of their records, with one in it for every run; null is "runs" in output_dir.
         disable_tqdm: a line per logged step instead of the progress bar.
         skip_memory_metrics: leave memory out of metrics.jsonl.
         benchmark: only measure: the trained model is not saved.
@@ -214,6 +217,8 @@ class FinetuneArguments:
     logging_strategy: str = "steps"
     logging_steps: int = 1
     logging_first_step: bool = False
+    report_to: str | list[str] | None = None
+    logging_dir: str | None = None
     disable_tqdm: bool = False
     skip_memory_metrics: bool = False
     benchmark: bool = False
@@ -222,6 +227,12 @@ class FinetuneArguments:
     def samples_per_pass(self) -> int:
         """Samples that one process trains on in one step."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def reporters(self) -> tuple[str, ...]:
+        """The names in report_to."""
+        names = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
+        return tuple(dict.fromkeys(name for name in names if name != "none"))
 
     @property
     def best_metric(self) -> tuple[str, bool]:
@@ -264,7 +275,6 @@ NEUTRAL = {
     "src_length": Neutral((None, 1024), "questions have no limit of their own; max_length holds for the whole sample"),
     "task_name": Neutral((None,), "name files under dataset instead"),
     "splits": Neutral((None,), "name files under dataset.train and dataset.eval instead"),
-    "report_to": Neutral((None, "none", [], ["none"]), f"{_NOT_YET}; metrics.jsonl and loss.png are written"),
     "text_model_name_or_path": Neutral((None,), "the tokenizer stands beside the model"),
     "from_aistudio": Neutral((False,), "download the model and give its directory as model_name_or_path"),
     "save_to_aistudio": Neutral((False,), "upload output_dir by hand"),
@@ -298,7 +308,6 @@ WITHOUT_EFFECT = {
     "aistudio_token": "belongs to save_to_aistudio",
     "prediction_loss_only": "eval_with_do_generation says whether answers are generated",
     "unified_checkpoint": "checkpoints have one format",
-    "logging_dir": "metrics.jsonl is written into output_dir",
     "run_name": "output_dir names the run",
     "remove_unused_columns": "records have no columns",
 }
@@ -561,6 +570,8 @@ def _check_together(arguments: FinetuneArguments, wrong: list[str]) -> None:
     _check_questions(arguments, wrong)
     _check_batches(arguments, wrong)
     _check_generation(arguments, wrong)
+    for name in set(arguments.reporters) - REPORTERS.keys():
+        wrong.append(f'"report_to" names "{name}", but knows only {", ".join(REPORTERS)} and none')
     _check_dataset(arguments, wrong)
 
 

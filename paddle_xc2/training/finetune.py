@@ -23,9 +23,10 @@ from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load_arguments
 from paddle_xc2.training.checkpoints import check_whole
 from paddle_xc2.training.interruption import Stopped, is_disk_error
-from paddle_xc2.training.metrics import LOSS_PLOT, device_memory, draw_losses
+from paddle_xc2.training.metrics import LOSS_PLOT, device_memory, draw_metrics
 from paddle_xc2.training.output import check_same_course, choose_start, claim
 from paddle_xc2.training.plan import Plan, first_sample_text, plan_lines
+from paddle_xc2.training.reporting import check_installed
 from paddle_xc2.training.sample_answers import TABLE_FILE, read_questions
 from paddle_xc2.training.samples import Samples, fit_samples
 from paddle_xc2.training.trainable import set_trainable
@@ -48,6 +49,7 @@ def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
     """
     arguments = load_arguments(config_path, overrides)
     precision = prepare_device(arguments)
+    check_installed(arguments.reporters)
     start = choose_start(arguments)
     model_dir = resolve_model_path(arguments.model_name_or_path)
     processor = build_processor(arguments, model_dir)
@@ -224,9 +226,10 @@ def save_results(trainer: StepTrainer, seconds: float) -> None:
     if trainer.plan.rank > 0:
         return
     output_dir, entries = trainer.output_dir, trainer.metrics.entries
+    trainer.reporters.close()
     trainer.state.log_history = entries
     trainer.state.save_to_json(str(output_dir / STATE_FILE))
-    draw_losses(entries, output_dir / LOSS_PLOT)
+    draw_metrics(entries, output_dir / LOSS_PLOT)
     losses = [entry["loss"] for entry in entries if entry.get("loss") is not None]
     num_steps = trainer.plan.num_steps - trainer.plan.start.step
     told = f"trained {num_steps} steps in {seconds:.0f} s" + (f", last loss {losses[-1]:.4f}" if losses else "")

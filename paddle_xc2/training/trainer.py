@@ -39,11 +39,12 @@ from paddle_xc2.training.metrics import (
     MetricsFile,
     Progress,
     best_evaluation,
-    draw_losses,
+    draw_metrics,
     peak_memory_gb,
     read_metrics,
 )
 from paddle_xc2.training.plan import Plan
+from paddle_xc2.training.reporting import Reporters
 from paddle_xc2.training.sample_answers import SampleAnswers
 from paddle_xc2.training.samples import Samples
 from paddle_xc2.weights.checkpoint_files import find_shards, read_safetensors
@@ -176,6 +177,8 @@ class StepTrainer(Trainer):
         if plan.train and plan.rank == 0:
             self._delete_predictions_after(plan.start.step)
             self.metrics = MetricsFile(self.output_dir, plan.start.checkpoint)
+            logging_dir = Path(arguments.logging_dir or self.output_dir / "runs")
+            self.reporters = Reporters(arguments.reporters, logging_dir, plan.start.started, self.metrics.entries)
             limit = arguments.evaluation_max_new_tokens
             self.answers = SampleAnswers(self.output_dir, plan.questions, limit, plan.start.checkpoint)
         num_steps, lines = (plan.num_steps, arguments.disable_tqdm) if plan.train else (0, True)
@@ -407,6 +410,7 @@ class StepTrainer(Trainer):
     def _report(self, entry: dict) -> None:
         if self.metrics:
             self.metrics.append(entry)
+            self.reporters.write(entry)
         self.progress.logged(entry)
 
     def log(self, logs, **kwargs):
@@ -581,7 +585,7 @@ class StepTrainer(Trainer):
                 self.output_dir, step, self._write_state, marker, keep, best
             )
             if time.perf_counter() - self.plotted > PLOT_EVERY:
-                draw_losses(self.metrics.entries, self.output_dir / LOSS_PLOT)
+                draw_metrics(self.metrics.entries, self.output_dir / LOSS_PLOT)
                 self.plotted = time.perf_counter()
             self.progress.say(f"step {step}/{self.plan.num_steps}  checkpoint {self.last_checkpoint}")
         self.saved_step = self.state.global_step

@@ -229,7 +229,11 @@ def test_two_names_with_different_values(load):
         ("prefix_tuning", True, "prefix tuning is not supported yet"),
         ("tensor_parallel_degree", 2, "splitting a model over processes is not supported yet"),
         ("sharding", "stage2", "splitting a model over processes is not supported yet"),
-        ("report_to", ["visualdl"], "metrics.jsonl and loss.png are written"),
+        (
+            "report_to",
+            ["visualdl", "wandb"],
+            '"report_to" names "wandb", but knows only visualdl, tensorboard and none',
+        ),
         ("eta_min", 0.1, "use lr_scheduler_type"),
         ("minimum_eval_times", 3, "PaddleNLP has this key, but it is not used here"),
         ("unheard_of", None, "unknown argument"),
@@ -318,6 +322,14 @@ def test_keys_of_paddlenlp_at_their_defaults_are_accepted(load):
 )
 def test_values_that_do_not_hold_together(load, values, said):
     assert said in message(load, values)
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [(None, ()), ("none", ()), ([], ()), ("visualdl", ("visualdl",)), (["tensorboard", "visualdl"],) * 2],
+)
+def test_report_to(load, value, names):
+    assert load({"report_to": value}).reporters == tuple(names)
 
 
 def test_what_best_means():

@@ -376,6 +376,26 @@ def test_best_by_generated_answers(config, tmp_path, metrics):
     assert_same_weights(tmp_path / "out", tmp_path / "out" / f"checkpoint-{best['step']}")
 
 
+def test_visualdl_shows_the_course(config, tmp_path, metrics, at_step):
+    at_step(3, lambda: send(signal.SIGTERM))
+    for _ in range(2):
+        assert finetune(config(report_to="visualdl", logging_dir=str(tmp_path / "runs"))) == 0
+    from visualdl import LogReader  # takes long to import
+
+    (run,) = (tmp_path / "runs").iterdir()
+    (file,) = (run / "visualdl").iterdir()
+    shown = LogReader(file_path=str(file)).get_data("scalar", "train/loss")
+    expected = [(entry["step"], entry["loss"]) for entry in metrics(tmp_path / "out")]
+    assert [(record.id, pytest.approx(record.value)) for record in shown] == expected and len(expected) == 4
+
+
+def test_reporter_that_is_not_installed(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert 'pip install "tensorboardX' in fails(config, capsys, report_to=["tensorboard"])
+    assert not (tmp_path / "out").exists()
+
+
 def test_start_again(config, tmp_path, metrics):
     finetune(config(save_strategy="steps", save_steps=2, save_total_limit=None))
     finetune(config(save_strategy="steps", save_steps=3, learning_rate=1e-4, overwrite_output_dir=True))
