@@ -91,7 +91,10 @@ def run(args: Namespace) -> int:
     mends = planned_mends(args.fix, sources)
     num_workers = usable_cpus() if args.num_workers is None else args.num_workers
     total = sum(len(source.records) for source in sources)
-    with tqdm(total=total, desc="checking", unit=" records", disable=args.disable_tqdm or not total) as bar:
+    # Where nobody watches, a line every now and then.
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    silent = args.disable_tqdm or not total
+    with tqdm(total=total, desc="checking", unit="record", mininterval=interval, disable=silent) as bar:
         report = check_data(
             sources, processor, asked.truncation == "leave_out", not args.quick, num_workers, progress=bar.update
         )

@@ -34,6 +34,8 @@ MANY_PIXELS = 25_000_000  # decoding takes about a second
 FEW_PIXELS = 14  # side of a ViT patch
 FEW_TRAINED = 0.01  # share of a sample's text tokens
 
+_RANGE = 64  # records that a worker checks at a time; of some, each has a dozen large images
+
 # What is remarkable but trains. Errors are DataErrors, under the rule that they name.
 WARNINGS = {
     "left out": "too long, and truncation leave_out goes on without them",
@@ -221,7 +223,7 @@ def check_data(
     signatures = np.zeros((len(checker), SIGNATURE_BYTES), np.uint8)
     has_signature = np.zeros(len(checker), bool)
     images: dict[str, ImageFacts] = {}
-    for part, checked in map_ranges(checker, len(checker), num_workers):
+    for part, checked in map_ranges(checker, len(checker), num_workers, _RANGE):
         rows = slice(part.start, part.stop)
         report.usable[rows], report.lengths[rows], report.characters[rows] = (
             checked.usable,
@@ -241,6 +243,9 @@ def check_data(
     report.images = list(images.values())
     _note_duplicate_images(report)
     _note_duplicates(report, checker, hashes, signatures, has_signature)
+    if not report.usable.any() and not report.has_errors:
+        message = "no record is left to train on; see the warnings"
+        _add(report.findings, "nothing to train on", True, -1, message)
     return report
 
 
@@ -323,37 +328,40 @@ class _Checker:
                 errors.append((error.rule, str(error)))
         checked.num_image_references += len(references)
         self._note_texts(messages, references, raw, record, row, checked)
-        read = images
+        read, usable = images, True
         if not errors:
             conversation = Conversation(messages, tuple(images), source.name(index))
             try:
                 read = self._lay_out(conversation, record, row, checked).images
+            except TooLong as error:
+                checked.lengths[row, 0], usable = error.num_tokens, False
+                if self.leave_out:
+                    _add(checked.findings, "left out", False, record, str(error))
+                else:
+                    errors = [(error.rule, str(error))]
             except DataError as error:
                 errors = [(error.rule, str(error))]
         errors += self._image_errors(read, record, checked)
         for rule, message in dict.fromkeys(errors):
             _add(checked.findings, rule, True, record, message)
-        checked.usable[row] = not errors
+        checked.usable[row] = usable and not errors
         self._remember(messages, images, row, checked)
 
     def _lay_out(self, conversation: Conversation, record: int, row: int, checked: _Checked) -> Conversation:
         """Notes how long a record is that is otherwise in order.
 
         Returns: what is left of it: an image of a turn that is dropped is never read.
-        Raises: DataError.
+        Raises: DataError; TooLong.
         """
         if self.processor is None:
             check_trainable(conversation)
             return conversation
-        try:
-            fitting, example = self.processor.lay_out(conversation)
-        except TooLong as error:
-            checked.lengths[row, 0] = error.num_tokens
-            if not self.leave_out:
-                raise
-            _add(checked.findings, "left out", False, record, str(error))
-            return conversation
+        fitting, example = self.processor.lay_out(conversation)
         checked.lengths[row] = len(example), int(example.image_mask.sum()), example.num_trained_tokens
+        if not example.num_trained_tokens:
+            raise DataError(
+                f"{conversation.source}: no token of it would be trained; write an answer", "nothing trained"
+            )
         self._note_lengths(example, record, checked)
         return fitting
 
@@ -408,7 +416,7 @@ class _Checker:
         for key, value in raw.items() if not references else ():
             if isinstance(value, list) and value:
                 value = value[0]
-            if isinstance(value, str) and value.lower().endswith(_IMAGE_SUFFIXES):
+            if key != "id" and isinstance(value, str) and value.lower().endswith(_IMAGE_SUFFIXES):
                 text = f'{name}: "{key}" names {value[:200]}, which is not read; call it "image" if it is meant'
                 _add(checked.findings, "unread image", False, record, text)
 

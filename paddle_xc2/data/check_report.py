@@ -83,8 +83,8 @@ def _image_lines(report: DataReport) -> list[str]:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in numbers["kinds"].items())
     lines = [
         "",
-        f"images: {numbers['references']:,} references to {numbers['files']:,} files that can be read "
-        f"({'whole' if report.decoded else 'headers only'}), {numbers['bytes'] / 1e6:,.1f} MB: {kinds}",
+        f"image files, {'read whole' if report.decoded else 'headers read'}: {numbers['files']:,} in "
+        f"{numbers['references']:,} places, {numbers['bytes'] / 1e6:,.1f} MB: {kinds}",
     ]
     if "width" in numbers:
         lines += [
@@ -379,8 +379,8 @@ _PAGE = textwrap.dedent("""\
     {% endif %}
     {% if images.files %}
     <h2>Images</h2>
-    <p>{{ "{:,}".format(images.references) }} references to {{ "{:,}".format(images.files) }} files that can be read
-    ({{ "whole" if decoded else "headers only" }}), {{ "{:,.1f}".format(images.bytes / 1e6) }} MB.</p>
+    <p>{{ "{:,}".format(images.files) }} files in {{ "{:,}".format(images.references) }} places, of which
+    {{ "everything" if decoded else "only the header" }} was read, {{ "{:,.1f}".format(images.bytes / 1e6) }} MB</p>
     <table>
     <tr><th>kind</th><th>files</th></tr>
     {% for kind, count in images.kinds.items() %}

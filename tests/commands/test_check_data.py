@@ -61,7 +61,7 @@ def test_with_a_model(folder, model, capsys):
     assert run("good.json", "--from_pretrained", model, "--max_length", 12) == 1
     out = capsys.readouterr().out
     assert "more than max_length 12; raise max_length" in out and "max_length is 12; " in out
-    assert run("good.json", "--model_name_or_path", model, "--max_length", 12, "--truncation", "leave_out") == 0
+    assert run("good.json", "--model_name_or_path", model, "--max_length", 20, "--truncation", "leave_out") == 0
     assert "left out (too long, and truncation leave_out goes on without them)" in capsys.readouterr().out
 
 

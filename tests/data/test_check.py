@@ -121,8 +121,22 @@ def test_too_long(folder, tokenizer):
     assert "more than max_length 60; raise max_length" in report.findings["too long"].examples[0][1]
     assert report.lengths[1, 0] > 60 and report.lengths[1, 2] == -1
     report = checked(folder, records, square(tokenizer, max_length=60), leave_out=True)
-    assert report.usable.tolist() == [True, True] and not report.has_errors
+    assert report.usable.tolist() == [True, False] and not report.has_errors
     assert report.findings["left out"].count == 1
+    report = checked(folder, records[1:], square(tokenizer, max_length=60), leave_out=True)
+    ((rule, finding),) = report.of(errors=True).items()
+    assert rule == "nothing to train on"
+    assert finding.examples == [(-1, "no record is left to train on; see the warnings")]
+
+
+def test_nothing_trained(folder, tokenizer, monkeypatch):
+    monkeypatch.setattr("paddle_xc2.data.encode.Example.num_trained_tokens", 0)
+    report = checked(folder, [turns("Q", "A")], square(tokenizer))
+    assert (
+        report.findings["nothing trained"]
+        .examples[0][1]
+        .endswith("train.jsonl[0]: no token of it would be trained; write an answer")
+    )
 
 
 def test_a_file_that_cant_be_read(folder):
@@ -176,7 +190,7 @@ def test_unused_image_tag(folder, tag):
 
 
 def test_unread_image(folder):
-    (message,) = warned(checked(folder, [turns("Q", "A", img_path=["red.png"])]), "unread image")
+    (message,) = warned(checked(folder, [turns("Q", "A", img_path=["red.png"], id="red.png")]), "unread image")
     assert message == 'train.jsonl[0]: "img_path" names red.png, which is not read; call it "image" if it is meant'
 
 
@@ -305,7 +319,7 @@ def test_progress_and_examples(folder, monkeypatch):
     monkeypatch.setattr(check, "NUM_EXAMPLES", 20)
     seen = []
     report = checked(folder, [turns("Q", "")] * 300, progress=seen.append)
-    assert sum(seen) == 300
+    assert sum(seen) == 300 and len(seen) > 3
     finding = report.findings["empty answer"]
     assert (finding.count, len(finding.examples)) == (300, 20)
     source, index = report.locate(299)

@@ -146,7 +146,7 @@ def test_the_terminal(folder, processor):
     assert "warnings\n  1 duplicate record (the same texts and images as an earlier record)\n" in text
     assert re.search(r"tokens a record: (\d+) to \1, mean \1, median \1; [\d.]+% of all are trained, [\d.]+%", text)
     assert "  max_length is 300; 0 records are longer\n" in text
-    assert "images: 2 references to 1 files that can be read (whole), 0.0 MB: 1 png\n" in text
+    assert "image files, read whole: 1 in 2 places, 0.0 MB: 1 png\n" in text
     assert "  width       400 to     400, median 400 pixels\n" in text
 
 
@@ -178,7 +178,10 @@ def test_json(folder, processor):
 
 def test_no_records_and_no_images(folder):
     report = checked(folder, [])
-    assert summary_lines(report) == [f"{folder}/train.json: 0 records", "", "0 records: 0 can be trained on, 0 can't"]
+    assert summary_lines(report) == [
+        *(f"{folder}/train.json: 0 records", "", "0 records: 0 can be trained on, 0 can't", "", "errors"),
+        *("  1 nothing to train on", "      no record is left to train on; see the warnings"),
+    ]
     write_html(report, folder / "report.html")
     assert "0 records: 0 can be trained on" in Page(folder / "report.html").text
     assert report_values(report)["lengths"] is None
