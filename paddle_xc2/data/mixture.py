@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from paddle_xc2.data.conversation import Conversation, DataError
-from paddle_xc2.data.json_formats import load_conversations
+from paddle_xc2.data.json_formats import ConversationFile, open_conversations
+from paddle_xc2.data.notes import Notes
 
 _LIST_BYTES = 2**20  # of a data.txt: more is no list of files
 _MOST_SAMPLES = 10**8  # of one file in an epoch
@@ -168,7 +169,7 @@ class Dataset:
 
 
 class Records(Sequence):
-    """The records of several data sets, one set after the other.
+    """The records of several data sets, one set after the other. Each is read when it is asked for.
 
     Attributes:
         datasets: one Dataset for each.
@@ -178,15 +179,15 @@ class Records(Sequence):
         parts: one or more files of each spec.
     """
 
-    def __init__(self, specs: list[DatasetSpec], parts: list[list[Sequence[Conversation]]]):
+    def __init__(self, specs: list[DatasetSpec], parts: list[list[ConversationFile]]):
         self._files = [file for files in parts for file in files]
         self._ends = np.cumsum([len(file) for file in self._files])
         sizes = [sum(map(len, files)) for files in parts]
         for spec, size in zip(specs, sizes, strict=True):
             spec.asked_of(size)  # told now, and not after all of them are measured
-        firsts = [next(file[0] for file in files if len(file)) for files in parts]
         self.datasets = tuple(
-            Dataset(spec, size, bool(first.images)) for spec, size, first in zip(specs, sizes, firsts, strict=True)
+            Dataset(spec, size, _starts_with_image(files))
+            for spec, size, files in zip(specs, sizes, parts, strict=True)
         )
         self.dataset_of = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
 
@@ -194,14 +195,38 @@ class Records(Sequence):
         return len(self.dataset_of)
 
     def __getitem__(self, index: int) -> Conversation:
-        index = range(len(self))[index]
+        return self.read(range(len(self))[index])
+
+    def read(self, index: int, notes: Notes | None = None) -> Conversation:
+        """Record `index`. Raises: DataError if it can't be used.
+
+        Args:
+            notes: where its oddities are counted.
+        """
         file = int(np.searchsorted(self._ends, index, side="right"))
-        return self._files[file][index - int(self._ends[file - 1] if file else 0)]
+        return self._files[file].read(index - int(self._ends[file - 1] if file else 0), notes)
+
+    def notes(self) -> Notes:
+        """What is odd about the files as a whole."""
+        notes = Notes()
+        for file in self._files:
+            notes.update(file.notes)
+        return notes
+
+
+def _starts_with_image(files: list[ConversationFile]) -> bool:
+    try:
+        return bool(next(file[0] for file in files if len(file)).images)
+    except DataError:
+        return False  # it is told with all others that can't be used, when they are measured
 
 
 def load_datasets(specs: list[DatasetSpec]) -> Records:
-    """Every record of every file, in the order of the files. Raises: FileNotFoundError, DataError, ValueError."""
-    return Records(specs, [[load_conversations(file, spec.image_folder) for file in spec.files] for spec in specs])
+    """Every record of every file, in the order of the files; none of them is checked yet.
+
+    Raises: FileNotFoundError, DataError, ValueError.
+    """
+    return Records(specs, [[open_conversations(file, spec.image_folder) for file in spec.files] for spec in specs])
 
 
 class Mixture:

@@ -306,6 +306,7 @@ def _sample_rows(name: str, samples: Samples) -> list[tuple[str, str]]:
     rows = [(name, f"{len(samples):,}, {tokens.mean():,.0f} tokens on average, the longest {tokens.max():,}")]
     if samples.num_shortened:
         rows.append(("", f"{samples.num_shortened} of them lose their oldest turns to fit max_length"))
+    rows += [("", str(note)) for note in samples.notes]
     if samples.refused:
         rows.append(("", f"{len(samples.refused)} more are left out because they are too long:"))
         rows += [("", f"  {reason}") for reason in samples.refused[:_NUM_REFUSED_SHOWN]]

@@ -14,6 +14,7 @@ from paddle_xc2.data.conversation import Conversation, DataError
 from paddle_xc2.data.encode import TooLong
 from paddle_xc2.data.image_transform import image_size_of
 from paddle_xc2.data.mixture import Dataset, Records
+from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.video import is_video
 from paddle_xc2.data.worker_processes import made_ahead
 from paddle_xc2.runtime import usable_cpus
@@ -37,6 +38,7 @@ class Samples:
             data.
         refused: why each of the others is left out.
         num_shortened: samples that lose turns to fit.
+        notes: oddities that were read in spite of.
     """
 
     conversations: Sequence[Conversation]
@@ -47,6 +49,7 @@ class Samples:
     fingerprint: str
     refused: list[str]
     num_shortened: int
+    notes: Notes
 
     def __len__(self) -> int:
         return len(self.conversations)
@@ -86,6 +89,7 @@ class _Measured:
     refused: list[str]
     unusable: list[str]
     num_shortened: int
+    notes: Notes
 
 
 class _Chunks(Sequence):
@@ -99,10 +103,11 @@ class _Chunks(Sequence):
         return -(-len(self.records) // _CHUNK)
 
     def __getitem__(self, chunk: int) -> _Measured:
-        measured, digests = _Measured([], [], b"", [], [], 0), []
+        measured, digests = _Measured([], [], b"", [], [], 0, Notes()), []
+        is_records = isinstance(self.records, Records)
         for index in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, len(self.records))):
             try:
-                conversation = self.records[index]
+                conversation = self.records.read(index, measured.notes) if is_records else self.records[index]
                 fitted, example = self.processor.lay_out(conversation)
                 for image in fitted.images:
                     if not is_video(image):
@@ -135,12 +140,13 @@ def fit_samples(
         records: conversations that are no Records are one data set, of which each is trained on once an epoch.
         leave_out: go on without the samples that are too long.
         silent: no progress bar.
-    Raises: ValueError if no sample fits; DataError that lists the images that can't be used, and the samples that are
-        too long.
+    Raises: ValueError if no sample fits; DataError that lists the records and images that can't be used, or the samples
+        that are too long.
     """
     chunks, num_records = _Chunks(records, processor), len(records)
     num_workers = usable_cpus() if num_records >= _MANY else 0
     fitting, lengths, refused, unusable, num_shortened = [], [], [], [], 0
+    notes = records.notes() if isinstance(records, Records) else Notes()
     digest = hashlib.sha256()
     # A bar only if it takes long; where nobody watches, a line every now and then.
     interval = 0.2 if sys.stderr.isatty() else 10.0
@@ -153,6 +159,7 @@ def fit_samples(
             refused += measured.refused
             unusable += measured.unusable
             num_shortened += measured.num_shortened
+            notes.update(measured.notes)
             digest.update(measured.digests)
             bar.update(min(_CHUNK, num_records - bar.n))
     if unusable:
@@ -178,6 +185,7 @@ def fit_samples(
         digest.hexdigest()[:16],
         refused,
         num_shortened,
+        notes,
     )
 
 

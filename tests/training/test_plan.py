@@ -8,6 +8,7 @@ import pytest
 from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.data.json_formats import load_conversations
 from paddle_xc2.data.mixture import Dataset, DatasetSpec
+from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.output import Start
@@ -161,6 +162,13 @@ def test_shortened_samples_are_told(samples):
     model = tiny_model()
     lines = plan_lines(plan_of(replace(samples, num_shortened=2)), model.config, set_trainable(model), "a CPU", 10**9)
     assert any("2 of them lose their oldest turns to fit max_length" in line for line in lines)
+
+
+def test_oddities_of_the_data_are_told(samples):
+    notes = Notes()
+    notes.add("messages before the first question, left out", "train.json[3]", 1200)
+    said = "\n             1,200 x messages before the first question, left out (first: train.json[3])\n"
+    assert said in said_by(plan_of(replace(samples, notes=notes)))
 
 
 def test_too_little_memory_is_told(samples):

@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 from dataclasses import replace
 
@@ -110,3 +111,17 @@ def test_data_sets_keep_their_samples(workspace):
     assert samples.max_length == limit and samples.has_image.tolist() == [
         bool(one.images) for one in samples.conversations
     ]
+
+
+def test_oddities_and_unusable_records_are_counted(workspace, tmp_path):
+    """Records are checked where they are measured: a file is gone through once."""
+    turns = [{"from": "gpt", "value": "Hello."}, {"from": "user", "value": "a"}, {"from": "gpt", "value": "b"}]
+    (tmp_path / "odd.jsonl").write_text("".join(json.dumps({"conversations": turns}) + "\n" for _ in range(3)))
+    records = load_datasets([DatasetSpec("odd", (tmp_path / "odd.jsonl",))])
+    samples = fit_samples(records, processor(workspace))
+    (note,) = samples.notes
+    assert note.count == 3 and note.example.endswith("odd.jsonl[0]")
+    (tmp_path / "bad.jsonl").write_text('{"conversations": []}\n' + json.dumps({"conversations": turns}) + "\n{}\n")
+    records = load_datasets([DatasetSpec("bad", (tmp_path / "bad.jsonl",))])
+    with pytest.raises(DataError, match=r"^2 of 3 records can't be used:\n .*bad.jsonl\[0\].*\n .*bad.jsonl\[2\]"):
+        fit_samples(records, processor(workspace))
