@@ -60,7 +60,10 @@ def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
         check_best_metric(arguments, evaluation)
     plan = Plan(arguments, precision, start, train, evaluation, dist.get_world_size(), dist.get_rank(), questions)
     if not train:
-        StepTrainer(load_model(plan, model_dir, processor), processor, plan).evaluate()
+        try:
+            StepTrainer(load_model(plan, model_dir, processor), processor, plan).evaluate()
+        except OSError as error:
+            return report_disk_error(arguments, error)
         return 0
     check_same_course(start, plan.course)
     model = load_model(plan, model_dir, processor)
@@ -76,11 +79,7 @@ def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
             claim(Path(arguments.output_dir), facts_of(plan))
         trainer = StepTrainer(model, processor, plan)
     except OSError as error:
-        if not is_disk_error(error):
-            raise
-        told = f"output_dir {arguments.output_dir} can't be written to: {error}; mend that, or choose another folder"
-        print(told, file=sys.stderr)
-        return EXIT_FAILURE
+        return report_disk_error(arguments, error)
     try:
         with trainer.stop.listening():
             seconds = train_to_the_end(trainer)
@@ -99,7 +98,8 @@ def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
             f"{arguments.output_dir} can't be written to ({error}); make room, or mend the disk",
             EXIT_FAILURE,
         )
-    print(describe_end(trainer, told, config_path, overrides), file=sys.stderr)
+    if plan.rank == 0:
+        print(describe_end(trainer, told, config_path, overrides), file=sys.stderr)
     return status
 
 
@@ -239,6 +239,15 @@ def save_results(trainer: StepTrainer, seconds: float) -> None:
     if not trainer.arguments.benchmark:
         trainer.model.save_pretrained(output_dir)
         print(f"the model is saved, ask it: paddle-xc2 chat --from_pretrained {shlex.quote(str(output_dir))}")
+
+
+def report_disk_error(arguments: FinetuneArguments, error: OSError) -> int:
+    """Says that nothing could be written. Returns: the exit status. Raises: `error` if it is another one."""
+    if not is_disk_error(error):
+        raise error
+    told = f"output_dir {arguments.output_dir} can't be written to: {error}; mend that, or choose another folder"
+    print(told, file=sys.stderr)
+    return EXIT_FAILURE
 
 
 def describe_end(trainer: StepTrainer, told: str, config_path, overrides: list[str]) -> str:

@@ -416,6 +416,30 @@ def test_evaluation_alone_by_generation(config, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions-0.jsonl"]
 
 
+def test_answers_that_can_not_be_written(config, monkeypatch, capsys):
+    def refuse(trainer, records):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(StepTrainer, "_write_predictions", refuse)
+    keys = {"eval_with_do_generation": True, "save_generation_output": True, "max_new_tokens": 1}
+    assert main(["finetune", str(config(do_train=False, do_eval=True, **keys))]) == 1
+    told = capsys.readouterr().err
+    assert "can't be written to: [Errno 28] No space left on device" in told and "Traceback" not in told
+
+
+def test_error_of_another_kind_is_not_the_disks(config, monkeypatch):
+    def fail(*_):
+        raise OSError("something else")
+
+    monkeypatch.setattr("paddle_xc2.training.finetune.claim", fail)
+    with pytest.raises(OSError, match="something else"):
+        finetune(config())
+    monkeypatch.undo()
+    monkeypatch.setattr(StepTrainer, "training_step", fail)
+    with pytest.raises(OSError, match="something else"):
+        finetune(config())
+
+
 def test_benchmark_saves_no_model(config, tmp_path):
     assert finetune(config(benchmark=True)) == 0
     assert not (tmp_path / "out" / "config.json").exists() and (tmp_path / "out" / "metrics.jsonl").exists()
