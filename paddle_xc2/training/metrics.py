@@ -190,6 +190,10 @@ class Progress:
         else:
             self.bar.set_postfix_str(f"loss {loss}, {speed}", refresh=False)
 
+    def over(self, items, total: int, what: str):
+        """Yields `items`, counted by a bar of their own that goes when they are done."""
+        yield from tqdm(items, what, total, leave=False, dynamic_ncols=True, disable=self.lines or self.silent)
+
     def say(self, text: str) -> None:
         """Prints a line without disturbing the bar."""
         if not self.silent:

@@ -429,7 +429,8 @@ class StepTrainer(Trainer):
         losses, num_tokens = [], 0
         self.model.eval()
         with paddle.no_grad():
-            for item in ItemLoader(self.evaluation, mine, self.arguments.dataloader_num_workers):
+            items = ItemLoader(self.evaluation, mine, self.arguments.dataloader_num_workers)
+            for item in self.progress.over(items, len(mine), "evaluating"):
                 if self.stop.by:
                     break
                 with self.autocast_smart_context_manager():
@@ -481,7 +482,8 @@ class StepTrainer(Trainer):
         seeds = np.random.SeedSequence([arguments.seed, self.state.global_step, self.plan.rank])
         runtime.set_seed(int(seeds.generate_state(1)[0]))  # of answers that are drawn
         mine, records = self._my_batches(), []
-        for index, item in zip(mine, ItemLoader(self.questions, mine, arguments.dataloader_num_workers), strict=True):
+        items = ItemLoader(self.questions, mine, arguments.dataloader_num_workers)
+        for index, item in zip(mine, self.progress.over(items, len(mine), "answering"), strict=True):
             if self.stop.by:
                 break
             (batch,) = item.batches

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paddle_xc2.evaluation import metrics
 from paddle_xc2.evaluation.metrics import (
     METRICS,
     Answer,
@@ -47,6 +48,15 @@ def test_rouge_and_bleu_of_known_texts():
     assert bleu([("a b c d", "")]) == 0.0 and bleu([]) == 0.0
     # The corpus's: n-grams are counted over all pairs, (4+0)/8, (3+0)/6, (2+0)/4, (1+0)/2.
     assert bleu([("a b c d", "a b c d"), ("e f g h", "i j k l")]) == pytest.approx(0.5)
+
+
+def test_common_subsequence_is_paddlenlps():
+    from paddlenlp.metrics import RougeL
+
+    draw = random.Random(0)
+    for _ in range(30):
+        first, second = (draw.choices("abcd", k=draw.randint(0, 12)) for _ in range(2))
+        assert metrics._common_words(first, second) == RougeL().lcs(first, second), (first, second)
 
 
 def test_anls():

@@ -134,6 +134,13 @@ def test_bar(capsys):
     assert "training" in told.err and "5/10" in told.err and "loss 2.0000" in told.err
 
 
+def test_bar_within_the_bar(capsys):
+    assert list(Progress(10, 4, lines=False).over(iter("abc"), 3, "answering")) == ["a", "b", "c"]
+    assert "answering" in capsys.readouterr().err
+    assert list(Progress(10, 4, lines=True).over(iter("abc"), 3, "answering")) == ["a", "b", "c"]
+    assert "answering" not in capsys.readouterr().err
+
+
 def test_overflow_of_float16_has_no_loss(capsys):
     Progress(10, 0, lines=True).logged({**TRAINED, "loss": None})
     assert "loss overflow" in capsys.readouterr().out
