@@ -329,7 +329,7 @@ _PAGE = textwrap.dedent("""\
     td, th { text-align: left; padding: .1rem 1rem .1rem 0; vertical-align: top; }
     pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6; padding: .7rem; border-radius: 4px; }
     .trained { background: #bfe8c3; } .image { color: #777; font-style: italic; }
-    .error { color: #a40000; } .count { font-weight: bold; }
+    .error { color: #a40000; }
     figure { display: inline-block; margin: .3rem .6rem .3rem 0; max-width: 180px; vertical-align: top; }
     figcaption { font-size: .75rem; color: #555; } img { max-width: 100%; }
     </style>
