@@ -87,7 +87,7 @@ def learn_digits(seed: int, short: bool) -> tuple[dict, digits.Question]:
     with stage("Asking the held-out questions before fine-tuning"):
         before = exam.answer_questions(OUTPUT / "model", questions)
     with stage("Fine-tuning") as finetuning:
-        run_command("finetune", os.path.relpath(CONFIG), "--seed", seed, *steps)
+        fine_tune(seed, steps)
     with stage("Asking the held-out questions after fine-tuning"):
         after = exam.answer_questions(OUTPUT / "finetuned", questions)
 
@@ -107,6 +107,13 @@ def learn_digits(seed: int, short: bool) -> tuple[dict, digits.Question]:
         ],
     }
     return result, questions[0]
+
+
+def fine_tune(seed: int, steps: list) -> None:
+    """Raises: SystemExit: 130 if Ctrl-C ended it, which for the command is no failure, as it can go on from there."""
+    run_command("finetune", os.path.relpath(CONFIG), "--seed", seed, *steps)
+    if not (OUTPUT / "finetuned" / "config.json").is_file():
+        raise SystemExit(cli.EXIT_INTERRUPTED)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,15 @@
 """The README's first command, shortened: a few scans and steps, everything else as it is."""
 
 import json
+import runpy
 import shlex
 import subprocess
 import sys
 
 import pytest
 from PIL import Image
+
+from paddle_xc2 import cli
 
 START = (
     "import pathlib, runpy, sys; sys.exit(runpy.run_path(sys.argv[1])['main'](['--short'], pathlib.Path(sys.argv[2])))"
@@ -55,6 +58,16 @@ def test_a_second_run_begins_anew(root, run):
     (output / "left_over").touch()
     assert quickstart(root, output.parent).returncode == 0
     assert not (output / "left_over").exists()
+
+
+def test_ctrl_c_while_fine_tuning_is_the_end(root, tmp_path, monkeypatch):
+    """The command itself ends with 0 then, without a model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    fine_tune = runpy.run_path(str(root / "examples/quickstart.py"))["fine_tune"]
+    monkeypatch.setattr(cli, "main", lambda words: 0)
+    with pytest.raises(SystemExit, match="130"):
+        fine_tune(1, [])
 
 
 def test_a_foreign_folder_is_left_alone(root, tmp_path):
