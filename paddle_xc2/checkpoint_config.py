@@ -14,6 +14,7 @@ VISION_CONFIG_FILE = "clip_vision_config.json"
 XTUNER_LLM, XTUNER_PROJECTOR, XTUNER_VISION = "llm", "projector", "visual_encoder"
 ADAPTER_CONFIG_FILE = "adapter_config.json"  # PEFT's
 PADDLENLP_ADAPTER_CONFIG_FILE = "lora_config.json"
+ADAPTER_FACTS_FILE = "paddle_xc2_adapter.json"  # beside either: what they have no place for
 
 
 def read_json(path: Path) -> dict:

@@ -15,6 +15,7 @@ from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.models.clip_vit import ClipVisionTransformer
 from paddle_xc2.models.image_features import build_projector, encode_squares, encode_tiled, fill_image_slots
 from paddle_xc2.models.internlm2 import InternLM2Model, KeyValueCache
+from paddle_xc2.models.lora import LoRALinear
 from paddle_xc2.models.loss import token_loss_sum
 from paddle_xc2.models.plora import linear
 
@@ -53,8 +54,11 @@ class XComposer2ForCausalLM(PretrainedModel):
         run_vision_always: in training with several processes, a batch without images still passes one (blank, weighted
             by zero) through ViT and projector, so that every rank reduces the same gradients.
         source_dir: the directory it was loaded from, or None.
+        source_name: the released name that it was loaded by, or None.
         quantization: "nf4" if the decoder's linear layers are models/nf4.py's, or None.
-        replaced: parameters that its adapter holds whole, by name, with the values that they had without it.
+        replaced: parameters that its adapter holds whole, by name, with the values that they had without it (None where
+            they were not kept).
+        rslora: whether the scaling of its LoRA layers is alpha / sqrt(rank).
     """
 
     config_class = XComposer2Config
@@ -75,8 +79,10 @@ class XComposer2ForCausalLM(PretrainedModel):
             self.plora_sub_GN = self.create_parameter([1, 1, 1, config.projector_inputs])
         self.run_vision_always = False
         self.source_dir = None
+        self.source_name = None
         self.quantization = None
         self.replaced = {}
+        self.rslora = False
 
     def get_input_embeddings(self):
         return self.model.tok_embeddings
@@ -218,8 +224,25 @@ class XComposer2ForCausalLM(PretrainedModel):
 
         unload_adapter(self)
 
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is on: LoRA layers, or parameters that one holds whole."""
+        return bool(self.replaced) or any(isinstance(layer, LoRALinear) for layer in self.sublayers())
+
+    def save_adapter(self, save_dir, **kwargs):
+        """Writes the adapter alone: see `paddle_xc2.weights.adapter_saving.save_adapter`."""
+        from paddle_xc2.weights.adapter_saving import save_adapter
+
+        save_adapter(self, save_dir, **kwargs)
+
     def save_pretrained(self, save_dir, to="paddle", **kwargs):
-        """Writes a checkpoint: see `paddle_xc2.weights.saving.save_model`."""
+        """Writes a checkpoint: see `paddle_xc2.weights.saving.save_model`.
+
+        Of a model with an adapter it writes the adapter, as PEFT does; merge_adapter() first for a whole checkpoint.
+        """
+        if self.has_adapter:
+            self.save_adapter(save_dir)
+            return
         from paddle_xc2.weights.saving import save_model
 
         save_model(self, save_dir, to=to, **kwargs)

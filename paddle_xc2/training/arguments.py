@@ -35,11 +35,26 @@ class FinetuneArguments:
         hd_num: tiles that an image may take; null is upstream's number, -1 is for families without tiles.
         pad_image_to_square: of LLaVA: false takes the middle of an image as CLIP does, true pads it to a square; null
             is what the checkpoint was trained with, else padding. It is recorded, and chat then does the same.
-        fix_vit: keep the vision encoder as it is; it then runs without a graph.
-        fix_sampler: keep the projector (vision_proj) as it is.
+        fix_vit: keep the vision encoder as it is; it then runs without a graph. null is true with lora, else false.
+        fix_sampler: keep the projector (vision_proj) as it is. null is true with lora, else false.
         freeze_include: patterns of parameter names to freeze, as in ["vit.*"].
         freeze_exclude: patterns of names that learn in spite of fix_vit and fix_sampler; what both lists match stays as
             those say.
+    LoRA (defaults of upstream's script):
+        lora: train low-rank updates of linear layers instead of the language model; what is saved is an adapter.
+        lora_rank: rank of the updates.
+        lora_alpha: the updates are scaled by alpha / rank.
+        lora_dropout: probability, on what enters the updates.
+        lora_target_modules: layers to update: language_model (attention.wqkv, attention.wo, feed_forward.w1, w2 and w3
+            of every decoder layer, which is null too), vit, projector, output; or names, ends of names, regular
+            expressions.
+        rslora: scale by alpha / sqrt(rank) instead.
+        use_dora: learn the norm of each output's weights too.
+        lora_plus_scale: the second matrix of an update learns this many times as fast (LoRA+).
+        lora_path: adapter to go on training, in PEFT's or PaddleNLP's layout; it decides ranks and layers.
+        train_plora: train PLoRA's matrices whole beside LoRA. Like the vision encoder and the projector, where fix_vit
+            and fix_sampler are false, they are saved with the adapter.
+        train_separators: likewise the separators between the tiles of an image.
     Data:
         dataset: {"train": [{"name", "data_files", "image_folder", "num_samples", "ratio"}], "eval": [...]}; data_files
             (one or a list) are looked for from the current folder, then from the argument file's. num_samples, or
@@ -71,7 +86,11 @@ class FinetuneArguments:
         max_steps: steps to train; if positive, num_train_epochs is not looked at.
         seed: of the order of samples and of dropout.
     Optimizer (AdamW):
-        learning_rate: highest learning rate, per step.
+        learning_rate: highest learning rate, per step; null is 5e-5 with lora, else 1e-5, as upstream.
+        vit_lr: the same for the vision encoder; null is learning_rate.
+        mm_projector_lr: the same for the projector.
+        plora_lr: the same for PLoRA's matrices.
+        separators_lr: the same for the separators between tiles.
         weight_decay: AdamW's, times the learning rate; matrices only, not biases and norm weights.
         adam_beta1: AdamW's decay of the first moment, per step.
         adam_beta2: AdamW's decay of the second moment, per step.
@@ -137,10 +156,23 @@ class FinetuneArguments:
     img_size: int | None = None
     hd_num: int | None = None
     pad_image_to_square: bool | None = None
-    fix_vit: bool = False
-    fix_sampler: bool = False
+    fix_vit: bool | None = None
+    fix_sampler: bool | None = None
     freeze_include: list[str] | None = None
     freeze_exclude: list[str] | None = None
+
+    # LoRA
+    lora: bool = False
+    lora_rank: int = 64
+    lora_alpha: float = 64.0
+    lora_dropout: float = 0.05
+    lora_target_modules: list[str] | None = None
+    rslora: bool = False
+    use_dora: bool = False
+    lora_plus_scale: float = 1.0
+    lora_path: str | None = None
+    train_plora: bool = False
+    train_separators: bool = False
 
     # Data
     dataset: dict | None = None
@@ -166,7 +198,11 @@ class FinetuneArguments:
     seed: int = 42
 
     # Optimizer (AdamW)
-    learning_rate: float = 1e-5
+    learning_rate: float | None = None
+    vit_lr: float | None = None
+    mm_projector_lr: float | None = None
+    plora_lr: float | None = None
+    separators_lr: float | None = None
     weight_decay: float = 0.1
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
@@ -223,6 +259,14 @@ class FinetuneArguments:
     skip_memory_metrics: bool = False
     benchmark: bool = False
 
+    def __post_init__(self):
+        if self.learning_rate is None:
+            self.learning_rate = 5e-5 if self.lora else 1e-5
+        if self.fix_vit is None:
+            self.fix_vit = self.lora
+        if self.fix_sampler is None:
+            self.fix_sampler = self.lora
+
     @property
     def samples_per_pass(self) -> int:
         """Samples that one process trains on in one step."""
@@ -250,6 +294,7 @@ SYNONYMS = {
     "eval_strategy": "evaluation_strategy",
     "use_lora": "lora",
     "lora_r": "lora_rank",
+    "use_rslora": "rslora",
 }
 
 
@@ -261,16 +306,12 @@ class Neutral(NamedTuple):
 
 
 _NOT_YET = "is not supported yet"
-_LORA = f"LoRA {_NOT_YET}; leave it out for full fine-tuning"
 _PARALLEL = f"splitting a model over processes {_NOT_YET}; leave it out (data parallel training works)"
 _OTHER_SCHEDULER = "PaddleMIX reads it for other models only; use lr_scheduler_type, learning_rate and warmup_ratio"
 
 NEUTRAL = {
-    "lora": Neutral((False,), _LORA),
-    "lora_path": Neutral((None,), _LORA),
     "prefix_tuning": Neutral((False,), f"prefix tuning {_NOT_YET}"),
     "neftune": Neutral((False,), f"NEFTune {_NOT_YET}"),
-    "mm_projector_lr": Neutral((None,), f"a learning rate per part {_NOT_YET}; learning_rate holds for all"),
     "chat_template": Neutral((None,), "the template belongs to the model family and is always used; leave it out"),
     "src_length": Neutral((None, 1024), "questions have no limit of their own; max_length holds for the whole sample"),
     "task_name": Neutral((None,), "name files under dataset instead"),
@@ -330,6 +371,12 @@ _AT_LEAST = {
     "gradient_accumulation_steps": 1,
     "per_device_eval_batch_size": 1,
     "learning_rate": 0,
+    "vit_lr": 0,
+    "mm_projector_lr": 0,
+    "plora_lr": 0,
+    "separators_lr": 0,
+    "lora_rank": 1,
+    "lora_plus_scale": 0,
     "weight_decay": 0,
     "max_grad_norm": 0,
     "warmup_steps": 0,
@@ -343,7 +390,7 @@ _AT_LEAST = {
     "logging_steps": 1,
     "seed": 0,
 }
-_SHARES = ("adam_beta1", "adam_beta2", "warmup_ratio")  # from 0 to below 1
+_SHARES = ("adam_beta1", "adam_beta2", "warmup_ratio", "lora_dropout")  # from 0 to below 1
 
 
 def load_arguments(path: str | Path, overrides: list[str] = ()) -> FinetuneArguments:
@@ -477,7 +524,9 @@ def _parse_words(name: str, words: list[str]) -> Any:
     if not words:
         return True
     text = " ".join(words)
-    if text.lower() in ("true", "false") or (kind is bool and text.lower() in ("1", "0", "yes", "no", "on", "off")):
+    if text.lower() in ("true", "false") or (
+        kind in (bool, bool | None) and text.lower() in ("1", "0", "yes", "no", "on", "off")
+    ):
         return text.lower() in ("true", "1", "yes", "on")
     if kind in (str, str | None) and text != "null":
         return text
@@ -572,7 +621,32 @@ def _check_together(arguments: FinetuneArguments, wrong: list[str]) -> None:
     _check_generation(arguments, wrong)
     for name in set(arguments.reporters) - REPORTERS.keys():
         wrong.append(f'"report_to" names "{name}", but knows only {", ".join(REPORTERS)} and none')
+    _check_lora(arguments, wrong)
     _check_dataset(arguments, wrong)
+
+
+_LORA_ONLY = {
+    "rslora": False,
+    "use_dora": False,
+    "lora_plus_scale": 1.0,
+    "lora_path": None,
+    "lora_target_modules": None,
+}
+
+
+def _check_lora(arguments: FinetuneArguments, wrong: list[str]) -> None:
+    if not arguments.lora:
+        for name, neutral in _LORA_ONLY.items():
+            if (value := getattr(arguments, name)) != neutral:
+                wrong.append(f'"{name}" is {json.dumps(value)}, which is for LoRA; set "lora": true, or leave it out')
+    if arguments.lora_alpha <= 0:
+        wrong.append(f'"lora_alpha" is {arguments.lora_alpha}, but must be above 0')
+    if not arguments.learning_rate:
+        for name in ("vit_lr", "mm_projector_lr", "plora_lr", "separators_lr"):
+            if getattr(arguments, name):
+                wrong.append(f'"{name}" is {getattr(arguments, name)}, but "learning_rate" is 0; freeze parts instead')
+    if arguments.lora_target_modules == []:
+        wrong.append('"lora_target_modules" is empty; leave it out for the language model\'s layers')
 
 
 def _check_questions(arguments: FinetuneArguments, wrong: list[str]) -> None:

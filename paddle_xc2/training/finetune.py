@@ -23,13 +23,14 @@ from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load_arguments
 from paddle_xc2.training.checkpoints import check_whole
 from paddle_xc2.training.interruption import Stopped, is_disk_error
+from paddle_xc2.training.lora import add_lora, continue_adapter, remember_trained
 from paddle_xc2.training.metrics import LOSS_PLOT, device_memory, draw_metrics
 from paddle_xc2.training.output import check_same_course, choose_start, claim
 from paddle_xc2.training.plan import Plan, first_sample_text, plan_lines
 from paddle_xc2.training.reporting import check_installed
 from paddle_xc2.training.sample_answers import TABLE_FILE, read_questions
 from paddle_xc2.training.samples import Samples, fit_samples
-from paddle_xc2.training.trainable import set_trainable
+from paddle_xc2.training.trainable import set_learning_rates, set_trainable
 from paddle_xc2.training.trainer import STATE_FILE, StepTrainer, check_best_metric
 from paddle_xc2.weights.whole_directory import NoRoom
 
@@ -67,9 +68,7 @@ def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
         return 0
     check_same_course(start, plan.course)
     model = load_model(plan, model_dir, processor)
-    learning = set_trainable(
-        model, arguments.fix_vit, arguments.fix_sampler, arguments.freeze_include, arguments.freeze_exclude
-    )
+    learning = choose_trainable(model, arguments)
     if plan.num_processes > 1:
         dist.barrier()  # every process has looked at output_dir before the first one writes into it
     if plan.rank == 0:
@@ -140,12 +139,18 @@ def read_samples(arguments: FinetuneArguments, part: str, config_path, processor
 def load_model(plan: Plan, model_dir: Path, processor: XComposer2Processor) -> XComposer2ForCausalLM:
     """The model in the state to start from."""
     arguments = plan.arguments
-    if plan.start.checkpoint:
+    if plan.start.checkpoint and not arguments.lora:
         model = XComposer2ForCausalLM.from_pretrained(plan.start.checkpoint, dtype=plan.weight_dtype)
     else:
         model = XComposer2ForCausalLM.from_pretrained(model_dir, dtype=plan.weight_dtype, img_size=arguments.img_size)
+    if arguments.lora and (adapter := plan.start.checkpoint or arguments.lora_path):
+        continue_adapter(model, resolve_model_path(adapter), arguments)
+    elif arguments.lora and plan.train:
+        add_lora(model, arguments)
     # Tokenizer and the like are copied from it when saving; a checkpoint may be gone by then.
     model.source_dir = model_dir
+    is_path = Path(arguments.model_name_or_path).expanduser().is_dir()
+    model.source_name = None if is_path else arguments.model_name_or_path
     model.config.chat_layout = "as_trained"
     model.config.max_length = processor.max_length
     model.config.hd_num = processor.hd_num  # so that chat shows images as training did
@@ -156,6 +161,20 @@ def load_model(plan: Plan, model_dir: Path, processor: XComposer2Processor) -> X
         model.recompute_disable()
     model.run_vision_always = plan.num_processes > 1
     return model
+
+
+def choose_trainable(model: XComposer2ForCausalLM, arguments: FinetuneArguments) -> dict[str, tuple[int, int]]:
+    """Sets what learns, and how fast. Returns: as `set_trainable`."""
+    beside_lora = None
+    if arguments.lora:
+        asked = {"PLoRA": arguments.train_plora, "other": arguments.train_separators}
+        beside_lora = [part for part in asked if asked[part]]
+    patterns = (arguments.freeze_include, arguments.freeze_exclude)
+    learning = set_trainable(model, arguments.fix_vit, arguments.fix_sampler, *patterns, beside_lora)
+    set_learning_rates(model, arguments)
+    if arguments.lora:
+        remember_trained(model)
+    return learning
 
 
 def print_plan(plan: Plan, config, learning: dict[str, tuple[int, int]], processor: XComposer2Processor) -> None:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from paddle_xc2.checkpoint_config import CONFIG_FILE, read_json
+from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, CONFIG_FILE, read_json
 from paddle_xc2.training import checkpoints
 from paddle_xc2.training.arguments import FinetuneArguments
 
@@ -52,7 +52,8 @@ def choose_start(arguments: FinetuneArguments) -> Start:
     elif resume == "auto" or resume is None and not arguments.overwrite_output_dir:
         checkpoint, passed_over = checkpoints.newest_whole(output_dir)
         notes += [f"passed over: {reason}" for reason in passed_over]
-        if checkpoint is None and resume is None and (output_dir / CONFIG_FILE).exists():
+        finished = any((output_dir / name).exists() for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE))
+        if checkpoint is None and resume is None and finished:
             raise ValueError(
                 f"output_dir {output_dir} holds a finished run without a checkpoint to go on from; choose another "
                 'folder, or set "overwrite_output_dir": true to train again and replace it'

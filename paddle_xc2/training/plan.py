@@ -18,7 +18,7 @@ from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.output import Start
 from paddle_xc2.training.sample_answers import Question
 from paddle_xc2.training.samples import Samples
-from paddle_xc2.training.trainable import trainable_table
+from paddle_xc2.training.trainable import PART_LEARNING_RATES, trainable_table
 
 _NUM_REFUSED_SHOWN = 5
 _MUCH_PADDING = 0.2  # of what is computed: worth saying how to avoid it
@@ -32,6 +32,12 @@ _COURSE = (
     "pad_image_to_square",
     *("mixture", "mixtoken", "max_tokens_per_batch", "group_by_length", "group_by_modality_length"),
     *("dataloader_drop_last", "fix_vit", "fix_sampler", "freeze_include", "freeze_exclude"),
+    *PART_LEARNING_RATES.values(),
+)
+# Of a run with LoRA. "lora" itself is in every course, as None where it is off.
+_LORA_COURSE = (
+    *("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules", "rslora", "use_dora", "lora_plus_scale"),
+    *("lora_path", "train_plora", "train_separators"),
 )
 
 
@@ -137,6 +143,8 @@ class Plan:
             "warm-up steps": self.warmup_steps,
             "precision": self.precision,
             **{name: getattr(self.arguments, name) for name in _COURSE},
+            "lora": self.arguments.lora or None,
+            **{name: getattr(self.arguments, name) for name in _LORA_COURSE if self.arguments.lora},
         }
 
 
@@ -158,6 +166,7 @@ def plan_lines(
         ("precision", f"{plan.precision} on {device}"),
         ("trained", first),
         *(("", line) for line in others),
+        *_lora_rows(arguments),
         *_sample_rows("samples", plan.train),
         *_mixture_rows(plan),
         *(_sample_rows("evaluation", plan.evaluation) if plan.evaluation else ()),
@@ -200,6 +209,24 @@ def _mixture_rows(plan: Plan) -> list[tuple[str, str]]:
         for row in table
     ]
     return [("an epoch", lines[0]), *(("", line) for line in lines[1:])]
+
+
+def _lora_rows(arguments: FinetuneArguments) -> list[tuple[str, str]]:
+    if not arguments.lora:
+        return []
+    if arguments.lora_path:
+        rows = [("lora", f"goes on with {arguments.lora_path}, dropout {arguments.lora_dropout:g}")]
+    else:
+        kind = "DoRA" if arguments.use_dora else "LoRA"
+        root = "sqrt(rank)" if arguments.rslora else "rank"
+        targets = ", ".join(arguments.lora_target_modules or ["language_model"])
+        told = f"{kind} of rank {arguments.lora_rank}, alpha {arguments.lora_alpha:g} (scaled by alpha / {root}), "
+        rows = [("lora", f"{told}dropout {arguments.lora_dropout:g}, on {targets}")]
+    if arguments.lora_plus_scale != 1.0:
+        rows.append(("", f"its second matrices learn {arguments.lora_plus_scale:g} times as fast (LoRA+)"))
+    if arguments.train_plora or arguments.train_separators:
+        rows.append(("", "PLoRA and separators are saved with the adapter, but PEFT does not read them: merge first"))
+    return rows
 
 
 def _step_line(plan: Plan) -> str:
@@ -247,8 +274,15 @@ def _schedule_line(plan: Plan) -> str:
         length += f" in {arguments.num_train_epochs:g} epoch{'' if arguments.num_train_epochs == 1 else 's'}"
     return (
         f"{length}, {plan.warmup_steps} of warm-up, then {arguments.lr_scheduler_type} from learning rate "
-        f"{arguments.learning_rate:g}; AdamW, weight decay {arguments.weight_decay:g}, seed {arguments.seed}"
+        f"{arguments.learning_rate:g}{_part_rates(arguments)}; AdamW, "
+        f"weight decay {arguments.weight_decay:g}, seed {arguments.seed}"
     )
+
+
+def _part_rates(arguments: FinetuneArguments) -> str:
+    rates = {part: getattr(arguments, key) for part, key in PART_LEARNING_RATES.items()}
+    told = [f"{part} {rate:g}" for part, rate in rates.items() if rate is not None]
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _checkpoint_line(arguments: FinetuneArguments) -> str:

@@ -1,9 +1,11 @@
-"""Which parameters learn."""
+"""Which parameters learn, and how fast."""
 
 from __future__ import annotations
 
 import re
 from fnmatch import fnmatchcase
+
+from paddle_xc2.models.lora import is_lora, lora_layers, named_parameters
 
 # Parts of the model, by the names of their parameters; the first pattern that matches decides.
 PARTS = (
@@ -13,31 +15,45 @@ PARTS = (
     ("projector", r"vision_proj\."),
     ("other", r""),  # the separators of families with tiles
 )
+LORA = "LoRA"
+# Arguments that hold the learning rate of a part.
+PART_LEARNING_RATES = {
+    "ViT": "vit_lr",
+    "projector": "mm_projector_lr",
+    "PLoRA": "plora_lr",
+    "other": "separators_lr",
+}
 
 
 def part_of(name: str) -> str:
-    """The part of the model that a parameter belongs to."""
+    """The part of the model that a parameter belongs to; of LoRA's own, the part that it updates."""
     return next(part for part, pattern in PARTS if re.match(pattern, name))
 
 
 def set_trainable(
-    model, fix_vit: bool = False, fix_sampler: bool = False, freeze_include=None, freeze_exclude=None
+    model, fix_vit: bool = False, fix_sampler: bool = False, freeze_include=None, freeze_exclude=None, beside_lora=None
 ) -> dict[str, tuple[int, int]]:
     """Sets `stop_gradient` of every parameter.
 
     `fix_vit` and `fix_sampler` freeze the vision encoder and the projector. Then patterns (fnmatch, on whole names)
     freeze what only `freeze_include` matches and free what only `freeze_exclude` matches, as in PaddleMIX.
 
-    Returns: {part: (parameters that learn, all its parameters)}, counted in numbers.
-    Raises: ValueError for a pattern that matches no parameter, or if nothing is left to learn.
+    Args:
+        beside_lora: parts that learn whole beside LoRA, of "PLoRA" and "other", in a run that trains LoRA: its own
+            parameters learn always, the language model never. None is a run without LoRA, in which all of them learn.
+    Returns: {part: (parameters that learn, all its parameters)}, counted in numbers; with LoRA, LoRA is one of them.
+    Raises: ValueError for a pattern that matches no parameter, if nothing is left to learn, or if a layer is to learn
+        both whole and by LoRA.
     """
-    named = dict(model.named_parameters())
+    named = named_parameters(model)
     include = _matches(freeze_include, named, "freeze_include")
     exclude = _matches(freeze_exclude, named, "freeze_exclude")
-    counts = {part: (0, 0) for part, _ in PARTS}
+    counts = {part: (0, 0) for part in ((LORA,) if beside_lora is not None else ()) + tuple(part for part, _ in PARTS)}
     for name, parameter in named.items():
-        part = part_of(name)
+        part = LORA if is_lora(name) else part_of(name)
         frozen = part == "ViT" and fix_vit or part == "projector" and fix_sampler
+        if beside_lora is not None and part not in (LORA, "ViT", "projector"):
+            frozen = part not in beside_lora
         if (name in include) != (name in exclude):
             frozen = name in include
         parameter.stop_gradient = bool(frozen)
@@ -45,7 +61,34 @@ def set_trainable(
         counts[part] = (counts[part][0] + size * (not frozen), counts[part][1] + size)
     if not any(learning for learning, _ in counts.values()):
         raise ValueError("every parameter is frozen, nothing is left to train; check freeze_include")
+    _check_not_both(model)
     return {part: count for part, count in counts.items() if count[1]}
+
+
+def _check_not_both(model) -> None:
+    for path, layer in lora_layers(model).items():
+        if any(not parameter.stop_gradient for parameter in layer.base.parameters()):
+            part = part_of(f"{path}.")
+            key = {"ViT": "fix_vit", "projector": "fix_sampler"}.get(part)
+            freeze = f'set "{key}": true' if key else f'take "{path}.*" out of freeze_exclude'
+            raise ValueError(
+                f"{path} would learn whole and by LoRA at once; {freeze}, or leave the {part} out of "
+                "lora_target_modules"
+            )
+
+
+def set_learning_rates(model, arguments) -> None:
+    """Gives every parameter its factor of the run's learning rate: by part, and of LoRA's B by lora_plus_scale.
+
+    Args:
+        arguments: FinetuneArguments.
+    """
+    for name, parameter in named_parameters(model).items():
+        own = getattr(arguments, PART_LEARNING_RATES.get(part_of(name), ""), None)
+        factor = 1.0 if own in (None, arguments.learning_rate) else own / arguments.learning_rate
+        if name.endswith(".lora_b"):
+            factor *= arguments.lora_plus_scale  # LoRA+, arXiv:2402.12354
+        parameter.optimize_attr["learning_rate"] = factor
 
 
 def _matches(patterns, names, key: str) -> set[str]:

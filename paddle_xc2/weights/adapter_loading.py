@@ -13,7 +13,6 @@ from paddle_xc2.models.lora import (
     LoRALinear,
     is_linear,
     layer_at,
-    lora_layers,
     merge_lora,
     named_parameters,
     remove_lora,
@@ -69,7 +68,7 @@ def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = Tr
     Raises: ValueError if the model has an adapter already, if the adapter is empty, or if one of its tensors is not of
         this model; the model is then as before.
     """
-    if lora_layers(model) or model.replaced:
+    if model.has_adapter:
         raise ValueError(f"{where}: the model has an adapter already; merge_adapter() or unload_adapter() first")
     adapter = _with_our_prefixes(adapter, model.config)
     parameters = named_parameters(model)
@@ -78,6 +77,7 @@ def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = Tr
     unwrappable = [path for path in updates if not is_linear(layer_at(model, path))]
     if unwrappable:
         raise ValueError(f"{where}: updates {unwrappable[0]}, which is no linear layer; merge the adapter with PEFT")
+    model.rslora = adapter.rslora
     square = 0.0
     for path, update in updates.items():
         layer = _wrap(model, path, update, adapter.dropout)
@@ -114,7 +114,7 @@ def unload_adapter(model) -> None:
 
 
 def _check_has_adapter(model, what: str) -> None:
-    if not lora_layers(model) and not model.replaced:
+    if not model.has_adapter:
         raise ValueError(f"the model has no adapter to {what}; load one with load_adapter(path)")
 
 

@@ -319,6 +319,12 @@ def write_checkpoint(
     return digests
 
 
+def write_shard(path: Path, tensors: dict[str, LazyTensor], metadata_format: str) -> str:
+    """Writes one safetensors file, each tensor in its own dtype. Returns: its SHA-256 in hexadecimal."""
+    dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
+    return _write_safetensors(path, tensors, dtypes, metadata_format, BlockBuffer(), lambda count: None).sha256
+
+
 class WrittenShard(NamedTuple):
     """What is known of a shard from writing it.
 

@@ -75,6 +75,7 @@ def load_model(
             tensor = _resized(tensor, config.patches_per_side, name)
         _fill(parameters[name], tensor, dtype, name)
     model.source_dir = directory
+    model.source_name = None if Path(path).expanduser().is_dir() else str(path)
     model.quantization = quantize
     model.eval()
     return model

@@ -19,4 +19,4 @@ def test_help_tells_every_key(capsys):
         "paddle-xc2 finetune CONFIG.json [--key value ...]" in told
         and "example:\n  paddle-xc2 finetune config/" in told
     )
-    assert "learning_rate = 1e-05: highest learning rate, per step." in told
+    assert "learning_rate = null: highest learning rate, per step;" in told

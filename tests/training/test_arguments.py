@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -224,8 +225,6 @@ def test_two_names_with_different_values(load):
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("use_lora", True, '"lora": true: LoRA is not supported yet'),
-        ("lora_path", "adapter", "LoRA is not supported yet"),
         ("prefix_tuning", True, "prefix tuning is not supported yet"),
         ("tensor_parallel_degree", 2, "splitting a model over processes is not supported yet"),
         ("sharding", "stage2", "splitting a model over processes is not supported yet"),
@@ -420,3 +419,27 @@ def test_missing_data_files_are_told_together(tmp_path):
     arguments = FinetuneArguments(dataset={"train": [{"data_files": ["a.json", "b.json"]}]})
     with pytest.raises(FileNotFoundError, match="data files of dataset.train are missing: a.json, b.json"):
         dataset_specs(arguments, "train", tmp_path / "sft.json")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"use_dora": True}, '"use_dora" is true, which is for LoRA; set "lora": true, or leave it out'),
+        ({"lora_path": "a"}, '"lora_path" is "a", which is for LoRA'),
+        ({"lora": True, "lora_alpha": 0}, '"lora_alpha" is 0, but must be above 0'),
+        ({"lora": True, "lora_r": 0}, '"lora_rank" is 0, but must be at least 1'),
+        ({"lora": True, "lora_dropout": 1}, '"lora_dropout" is 1, but must be from 0 to below 1'),
+        ({"lora": True, "lora_target_modules": []}, '"lora_target_modules" is empty; leave it out'),
+        ({"learning_rate": 0, "vit_lr": 1e-5}, '"vit_lr" is 1e-05, but "learning_rate" is 0; freeze parts instead'),
+    ],
+)
+def test_lora_keys_that_can_not_be_taken(load, values, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        load(values)
+
+
+def test_lora_defaults_and_synonyms(load):
+    arguments = load({"use_lora": True, "lora_r": 8, "use_rslora": True})
+    assert arguments.lora and arguments.lora_rank == 8 and arguments.rslora
+    assert arguments.learning_rate == 5e-5 and arguments.fix_vit and arguments.fix_sampler
+    assert load({"lora": True, "fix_vit": False, "learning_rate": 1e-4}).fix_vit is False

@@ -1,0 +1,104 @@
+"""LoRA in a fine-tuning run: which layers it wraps, and what learns whole beside it.
+
+Defaults are those of upstream's LoRA script: the five linear layers of every decoder layer, rank 64, alpha 64, dropout
+0.05, everything else frozen. There, `fix_vit` and `fix_sampler` have no effect with LoRA, and what they would train is
+not saved; here they are honoured, and what is trained is in the adapter.
+"""
+
+from __future__ import annotations
+
+import re
+
+from paddle_xc2 import runtime
+from paddle_xc2.models.lora import LoRALinear, is_linear, layer_at, lora_layers, lora_scaling, replace_layer
+from paddle_xc2.weights.adapter import read_adapter
+from paddle_xc2.weights.adapter_loading import apply_adapter
+from paddle_xc2.weights.checkpoint_files import read_shard
+from paddle_xc2.weights.name_map import to_hf
+
+_DECODER = r"model\.layers\.\d+\.(attention\.(wqkv|wo)|feed_forward\.w[123])\.linear"
+# Names for the linear layers of a part, as patterns of our names.
+PRESETS = {
+    "language_model": _DECODER,
+    "vit": r"vit\..*",
+    "projector": r"vision_proj\..*",
+    "output": r"output",
+}
+DEFAULT_TARGETS = ("language_model",)
+
+
+def add_lora(model, arguments) -> None:
+    """Wraps the layers that `lora_target_modules` names with new LoRA layers, which change nothing yet.
+
+    Args:
+        model: XComposer2ForCausalLM without an adapter.
+        arguments: FinetuneArguments.
+    Raises: ValueError for a target that names no layer.
+    """
+    if model.has_adapter:
+        raise ValueError(
+            f"model_name_or_path {model.source_dir} has an adapter already; go on training it with lora_path, or merge "
+            "it first: paddle-xc2 merge"
+        )
+    model.rslora = arguments.rslora
+    scaling = lora_scaling(arguments.lora_alpha, arguments.lora_rank, arguments.rslora)
+    settings = (arguments.lora_rank, scaling, arguments.lora_dropout, arguments.use_dora, model.config.dtype)
+    runtime.set_seed(arguments.seed)  # the same on every process
+    for path in target_layers(model, arguments.lora_target_modules or DEFAULT_TARGETS):
+        replace_layer(model, path, LoRALinear(layer_at(model, path), *settings))
+
+
+def continue_adapter(model, directory, arguments) -> None:
+    """Applies an adapter, to go on training it with this run's dropout.
+
+    Raises: as `apply_adapter`.
+    """
+    apply_adapter(model, read_adapter(directory, read_shard), directory, keep_replaced=False)
+    for layer in lora_layers(model).values():
+        layer.dropout.p = arguments.lora_dropout
+
+
+def remember_trained(model) -> None:
+    """Notes what learns whole, for it to be saved with the adapter; what an earlier adapter held whole stays noted."""
+    whole = {name for name, parameter in model.named_parameters() if not parameter.stop_gradient}
+    own = {f"{path}.{name}" for path, layer in lora_layers(model).items() for name, _ in layer.named_parameters()}
+    model.replaced |= dict.fromkeys(sorted(whole - own - model.replaced.keys()))
+
+
+def target_layers(model, targets) -> list[str]:
+    """Paths of the linear layers that the targets name, in the model's order.
+
+    A target is one of PRESETS, the name or the end of the name of a module, or a regular expression for a whole name;
+    names are upstream's (as in PEFT) or ours (as in PaddleNLP). PLoRA's matrices are never among them.
+
+    Raises: ValueError for a target that names nothing, listing what there is.
+    """
+    layers = {path: _names(path) for path, layer in model.named_sublayers() if is_linear(layer)}
+    layers = {path: names for path, names in layers.items() if not re.search(r"\.plora_[ab]$", path)}
+    chosen: set[str] = set()
+    for target in targets:
+        found = {path for path, names in layers.items() if any(_matches(target, name) for name in names)}
+        if not found:
+            like = sorted({re.sub(r"\.\d+\.", ".*.", names[0]) for names in layers.values()})
+            raise ValueError(
+                f'lora_target_modules: "{target}" names no linear layer; it may be {", ".join(PRESETS)}, or a name, '
+                f"the end of a name or a regular expression for one of {', '.join(like)}"
+            )
+        chosen |= found
+    return [path for path in layers if path in chosen]
+
+
+def _names(path: str) -> list[str]:
+    """A layer's name upstream, and here with and without the member that holds a PLoRA layer's weight."""
+    return [to_hf(f"{path}.weight")[0].removesuffix(".weight"), path, path.removesuffix(".linear")]
+
+
+def _matches(target: str, name: str) -> bool:
+    if target in PRESETS:
+        return re.fullmatch(PRESETS[target], name) is not None
+    if name == target or name.endswith(f".{target}"):
+        return True
+    try:
+        return re.fullmatch(target, name) is not None
+    except re.error as error:
+        raise ValueError(f'lora_target_modules: "{target}" is no regular expression ({error})') from None

@@ -1,0 +1,146 @@
+"""LoRA layers, and what was trained beside them, of a model in memory -> an adapter's directory in PEFT's layout."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from pathlib import Path
+
+from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, ADAPTER_FACTS_FILE
+from paddle_xc2.models.lora import LoRALinear, is_linear, lora_layers, named_parameters
+from paddle_xc2.weights.adapter import ADAPTER_FILES
+from paddle_xc2.weights.base_fingerprint import base_fingerprint
+from paddle_xc2.weights.checkpoint_files import write_json, write_shard
+from paddle_xc2.weights.lazy_tensor import LazyTensor, tensor_in_memory
+from paddle_xc2.weights.manifest import write_manifest
+from paddle_xc2.weights.name_map import to_hf
+from paddle_xc2.weights.whole_directory import whole_directory
+
+FACTS_VERSION = 1
+# Settings of the model that decide how a fine-tuned one is asked: see "Prompt layout" in the README.
+SETTINGS = ("chat_layout", "max_length", "hd_num", "img_size", "pad_image_to_square")
+_PREFIX = "base_model.model."
+
+
+def save_adapter(model, directory: str | Path, overwrite: bool = True) -> None:
+    """Writes the model's adapter: adapter_config.json, adapter_model.safetensors, and a file of facts of our own.
+
+    PEFT reads it but for PLoRA and the separators of tiles, if these were trained: PEFT mistakes their names for its
+    own. `merge` makes a checkpoint of all that every program reads.
+
+    Args:
+        model: XComposer2ForCausalLM with LoRA layers, or parameters that `model.replaced` names.
+        overwrite: as `whole_directory`.
+    Raises: ValueError as `whole_directory`, or if there is nothing to write.
+    """
+    tensors = adapter_tensors(model)
+    if not tensors:
+        raise ValueError("the model has no adapter to save")
+    destination = Path(directory).resolve()
+    with whole_directory(destination, overwrite) as partial:
+        digest = write_shard(partial / ADAPTER_FILES[0], tensors, "pt")
+        write_json(partial / ADAPTER_CONFIG_FILE, peft_config(model))
+        write_json(partial / ADAPTER_FACTS_FILE, adapter_facts(model, destination))
+        write_manifest(partial, "adapter", _base_name(model), {ADAPTER_FILES[0]: digest})
+
+
+def adapter_tensors(model) -> dict[str, LazyTensor]:
+    """Everything that belongs to the adapter under PEFT's names and in PyTorch's layout."""
+    tensors = {}
+    for path, layer in lora_layers(model).items():
+        module = _PREFIX + _upstream_module(path)
+        tensors[f"{module}.lora_A.weight"] = tensor_in_memory(layer.lora_a).transposed()
+        tensors[f"{module}.lora_B.weight"] = tensor_in_memory(layer.lora_b).transposed()
+        if layer.magnitude is not None:
+            tensors[f"{module}.lora_magnitude_vector"] = tensor_in_memory(layer.magnitude)
+    parameters = named_parameters(model)
+    for name in model.replaced:
+        upstream, transpose = to_hf(name)
+        tensor = tensor_in_memory(parameters[name])
+        tensors[_PREFIX + upstream] = tensor.transposed() if transpose else tensor
+    return tensors
+
+
+def peft_config(model) -> dict:
+    """adapter_config.json: the keys of peft 0.12, which later ones read too."""
+    layers = {_upstream_module(path): layer for path, layer in lora_layers(model).items()}
+    rslora = bool(getattr(model, "rslora", False))
+    ranks = {module: layer.rank for module, layer in layers.items()}
+    alphas = {module: _alpha(layer, rslora) for module, layer in layers.items()}
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] if values else 8 for values in (ranks, alphas))
+    return {
+        "alpha_pattern": {module: value for module, value in alphas.items() if value != alpha},
+        "auto_mapping": None,
+        "base_model_name_or_path": _base_name(model),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "lora_alpha": alpha,
+        "lora_dropout": max((float(layer.dropout.p) for layer in layers.values()), default=0.0),
+        "modules_to_save": _modules_to_save(model) or None,
+        "peft_type": "LORA",
+        "r": rank,
+        "rank_pattern": {module: value for module, value in ranks.items() if value != rank},
+        "revision": None,
+        "target_modules": _target_modules(model, set(layers)),
+        "task_type": "CAUSAL_LM",
+        "use_dora": any(layer.magnitude is not None for layer in layers.values()),
+        "use_rslora": rslora,
+    }
+
+
+def adapter_facts(model, destination: Path) -> dict:
+    """What PEFT's files have no place for: where the base is and which one it is, and how the model is to be asked."""
+    base: dict = {"name": _base_name(model)}
+    if model.source_dir is not None:
+        base["relative_path"] = os.path.relpath(Path(model.source_dir).resolve(), destination)
+        base["fingerprint"] = base_fingerprint(Path(model.source_dir))
+    settings = {name: getattr(model.config, name) for name in SETTINGS}
+    return {"format_version": FACTS_VERSION, "base": base, "settings": settings}
+
+
+def _base_name(model) -> str:
+    """The released name that the base was loaded by, else its directory."""
+    if model.source_name:
+        return model.source_name
+    return "" if model.source_dir is None else str(Path(model.source_dir).resolve())
+
+
+def _upstream_module(path: str) -> str:
+    return to_hf(f"{path}.weight")[0].removesuffix(".weight")
+
+
+def _alpha(layer: LoRALinear, rslora: bool) -> float:
+    """The alpha that gives the layer's scaling; without the last digit's noise of dividing and multiplying."""
+    alpha = round(layer.scaling * (math.sqrt(layer.rank) if rslora else layer.rank), 9)
+    return int(alpha) if alpha == int(alpha) else alpha
+
+
+def _target_modules(model, wrapped: set[str]) -> list[str]:
+    """Ends of names that PEFT finds exactly the wrapped modules by, or whole names where no end does."""
+    paths = {path.removesuffix(".base") for path, layer in model.named_sublayers() if is_linear(layer)}
+    modules = {_upstream_module(path) for path in paths if to_hf(f"{path}.weight") is not None} | wrapped
+    targets = set()
+    for module in wrapped:
+        end = ".".join(module.split(".")[-2:])
+        named_so = {other for other in modules if other == end or other.endswith(f".{end}")}
+        targets.add(end if named_so <= wrapped else module)
+    return sorted(targets)
+
+
+def _modules_to_save(model) -> list[str]:
+    """The modules of upstream's model whose tensors are saved whole; a whole part by its own name."""
+    upstream = {name: to_hf(name)[0] for name in named_parameters(model) if to_hf(name) is not None}
+    saved = {upstream[name] for name in model.replaced}
+    modules = set()
+    for part in ("vit", "vision_proj"):
+        inside = {name for name in upstream.values() if name.startswith(f"{part}.")}
+        if inside and inside <= saved:
+            modules.add(part)
+            saved -= inside
+    owners = {name.rpartition(".")[0] for name in saved}
+    return sorted(modules | {owner for owner in owners if owner and "Plora_" not in owner})
