@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from paddle_xc2.data.conversation import Conversation, DataError, check_trainable
+from paddle_xc2.data.conversation import Conversation, DataError, check_trainable, shown
 from paddle_xc2.data.dialects import IMAGE_KEYS, TURN_KEYS, read_record
 from paddle_xc2.data.downloads import is_data_url, is_url
 from paddle_xc2.data.format_writers import write_record
@@ -119,7 +119,7 @@ def _converted(
     check_trainable(Conversation(messages, tuple(references), source))
     for key in record:
         if key not in _KNOWN_KEYS:
-            notes.add(OTHER_KEY, f'{source}: "{key[:40]}"')
+            notes.add(OTHER_KEY, f'{source}: "{shown(key, 40)}"')
     folders = image_folders(image_folder, file.path.parent)
     written = [_reference(one, source, folders, None if image_folder else destination.parent) for one in references]
     name = record.get("id")

@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 import re
 
-from paddle_xc2.data.conversation import DataError, Message
+from paddle_xc2.data.conversation import DataError, Message, shown
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_keys import misspelt_keys
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER, LLAVA_IMAGE, LLAVA_VIDEO
@@ -44,9 +44,10 @@ BOX_SIDE = 1000  # Qwen-VL's coordinates are thousandths of the image's sides
 
 _PART_TEXTS = ("text", "input_text")
 _PART_IMAGES = ("image", "image_url", "input_image", "video", "video_url")
-_IMAGE_TAG = re.compile(r"<img>(.*?)</img>")
+_IMAGE_TAG = re.compile(r"<img>([^<\n]*)</img>")
 _LLAVA_TAG = re.compile(f"{LLAVA_IMAGE}|{LLAVA_VIDEO}")
-_LABEL = re.compile(rf"(?:\b(Image|Picture)[ ]?([0-9]{{1,6}})[ ]?([:：]?)[ ]?)?{IMAGE_PLACEHOLDER}")
+_LABEL = re.compile(r"\b(Image|Picture)[ ]?([0-9]{1,6})[ ]?([:：]?)[ ]?$")  # of the image that follows
+_LABEL_LENGTH = 20  # characters of the longest, and one before it
 _BOX = re.compile(r"<box>" + r"\s*,\s*".join([r"\s*\(\s*([0-9]{1,9})\s*,\s*([0-9]{1,9})\s*\)"] * 2) + r"\s*</box>")
 
 
@@ -222,7 +223,7 @@ def _dialect_of(record, source: str):
 
 
 def _what_there_is(record: dict) -> str:
-    keys = [str(key)[:40] for key in list(record)[:10]]
+    keys = [shown(str(key), 40) for key in list(record)[:10]]
     nearest = next(filter(None, (difflib.get_close_matches(name, keys, n=1) for name in TURN_KEYS)), None)
     if nearest:
         return f'did you mean "{nearest[0]}"?'
@@ -319,16 +320,16 @@ def _check_labels(messages: tuple[Message, ...], source: str, notes: Notes) -> N
     """`Image1 <ImageHere>; Image2 <ImageHere>` and `Picture 1: ` count images from 1, over all messages."""
     number = 0
     for index, message in enumerate(messages):
-        for match in _LABEL.finditer(message.text):
+        for text in message.text.split(IMAGE_PLACEHOLDER)[:-1]:
             number += 1
-            word, label, colon = match.groups()
-            if label is not None and int(label) != number:
+            match = _LABEL.search(text[-_LABEL_LENGTH:])
+            if match and int(match.group(2)) != number:
                 raise DataError(
-                    f'{source}: message {index} calls image {number} "{word} {label}"; number the images '
-                    "from 1 on, over all messages",
+                    f'{source}: message {index} calls image {number} "{match.group(1)} {match.group(2)}"; number the '
+                    "images from 1 on, over all messages",
                     "placeholders",
                 )
-            if word == "Image" and colon:
+            if match and match.group(1) == "Image" and match.group(3):
                 notes.add(COLON_LABEL, source)
 
 
@@ -386,13 +387,10 @@ def _checked_text(value, where: str, source: str) -> str:
 
 
 def _shown(value) -> str:
-    """A value in a message to the user: in double quotes, and not all of a long one."""
+    """A value in a message to the user."""
     if isinstance(value, str):
-        text = f'"{value[:200]}"'
-    else:
-        text = str(value) if isinstance(value, list) and all(isinstance(one, str) for one in value) else _kind(value)
-    text = text if len(text) <= 120 else text[:120] + "..."
-    return text.encode("utf-8", "backslashreplace").decode()
+        return f'"{shown(value)}"'
+    return shown(str(value)) if isinstance(value, list) and all(isinstance(one, str) for one in value) else _kind(value)
 
 
 def _kind(value) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from paddle_xc2.data.conversation import DataError, Message, place_leading_image
+from paddle_xc2.data.conversation import DataError, Message, place_leading_image, shown
 from paddle_xc2.data.dialects import read_record
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER, LLAVA_IMAGE
@@ -18,7 +18,6 @@ SPACE = "white space beside an image, which LLaVA's programs replace by one line
 UNLABELLED = "record of several images without the labels that its format's documents write before them"
 
 _LABELS = {"xcomposer2d5": "Image1", "qwen-vl": "Picture 1"}
-_AROUND_IMAGE = re.compile(rf"\s*{IMAGE_PLACEHOLDER}\s*|^\s+|\s+$")
 
 
 def write_record(
@@ -27,6 +26,7 @@ def write_record(
     """A record of a dialect.
 
     Args:
+        messages: those of a Conversation with so many images, which has checked that they fit together.
         references: the images as the record will name them, in reading order.
         dialect: one of DIALECTS.
         source: the name of the record that it is made from, for messages.
@@ -113,7 +113,7 @@ def _check_reads_the_same(
     different = next(
         (index for index, (was, now) in enumerate(zip(messages, read, strict=False)) if was != now), len(read)
     )
-    found = f'"{read[different].text[:80]}"' if different < len(read) else "nothing"
+    found = f'"{shown(read[different].text)}"' if different < len(read) else "nothing"
     raise DataError(
         f"{source}: {dialect} can't say this: message {different}, or its images, would be read differently ({found}); "
         "reword it, or choose another format"
@@ -122,7 +122,7 @@ def _check_reads_the_same(
 
 def _without_space(messages: tuple[Message, ...]) -> list[Message]:
     return [
-        Message(message.role, _AROUND_IMAGE.sub(lambda match: match.group().strip(), message.text))
+        Message(message.role, IMAGE_PLACEHOLDER.join(map(str.strip, message.text.split(IMAGE_PLACEHOLDER))))
         for message in messages
     ]
 

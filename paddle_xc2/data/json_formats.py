@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from paddle_xc2.data.conversation import Conversation, DataError, check_trainable
+from paddle_xc2.data.conversation import Conversation, DataError, check_trainable, shown
 from paddle_xc2.data.dialects import read_record
 from paddle_xc2.data.downloads import ImageCache, is_data_url, is_url
 from paddle_xc2.data.image_transform import ImageMissing
@@ -142,8 +142,8 @@ def find_image(reference: str, source: str, folders: list[Path], cache: ImageCac
         path = folder / reference  # an absolute path stays what it is
         if os.path.isfile(path):  # unlike Path's own, no error for what can't be a path
             return path
-    shown = reference if len(reference) <= 200 else reference[:200] + "..."
+    name = shown(reference, 200)
     if Path(reference).is_absolute():
-        raise ImageMissing(f'{source}: there is no image "{shown}"; correct the path or add the file')
+        raise ImageMissing(f'{source}: there is no image "{name}"; correct the path or add the file')
     places = " or ".join(dict.fromkeys(str(folder.absolute()) for folder in folders))
-    raise ImageMissing(f'{source}: there is no image "{shown}" in {places}; correct the path, or set image_folder')
+    raise ImageMissing(f'{source}: there is no image "{name}" in {places}; correct the path, or set image_folder')

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 MAX_DEPTH = 100  # of lists and objects in each other; a record of any format has 5
@@ -61,18 +62,18 @@ def read_value(text: str, decode):
         raise NotPythonLike(error.msg, len(text)) from error
 
 
-def list_elements(text: str) -> list[tuple[int, int]]:
-    """Where the elements of a list stand in its text: (start, end) in characters.
+def list_elements(text: str) -> Iterator[tuple[int, int]]:
+    """Where the elements of a list stand in its text: (start, end) in characters, one after the other.
 
     Raises: NotPythonLike if the text is no list, or goes on after it.
     """
-    elements, depth, start, end, closed = [], 0, None, 0, False
+    depth, start, end, closed = 0, None, 0, False
     for token in _mended(text):
         if closed or not depth and token.json != "[":
             raise NotPythonLike("Extra data" if closed else "Expecting a list", token.start)
         if depth == 1 and token.json in (",", "]"):
             if start is not None:
-                elements.append((start, end))
+                yield start, end
             elif token.json == ",":
                 raise NotPythonLike("Expecting value", token.start)
             start = None
@@ -82,7 +83,6 @@ def list_elements(text: str) -> list[tuple[int, int]]:
         end, closed = token.end, depth == 0
     if not closed:
         raise NotPythonLike("the list has no end", len(text))
-    return elements
 
 
 def _mended(text: str):

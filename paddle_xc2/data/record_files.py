@@ -10,12 +10,13 @@ from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from paddle_xc2.data.conversation import DataError
+from paddle_xc2.data.conversation import DataError, shown
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.python_like import NotPythonLike, list_elements, read_value
 
 MAX_RECORD_BYTES = 64 * 1024 * 1024  # of one record; an image inside a record has a limit of its own
 MAX_PYTHON_LIKE_BYTES = 32 * 1024 * 1024  # of a whole file that is not JSON: it is taken apart in memory
+MAX_PYTHON_LIKE_CHARACTERS = 4 * 1024 * 1024  # of one such record
 
 PYTHON_LIKE = (
     "not JSON (single quotes, comments, missing or spare commas), read all the same; check-data --fix mends it"
@@ -88,6 +89,8 @@ class RecordFile(Sequence):
         except json.JSONDecodeError as error:
             message, position = error.msg, error.pos
         try:
+            if len(text) > MAX_PYTHON_LIKE_CHARACTERS:
+                raise NotPythonLike(message, position)
             value = read_value(text, lambda json_text: self._parsed(json_text, index))
         except NotPythonLike as error:
             if error.position > position:
@@ -158,7 +161,7 @@ class RecordFile(Sequence):
             try:
                 self._parsed(text, 0)
             except json.JSONDecodeError:
-                read_value(text, lambda json_text: self._parsed(json_text, 0))
+                read_value(text[:MAX_PYTHON_LIKE_CHARACTERS], lambda json_text: self._parsed(json_text, 0))
         except NotPythonLike:
             return False
         except (UnicodeDecodeError, DataError):  # what else is wrong with it, reading it will say
@@ -239,6 +242,7 @@ class RecordFile(Sequence):
             try:
                 return self._add_elements(text, start)
             except NotPythonLike as other:
+                del self._starts[:], self._sizes[:]
                 # Whoever came farther has understood more.
                 if start + len(text[: other.position].encode()) > byte:
                     message, byte = str(other), start + len(text[: other.position].encode())
@@ -384,7 +388,7 @@ def _unrepeated(pairs: list[tuple[str, object]]) -> dict:
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f'the key "{repeated[:200]}" stands there more than once; keep one')
+        raise ValueError(f'the key "{shown(repeated)}" stands there more than once; keep one')
     return values
 
 

@@ -1,12 +1,14 @@
 """Each dialect with the edge cases that bite in other programs."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
 import pytest
 
-from paddle_xc2.data.conversation import DataError, Message
+from paddle_xc2.data.conversation import Conversation, DataError, Message
 from paddle_xc2.data.dialects import COLON_LABEL, LEADING_ANSWER, read_record
+from paddle_xc2.data.format_writers import DIALECTS, write_record
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_files import PYTHON_LIKE, RecordFile
 
@@ -351,6 +353,31 @@ def test_developer_and_system():
 )
 def test_bad_messages(record, message):
     refused(record, message)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "piece",
+    ["<img>", "</img>", "<box>(", "<box>(1,2)", "Image1 ", " ", "<image>", "Picture 1: <img>a", "\n", "<ImageHere>"],
+)
+def test_absurdly_long_texts_take_no_time(piece):
+    text = piece * (300_000 // len(piece))
+    for image in ({}, {"image": "a.png"}):
+        for record in ({"conversations": said(text, "A")}, {"conversations": [[text, "A"]]}, talk(text, "A")):
+            try:
+                messages, references = read_record(record | image, "s")
+                Conversation(messages, tuple(references), "s")
+                notes = Notes()
+                for dialect in DIALECTS:
+                    with contextlib.suppress(DataError):
+                        write_record(messages, references, dialect, "0", "s", notes)
+            except DataError as error:
+                assert len(str(error)) < 1000
+
+
+def test_messages_quote_halves_of_characters_readably():
+    error = refused({"messages": [{"role": "\ud800" * 50, "content": "Q"}]}, "message 0 is from")
+    assert str(error).encode() and "\\ud800" in str(error)
 
 
 def test_every_sample_file_is_read(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from paddle_xc2.data.conversation import DataError, Message
+from paddle_xc2.data.dialects import COLON_LABEL
 from paddle_xc2.data.image_transform import ImageMissing
 from paddle_xc2.data.json_formats import load_conversations, open_conversations, to_conversation
 
@@ -106,6 +107,8 @@ def test_upstreams_sample_files(shared, monkeypatch):
     monkeypatch.chdir(shared / "samples" / "xcomposer_finetune")  # their image paths start here
     found = {path.name: load_conversations(path) for path in sorted(Path("data").glob("*.json"))}
     images = [len(conversation.images) for conversations in found.values() for conversation in conversations]
+    notes = [(note.kind, note.count) for conversations in found.values() for note in conversations.notes]
+    assert notes == [(COLON_LABEL, 4)]
     assert len(found) == 3
     assert (min(images), max(images) >= 2) == (0, True)
 

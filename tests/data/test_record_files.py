@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import tracemalloc
 
 import pytest
 
@@ -84,6 +85,20 @@ def test_used_by_forked_processes(tmp_path):
     assert records[7] == {"a": 7}
     with multiprocessing.get_context("fork").Pool(3) as pool:
         assert pool.map(records.__getitem__, range(200), chunksize=7) == list(records)
+
+
+@pytest.mark.parametrize("layout", ["lines", "list", "list on one line"])
+def test_memory_does_not_grow_with_the_file(tmp_path, layout):
+    line = json.dumps({"conversations": [["Q" * 1000, "A" * 1000]]}) + "," * (layout != "lines")
+    text = ("" if "line" == layout[-4:] else "\n").join([line] * 4000)
+    path = written(tmp_path, text if layout == "lines" else f"[{text[:-1]}]")
+    tracemalloc.start()
+    records = RecordFile(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # 8 MB. Lines take 24 bytes each; of a list, 1 MiB at a time is text and twice copied.
+    assert len(records) == 4000 and peak < (2e6 if layout == "lines" else 6e6)
+    assert len(pickle.dumps(records)) < 120_000
 
 
 # Python-like
