@@ -51,6 +51,10 @@ class FinetuneArguments:
         rslora: scale by alpha / sqrt(rank) instead.
         use_dora: learn the norm of each output's weights too.
         lora_plus_scale: the second matrix of an update learns this many times as fast (LoRA+).
+        vit_lora_rank: rank of the updates of the vision encoder; null is lora_rank.
+        vit_lora_alpha: the same for lora_alpha.
+        quantization: nf4 keeps the decoder's linear layers in four bits while LoRA learns (QLoRA); each is quantized
+            as it is read from the checkpoint.
         lora_path: adapter to go on training, in PEFT's or PaddleNLP's layout; it decides ranks and layers.
         train_plora: train PLoRA's matrices whole beside LoRA. Like the vision encoder and the projector, where fix_vit
             and fix_sampler are false, they are saved with the adapter.
@@ -170,6 +174,9 @@ class FinetuneArguments:
     rslora: bool = False
     use_dora: bool = False
     lora_plus_scale: float = 1.0
+    vit_lora_rank: int | None = None
+    vit_lora_alpha: float | None = None
+    quantization: str | None = None
     lora_path: str | None = None
     train_plora: bool = False
     train_separators: bool = False
@@ -295,7 +302,11 @@ SYNONYMS = {
     "use_lora": "lora",
     "lora_r": "lora_rank",
     "use_rslora": "rslora",
+    "weight_quantize_algo": "quantization",
 }
+
+# Switches of other programs, and the key and value that they stand for.
+SWITCHES = {"load_in_4bit": ("quantization", "nf4")}
 
 
 class Neutral(NamedTuple):
@@ -376,6 +387,7 @@ _AT_LEAST = {
     "plora_lr": 0,
     "separators_lr": 0,
     "lora_rank": 1,
+    "vit_lora_rank": 1,
     "lora_plus_scale": 0,
     "weight_decay": 0,
     "max_grad_norm": 0,
@@ -490,13 +502,13 @@ def _rename(values: dict, wrong: list[str]) -> dict:
     """Synonyms become their key. Two names with different values are noted in `wrong`."""
     renamed, said_as = {}, {}
     for name, value in values.items():
-        target = SYNONYMS.get(name, name)
+        target, said = SYNONYMS.get(name, name), f'"{name}" is {json.dumps(value)}'
+        if name in SWITCHES and isinstance(value, bool):
+            target, switched_on = SWITCHES[name]
+            value = switched_on if value else None
         if target in renamed and renamed[target] != value:
-            wrong.append(
-                f'"{said_as[target]}" is {json.dumps(renamed[target])} and "{name}" is {json.dumps(value)}, '
-                "but they are two names for one thing; keep one of them"
-            )
-        renamed[target], said_as[target] = value, name
+            wrong.append(f"{said_as[target]} and {said}, but they are two names for one thing; keep one of them")
+        renamed[target], said_as[target] = value, said
     return renamed
 
 
@@ -631,6 +643,8 @@ _LORA_ONLY = {
     "lora_plus_scale": 1.0,
     "lora_path": None,
     "lora_target_modules": None,
+    "vit_lora_rank": None,
+    "vit_lora_alpha": None,
 }
 
 
@@ -639,8 +653,13 @@ def _check_lora(arguments: FinetuneArguments, wrong: list[str]) -> None:
         for name, neutral in _LORA_ONLY.items():
             if (value := getattr(arguments, name)) != neutral:
                 wrong.append(f'"{name}" is {json.dumps(value)}, which is for LoRA; set "lora": true, or leave it out')
-    if arguments.lora_alpha <= 0:
-        wrong.append(f'"lora_alpha" is {arguments.lora_alpha}, but must be above 0')
+    for name in ("lora_alpha", "vit_lora_alpha"):
+        if (value := getattr(arguments, name)) is not None and value <= 0:
+            wrong.append(f'"{name}" is {value:g}, but must be above 0')
+    if arguments.quantization not in (None, "nf4"):
+        wrong.append(f'"quantization" is "{arguments.quantization}", but must be nf4, or null')
+    elif arguments.quantization and arguments.do_train and not arguments.lora:
+        wrong.append('"quantization" is "nf4", but quantized weights don\'t learn; set "lora": true, or leave it out')
     if not arguments.learning_rate:
         for name in ("vit_lr", "mm_projector_lr", "plora_lr", "separators_lr"):
             if getattr(arguments, name):

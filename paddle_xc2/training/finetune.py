@@ -142,7 +142,9 @@ def load_model(plan: Plan, model_dir: Path, processor: XComposer2Processor) -> X
     if plan.start.checkpoint and not arguments.lora:
         model = XComposer2ForCausalLM.from_pretrained(plan.start.checkpoint, dtype=plan.weight_dtype)
     else:
-        model = XComposer2ForCausalLM.from_pretrained(model_dir, dtype=plan.weight_dtype, img_size=arguments.img_size)
+        model = XComposer2ForCausalLM.from_pretrained(
+            model_dir, dtype=plan.weight_dtype, img_size=arguments.img_size, quantize=arguments.quantization
+        )
     if arguments.lora and (adapter := plan.start.checkpoint or arguments.lora_path):
         continue_adapter(model, resolve_model_path(adapter), arguments)
     elif arguments.lora and plan.train:

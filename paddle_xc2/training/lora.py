@@ -41,10 +41,13 @@ def add_lora(model, arguments) -> None:
             "it first: paddle-xc2 merge"
         )
     model.rslora = arguments.rslora
-    scaling = lora_scaling(arguments.lora_alpha, arguments.lora_rank, arguments.rslora)
-    settings = (arguments.lora_rank, scaling, arguments.lora_dropout, arguments.use_dora, model.config.dtype)
     runtime.set_seed(arguments.seed)  # the same on every process
     for path in target_layers(model, arguments.lora_target_modules or DEFAULT_TARGETS):
+        rank, alpha = arguments.lora_rank, arguments.lora_alpha
+        if path.startswith("vit."):
+            rank, alpha = arguments.vit_lora_rank or rank, arguments.vit_lora_alpha or alpha
+        scaling = lora_scaling(alpha, rank, arguments.rslora)
+        settings = (rank, scaling, arguments.lora_dropout, arguments.use_dora, model.config.dtype)
         replace_layer(model, path, LoRALinear(layer_at(model, path), *settings))
 
 

@@ -14,6 +14,7 @@ from paddle_xc2.data.encode import Example
 from paddle_xc2.data.marked_text import marked_pieces
 from paddle_xc2.data.mixture import Mixture, OfficialMixture
 from paddle_xc2.models.loss import CHUNK_ELEMENTS
+from paddle_xc2.models.nf4 import NUM_BYTES as NF4_BYTES
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.output import Start
 from paddle_xc2.training.sample_answers import Question
@@ -37,7 +38,7 @@ _COURSE = (
 # Of a run with LoRA. "lora" itself is in every course, as None where it is off.
 _LORA_COURSE = (
     *("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules", "rslora", "use_dora", "lora_plus_scale"),
-    *("lora_path", "train_plora", "train_separators"),
+    *("lora_path", "train_plora", "train_separators", "vit_lora_rank", "vit_lora_alpha", "quantization"),
 )
 
 
@@ -214,14 +215,23 @@ def _mixture_rows(plan: Plan) -> list[tuple[str, str]]:
 def _lora_rows(arguments: FinetuneArguments) -> list[tuple[str, str]]:
     if not arguments.lora:
         return []
+    rows = []
     if arguments.lora_path:
-        rows = [("lora", f"goes on with {arguments.lora_path}, dropout {arguments.lora_dropout:g}")]
+        rows += [("lora", f"goes on with {arguments.lora_path}, dropout {arguments.lora_dropout:g}")]
     else:
         kind = "DoRA" if arguments.use_dora else "LoRA"
         root = "sqrt(rank)" if arguments.rslora else "rank"
         targets = ", ".join(arguments.lora_target_modules or ["language_model"])
-        told = f"{kind} of rank {arguments.lora_rank}, alpha {arguments.lora_alpha:g} (scaled by alpha / {root}), "
-        rows = [("lora", f"{told}dropout {arguments.lora_dropout:g}, on {targets}")]
+        told = f"{kind} of rank {arguments.lora_rank}, alpha {arguments.lora_alpha:g}"
+        if arguments.vit_lora_rank or arguments.vit_lora_alpha:
+            rank, alpha = (
+                getattr(arguments, f"vit_{key}") or getattr(arguments, key) for key in ("lora_rank", "lora_alpha")
+            )
+            told += f", of the vision encoder {rank} and {alpha:g}"
+        told += f" (scaled by alpha / {root}), "
+        rows += [("lora", f"{told}dropout {arguments.lora_dropout:g}, on {targets}")]
+    if arguments.quantization:
+        rows.append(("", "the decoder's linear layers stay as they are, in four bits: NF4, double quantization"))
     if arguments.lora_plus_scale != 1.0:
         rows.append(("", f"its second matrices learn {arguments.lora_plus_scale:g} times as fast (LoRA+)"))
     if arguments.train_plora or arguments.train_separators:
@@ -310,6 +320,7 @@ def expected_memory(plan: Plan, config: XComposer2Config, learning: dict[str, tu
     """Bytes that training takes in one process, by what takes them."""
     num_parameters = sum(size for _, size in learning.values())
     num_learning = sum(size for size, _ in learning.values())
+    num_quantized = num_decoder_weights(config) if plan.arguments.quantization else 0
     stored = 4 if plan.weight_dtype == "float32" else 2
     num_tokens = _largest_batch(plan)
     # What a decoder layer keeps for the backward pass, per token: fitted to the peaks of 10 float32 steps on a CPU
@@ -320,8 +331,10 @@ def expected_memory(plan: Plan, config: XComposer2Config, learning: dict[str, tu
     between_layers = num_tokens * config.hidden_size * (2 if plan.computes_in_half else 4)
     num_layers = config.num_hidden_layers
     loss = 3 * 4 * min(num_tokens * config.vocab_size, CHUNK_ELEMENTS)
+    # Dequantizing holds one layer's weight at a time.
+    dense = config.hidden_size * config.intermediate_size * stored if num_quantized else 0
     return {
-        "weights": num_parameters * stored,
+        "weights": (num_parameters - num_quantized) * stored + num_quantized * NF4_BYTES + dense,
         "gradients": num_learning * stored,
         "optimizer": num_learning * (8 if stored == 4 else 12),  # two moments, and a float32 copy of 16-bit weights
         "activations": loss + (layer + num_layers * between_layers if plan.arguments.recompute else num_layers * layer),
@@ -333,6 +346,12 @@ def _largest_batch(plan: Plan) -> int:
     layout = plan.layout
     longest = layout.row_tokens or int(plan.train.lengths[:, 0].max())
     return layout.batch_tokens or longest * plan.arguments.per_device_train_batch_size
+
+
+def num_decoder_weights(config: XComposer2Config) -> int:
+    """Numbers in the decoder's linear layers, PLoRA not among them: what `quantization` stores in four bits."""
+    attention = (2 * config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
+    return config.num_hidden_layers * config.hidden_size * (attention + 3 * config.intermediate_size)
 
 
 def _sample_rows(name: str, samples: Samples) -> list[tuple[str, str]]:

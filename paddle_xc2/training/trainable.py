@@ -6,6 +6,7 @@ import re
 from fnmatch import fnmatchcase
 
 from paddle_xc2.models.lora import is_lora, lora_layers, named_parameters
+from paddle_xc2.models.nf4 import NF4Linear
 
 # Parts of the model, by the names of their parameters; the first pattern that matches decides.
 PARTS = (
@@ -59,6 +60,10 @@ def set_trainable(
         parameter.stop_gradient = bool(frozen)
         size = parameter.size
         counts[part] = (counts[part][0] + size * (not frozen), counts[part][1] + size)
+    for path, layer in model.named_sublayers():
+        if isinstance(layer, NF4Linear):  # its weight is no parameter
+            learning, size = counts[part_of(path)]
+            counts[part_of(path)] = (learning, size + layer.in_features * layer.out_features)
     if not any(learning for learning, _ in counts.values()):
         raise ValueError("every parameter is frozen, nothing is left to train; check freeze_include")
     _check_not_both(model)

@@ -100,6 +100,8 @@ def adapter_facts(model, destination: Path) -> dict:
         base["relative_path"] = os.path.relpath(Path(model.source_dir).resolve(), destination)
         base["fingerprint"] = base_fingerprint(Path(model.source_dir))
     settings = {name: getattr(model.config, name) for name in SETTINGS}
+    # The base's own values, or what quantizing made of them: `merge --dequantize` gives the latter.
+    base["quantization"] = model.quantization
     return {"format_version": FACTS_VERSION, "base": base, "settings": settings}
 
 

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.datasets import load_sample_images
 
 from paddle_xc2 import XComposer2ForCausalLM, XComposer2Processor, cli
+from paddle_xc2.models.lora import named_parameters
 from paddle_xc2.training.finetune import finetune
 from tests.conftest import ROOT
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -103,3 +104,51 @@ def test_pretraining_looks_at_the_middle_of_a_picture(folder, pretrained):
     assert trained.pad_image_to_square is False and fresh.pad_image_to_square is None
     picture = folder / "china.jpg"
     assert np.abs(trained.image_transform(picture) - fresh.image_transform(picture)).max() > 1
+
+
+@pytest.fixture(scope="module")
+def finetuned(folder, pretrained):
+    changes = {"lora_rank": 8, "lora_alpha": 4, "vit_lora_rank": 4, "vit_lora_alpha": 1}
+    assert finetune(argument_file(folder, "llava_finetune", pretrained.name, **changes)) == 0
+    return folder / "llava_finetune_out"
+
+
+def test_finetuning_trains_lora_and_the_projector(pretrained, finetuned):
+    """The adapter goes on from the first stage's output, which is not written to; the projector is in it."""
+    tensors = load_file(finetuned / "adapter_model.safetensors")
+    ranks = {"vit": set(), "model": set()}
+    for name, tensor in tensors.items():
+        if name.endswith("lora_A.weight"):
+            ranks["vit" if ".vit." in name else "model"].add(tensor.shape[0])
+    assert ranks == {"vit": {4}, "model": {8}}
+    assert sum("vision_proj" in name for name in tensors) == 4
+    assert losses(finetuned)[-1] < losses(finetuned)[0]
+    assert answered_at(finetuned) == [0, 0, 3, 3, 6, 6]
+    base = json.loads((finetuned / "paddle_xc2_adapter.json").read_text())["base"]
+    assert base["quantization"] == "nf4" and base["relative_path"] == "../llava_pretrain_out"
+    before = parameters(pretrained)
+    model = XComposer2ForCausalLM.from_pretrained(pretrained)
+    model.load_adapter(finetuned)
+    trained = named_parameters(model)
+    changed = {name for name, value in before.items() if not np.array_equal(value, trained[name].numpy())}
+    assert changed == {name for name in before if name.startswith("vision_proj.")}
+
+
+def test_finetuning_is_of_the_quantized_model(pretrained, finetuned):
+    """What was answered after the last step is what the adapter answers on the quantized base."""
+    model = XComposer2ForCausalLM.from_pretrained(pretrained, quantize="nf4")
+    model.load_adapter(finetuned)
+    model.config.pad_image_to_square = True
+    processor = XComposer2Processor.from_pretrained(pretrained)
+    lines = (finetuned / "evaluation_samples.jsonl").read_text(encoding="utf-8").splitlines()
+    for line in lines[-2:]:
+        entry = json.loads(line)
+        answer, _ = model.chat(
+            processor.tokenizer,
+            entry["question"],
+            entry["image"],
+            do_sample=False,
+            max_new_tokens=12,
+            repetition_penalty=1.0,
+        )
+        assert answer == entry["answer"]
