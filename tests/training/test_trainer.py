@@ -152,11 +152,11 @@ def test_generated_answers_are_those_of_chat(train, workspace):
 
 def test_drawn_answers_are_the_same_again_and_leave_training_alone(train):
     keys = {"evaluation_strategy": "steps", "eval_steps": 2, "eval_with_do_generation": True}
-    keys |= {"save_generation_output": True, "top_k": 0, "max_new_tokens": 8}
+    keys |= {"save_generation_output": True, "top_k": 0, "max_new_tokens": 8, "max_steps": 3}
     drawn = [lines_of(train(**keys)[1] / "predictions-2.jsonl") for _ in range(2)]
     greedy, folder = train(**{**keys, "top_k": 1})
     assert drawn[0] == drawn[1] != lines_of(folder / "predictions-2.jsonl")
-    plain, _ = train()
+    plain, _ = train(max_steps=3)
     assert [e["loss"] for e in plain] == [entry["loss"] for entry in greedy if "loss" in entry]
 
 
