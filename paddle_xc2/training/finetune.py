@@ -238,6 +238,7 @@ def load_best(trainer: StepTrainer, model_dir: Path, processor: XComposer2Proces
         raise ValueError(f'{error}; it was the best, set "load_best_model_at_end" to false to save the last') from None
     trainer.model = trainer.model_wrapped = trainer.optimizer = None  # there may be no memory for two models
     trainer.model = load_model(replace(plan, start=replace(plan.start, checkpoint=checkpoint)), model_dir, processor)
+    choose_trainable(trainer.model, plan.arguments)  # an adapter is saved with all that learns beside it
     metric, _ = trainer.arguments.best_metric
     print(f"{checkpoint} is taken, the best of all: {metric} {best[metric]:.4f}")
 

@@ -338,6 +338,20 @@ def test_ends_with_the_best(config, tmp_path, evaluates_to, capsys, losses, best
     assert (told in capsys.readouterr().out) == (best < 8)
 
 
+def test_best_adapter(config, tmp_path, evaluates_to, metrics):
+    """Its checkpoints hold what learned, and so does what it ends with; answers are generated with it."""
+    evaluates_to({2: 1.0, 4: 3.0})
+    keys = {**BEST, "save_strategy": "epoch", "lora": True, "lora_rank": 4, "max_steps": 4, "fix_vit": True}
+    assert finetune(config(**keys, eval_with_do_generation=True, max_new_tokens=2)) == 0
+    out = tmp_path / "out"
+    best, last, end = (
+        (folder / "adapter_model.safetensors").read_bytes()
+        for folder in (out / "checkpoint-2", out / "checkpoint-4", out)
+    )
+    assert end == best != last
+    assert [entry["eval_answers"] for entry in metrics(out) if "eval_loss" in entry] == [5, 5]
+
+
 def test_best_before_an_interruption_stays_the_best(config, tmp_path, evaluates_to, at_step, monkeypatch):
     keys = {**BEST, "max_steps": 8, "save_strategy": "steps", "save_steps": 3}
     evaluates_to({2: 1.0, 4: 3.0, 6: 2.0, 8: 4.0})
