@@ -14,7 +14,7 @@ from importlib import import_module
 
 from paddle_xc2 import __version__, runtime
 
-COMMANDS = ("finetune", "convert", "check-data", "convert-data", "chat", "configs", "doctor")
+COMMANDS = ("finetune", "convert", "merge", "check-data", "convert-data", "chat", "configs", "doctor")
 
 # What a user can cause; everything else is our failure and shows its traceback.
 USER_MISTAKES = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)

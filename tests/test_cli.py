@@ -148,6 +148,7 @@ def test_reader_that_leaves_is_no_error():
     [
         ("tools/supervised_finetune.py", "finetune"),
         ("tools/convert_weights.py", "convert"),
+        ("tools/merge_lora.py", "merge"),
         ("tools/check_data.py", "check-data"),
         ("tools/convert_data.py", "convert-data"),
         ("tools/doctor.py", "doctor"),

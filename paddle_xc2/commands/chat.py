@@ -25,6 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default="internlm/internlm-xcomposer2-7b",
         help="checkpoint directory or released name (default: %(default)s)",
     )
+    parser.add_argument("--base", metavar="DIR", help="of an adapter, if it is not where the adapter remembers it")
     parser.add_argument("--image_path", nargs="+", default=[], metavar="PATH", help="pictures of the first question")
     parser.add_argument("--text", help="ask this one question and exit; without it, a conversation begins")
     parser.add_argument(
@@ -59,8 +60,8 @@ def run(args: Namespace) -> int:
             f"dtype {args.dtype} can't be computed in here, only {', '.join(precisions)}; leave --dtype out"
         )
     path = resolve_model_path(args.path)
-    tokenizer = XComposer2Tokenizer.from_pretrained(path)
-    model = XComposer2ForCausalLM.from_pretrained(path, dtype=args.dtype)
+    tokenizer = XComposer2Tokenizer.from_pretrained(path, args.base)
+    model = XComposer2ForCausalLM.from_pretrained(path, dtype=args.dtype, base=args.base)
     model.eval()
     if args.chat_layout:
         model.config.chat_layout = args.chat_layout
@@ -72,6 +73,8 @@ def run(args: Namespace) -> int:
         f"loaded in {time.perf_counter() - start:.1f} s",
         file=sys.stderr,
     )
+    if model.adapter_report:
+        print(f"adapter on {model.source_dir}: {model.adapter_report}", file=sys.stderr)
     conversation = ChatSession(model, tokenizer, args)
     for image in args.image_path:
         conversation.add_image(image)

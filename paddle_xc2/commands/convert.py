@@ -24,7 +24,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as in SRC")
     parser.add_argument("--max-shard-size", metavar="SIZE", default="5GB", help="default: %(default)s")
     llava = parser.add_argument_group("LLaVA", "SRC may also be what XTuner's training left, or a language model")
-    llava.add_argument("--base", metavar="DIR", help="for an iter_*.pth as SRC: the LLaVA that it was trained from")
+    llava.add_argument(
+        "--base", metavar="DIR", help="for an iter_*.pth, or an adapter, as SRC: what it was trained from"
+    )
     llava.add_argument("--lora_alpha", type=float, help="alpha of the language model's LoRA in the .pth")
     llava.add_argument("--visual_lora_alpha", type=float, help="alpha of the vision encoder's LoRA in the .pth")
     llava.add_argument(
@@ -62,6 +64,7 @@ def run(args: Namespace) -> int:
         trained=trained,
         lora_alpha={"llm": args.lora_alpha, "visual_encoder": args.visual_lora_alpha},
         visual_encoder=args.visual_encoder,
+        base=None if trained else args.base,
     )
     for name, reason in report.dropped.items():
         print(f"left out: {name}: {reason}")

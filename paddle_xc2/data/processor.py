@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from paddle_xc2.adapter_base import adapter_settings, find_base, is_adapter
 from paddle_xc2.checkpoint_config import config_path, read_checkpoint_config, read_tensor_names
 from paddle_xc2.data.collate import collate_arrays, collate_rows, to_tensors
 from paddle_xc2.data.conversation import Conversation, DataError, Message, check_trainable
@@ -94,8 +95,9 @@ class XComposer2Processor:
         truncation: str = "refuse",
         image_size: int | None = None,
         pad_image_to_square: bool | None = None,
+        base=None,
     ) -> XComposer2Processor:
-        """The processor of a checkpoint: a directory or a released name.
+        """The processor of a checkpoint: a directory or a released name; of an adapter with its base.
 
         Args:
             hd_num: tiles that an image may take; None is what the checkpoint was fine-tuned with here, else upstream's
@@ -103,10 +105,13 @@ class XComposer2Processor:
             chat_layout: None is what the checkpoint says: "as_trained" if it was fine-tuned here, else "official".
             image_size: None is the checkpoint's.
             pad_image_to_square: None is what the checkpoint was fine-tuned with here, else the family's way.
+            base: of an adapter, if it is not where the adapter remembers it.
         Raises: FileNotFoundError, ValueError.
         """
-        path = resolve_model_path(path)
-        config = read_checkpoint_config(path)
+        path, settings = resolve_model_path(path), {}
+        if is_adapter(path):
+            path, settings = find_base(path, base), adapter_settings(path)
+        config = read_checkpoint_config(path) | settings
         family = detect_family(config, read_tensor_names(path), source=str(config_path(path)))
         return cls(
             family,

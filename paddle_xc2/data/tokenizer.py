@@ -15,6 +15,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from paddle_xc2.adapter_base import find_base, is_adapter
 from paddle_xc2.checkpoint_config import XTUNER_LLM, xtuner_folder
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.special_tokens import BOS, EOS, UNK
@@ -60,12 +61,16 @@ class XComposer2Tokenizer:
         )
 
     @classmethod
-    def from_pretrained(cls, directory) -> XComposer2Tokenizer:
-        """The tokenizer of a checkpoint: a directory or a released name.
+    def from_pretrained(cls, directory, base=None) -> XComposer2Tokenizer:
+        """The tokenizer of a checkpoint: a directory or a released name; of an adapter, that of its base.
 
+        Args:
+            base: of an adapter, if it is not where the adapter remembers it.
         Raises: FileNotFoundError without a tokenizer.model; ValueError if a file is damaged.
         """
         directory = resolve_model_path(directory)
+        if is_adapter(directory):
+            directory = find_base(directory, base)
         if not any((directory / name).is_file() for name in (MODEL_FILE, PADDLENLP_MODEL_FILE)):
             directory = xtuner_folder(directory, XTUNER_LLM) or directory
         if not (directory / MODEL_FILE).is_file() and (directory / PADDLENLP_MODEL_FILE).is_file():

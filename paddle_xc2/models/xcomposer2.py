@@ -58,6 +58,7 @@ class XComposer2ForCausalLM(PretrainedModel):
         quantization: "nf4" if the decoder's linear layers are models/nf4.py's, or None.
         replaced: parameters that its adapter holds whole, by name, with the values that they had without it (None where
             they were not kept).
+        adapter_report: what loading its adapter did (`weights.adapter_loading.AdapterReport`), or None.
         rslora: whether the scaling of its LoRA layers is alpha / sqrt(rank).
     """
 
@@ -83,6 +84,7 @@ class XComposer2ForCausalLM(PretrainedModel):
         self.quantization = None
         self.replaced = {}
         self.rslora = False
+        self.adapter_report = None
 
     def get_input_embeddings(self):
         return self.model.tok_embeddings

@@ -145,6 +145,11 @@ def load_model(plan: Plan, model_dir: Path, processor: XComposer2Processor) -> X
         model = XComposer2ForCausalLM.from_pretrained(
             model_dir, dtype=plan.weight_dtype, img_size=arguments.img_size, quantize=arguments.quantization
         )
+    if model.has_adapter and not arguments.lora and plan.train:
+        raise ValueError(
+            f"model_name_or_path {model_dir} is an adapter, which can't be trained whole; merge it first (paddle-xc2 "
+            'merge), or set "lora": true with its base as model_name_or_path and it as lora_path'
+        )
     if arguments.lora and (adapter := plan.start.checkpoint or arguments.lora_path):
         continue_adapter(model, resolve_model_path(adapter), arguments)
     elif arguments.lora and plan.train:

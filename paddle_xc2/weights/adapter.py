@@ -263,11 +263,15 @@ def merge(tensors: dict[str, LazyTensor], adapter: Adapter, where: Path) -> dict
     """
     merged = dict(tensors)
     check_fits(adapter, {name: tensor.shape for name, tensor in tensors.items()}, where)
-    merged |= adapter.replaced
+    merged |= {name: _in_dtype(name, tensor, tensors[name].dtype) for name, tensor in adapter.replaced.items()}
     for name, update in adapter.updates.items():
         base = tensors[name]
         merged[name] = LazyTensor(base.dtype, base.shape, _reader(name, base, update))
     return merged
+
+
+def _in_dtype(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
+    return LazyTensor(dtype, tensor.shape, lambda: tensor.load(dtype, name)) if tensor.dtype != dtype else tensor
 
 
 def check_fits(adapter: Adapter, base: dict[str, tuple[int, ...]], where: Path) -> None:

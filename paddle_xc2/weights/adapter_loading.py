@@ -22,8 +22,8 @@ from paddle_xc2.models.lora import (
 from paddle_xc2.weights.adapter import Adapter, LowRank, check_fits, read_adapter
 from paddle_xc2.weights.checkpoint_files import read_shard
 from paddle_xc2.weights.lazy_tensor import LazyTensor
+from paddle_xc2.weights.merging import with_our_prefixes
 from paddle_xc2.weights.name_map import to_hf, to_paddle
-from paddle_xc2.weights.xtuner import PARTS
 
 
 class AdapterReport(NamedTuple):
@@ -53,7 +53,8 @@ def load_adapter(model, path: str | Path) -> AdapterReport:
     Raises: FileNotFoundError, or ValueError naming what does not fit; then the model is as before.
     """
     directory = resolve_model_path(path)
-    return apply_adapter(model, read_adapter(directory, read_shard), directory)
+    model.adapter_report = apply_adapter(model, read_adapter(directory, read_shard), directory)
+    return model.adapter_report
 
 
 @paddle.no_grad()
@@ -70,7 +71,7 @@ def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = Tr
     """
     if model.has_adapter:
         raise ValueError(f"{where}: the model has an adapter already; merge_adapter() or unload_adapter() first")
-    adapter = _with_our_prefixes(adapter, model.config)
+    adapter = with_our_prefixes(adapter, model.config)
     parameters = named_parameters(model)
     check_fits(adapter, _upstream_shapes(model), where)
     updates = {to_paddle(name)[0].removesuffix(".weight"): update for name, update in adapter.updates.items()}
@@ -116,23 +117,6 @@ def unload_adapter(model) -> None:
 def _check_has_adapter(model, what: str) -> None:
     if not model.has_adapter:
         raise ValueError(f"the model has no adapter to {what}; load one with load_adapter(path)")
-
-
-def _with_our_prefixes(adapter: Adapter, config) -> Adapter:
-    """XTuner's adapter of a vision encoder names its tensors as CLIP does, without where it is in the model."""
-    if not config.family.in_parts:
-        return adapter
-    prefix = {part.theirs: part.ours for part in PARTS if part.theirs.startswith("vision_model.")}
-
-    def renamed(tensors: dict) -> dict:
-        for theirs, ours in prefix.items():
-            tensors = {
-                ours + name.removeprefix(theirs) if name.startswith(theirs) else name: tensor
-                for name, tensor in tensors.items()
-            }
-        return tensors
-
-    return Adapter(renamed(adapter.updates), renamed(adapter.replaced), adapter.base, adapter.dropout, adapter.rslora)
 
 
 def _upstream_shapes(model) -> dict[str, tuple[int, ...]]:

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from paddle_xc2.adapter_base import FACTS_VERSION, SETTINGS
 from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, ADAPTER_FACTS_FILE
 from paddle_xc2.models.lora import LoRALinear, is_linear, lora_layers, named_parameters
 from paddle_xc2.weights.adapter import ADAPTER_FILES
@@ -17,9 +18,6 @@ from paddle_xc2.weights.manifest import write_manifest
 from paddle_xc2.weights.name_map import to_hf
 from paddle_xc2.weights.whole_directory import whole_directory
 
-FACTS_VERSION = 1
-# Settings of the model that decide how a fine-tuned one is asked: see "Prompt layout" in the README.
-SETTINGS = ("chat_layout", "max_length", "hd_num", "img_size", "pad_image_to_square")
 _PREFIX = "base_model.model."
 
 
@@ -41,7 +39,7 @@ def save_adapter(model, directory: str | Path, overwrite: bool = True) -> None:
     with whole_directory(destination, overwrite) as partial:
         digest = write_shard(partial / ADAPTER_FILES[0], tensors, "pt")
         write_json(partial / ADAPTER_CONFIG_FILE, peft_config(model))
-        write_json(partial / ADAPTER_FACTS_FILE, adapter_facts(model, destination))
+        write_json(partial / ADAPTER_FACTS_FILE, _facts(model, destination))
         write_manifest(partial, "adapter", _base_name(model), {ADAPTER_FILES[0]: digest})
 
 
@@ -93,7 +91,7 @@ def peft_config(model) -> dict:
     }
 
 
-def adapter_facts(model, destination: Path) -> dict:
+def _facts(model, destination: Path) -> dict:
     """What PEFT's files have no place for: where the base is and which one it is, and how the model is to be asked."""
     base: dict = {"name": _base_name(model)}
     if model.source_dir is not None:

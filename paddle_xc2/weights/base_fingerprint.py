@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from paddle_xc2.adapter_base import adapter_facts
 from paddle_xc2.weights.checkpoint_files import read_checkpoint
 from paddle_xc2.weights.lazy_tensor import MODEL_DTYPES, LazyTensor, cast
 from paddle_xc2.weights.name_map import POSITION_TABLE, layout_of, to_paddle
@@ -46,6 +47,18 @@ def base_fingerprint(directory: Path) -> dict:
         for dtype, digest in values.items():
             digest.update(_cast_or_infinite(corner, dtype, name).tobytes())
     return {"shapes": shapes.hexdigest(), "values": {dtype: digest.hexdigest() for dtype, digest in values.items()}}
+
+
+def check_base(adapter: Path, base: Path) -> None:
+    """Raises: ValueError if the adapter remembers another base; one that remembers none passes."""
+    facts = adapter_facts(adapter).get("base", {})
+    fingerprint = facts.get("fingerprint")
+    if fingerprint is None or is_same_base(fingerprint, base_fingerprint(base)):
+        return
+    raise ValueError(
+        f"{adapter}: was trained on another model than {base} (its base was {facts.get('name')!r}; names, shapes or "
+        "sampled values of the weights differ); give the right one with --base (base=...)"
+    )
 
 
 def is_same_base(one: dict, other: dict) -> bool:

@@ -12,14 +12,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from paddle_xc2 import __version__
+from paddle_xc2.adapter_base import find_base, is_adapter
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.weights.adapter import merge
 from paddle_xc2.weights.balance import balance
+from paddle_xc2.weights.base_fingerprint import check_base
 from paddle_xc2.weights.checkpoint_files import parse_size, read_checkpoint
 from paddle_xc2.weights.config_files import load_config
 from paddle_xc2.weights.finished_shards import FinishedShards
 from paddle_xc2.weights.lazy_tensor import check_dtype
 from paddle_xc2.weights.manifest import verify_manifest
+from paddle_xc2.weights.merging import merge_into_base
 from paddle_xc2.weights.name_map import layout_of
 from paddle_xc2.weights.parameter_shapes import parameter_shapes
 from paddle_xc2.weights.saving import write_files
@@ -62,6 +65,7 @@ def convert(
     trained: Path | None = None,
     lora_alpha: dict[str, float | None] | None = None,
     visual_encoder: str | Path | None = None,
+    base: str | Path | None = None,
 ) -> ConversionReport:
     """Writes the checkpoint `source` as `destination`, whole or not at all.
 
@@ -80,12 +84,18 @@ def convert(
         say: is told in a line of what an interrupted start left behind.
         trained: an `iter_*.pth` of XTuner's, whose tensors are merged into those of `source`.
         lora_alpha: of the LoRA in it, as `read_training_checkpoint` takes it.
+        base: of an adapter as `source`, if it is not where the adapter remembers it. An adapter is merged into its
+            base, a few rows of a tensor at a time.
         visual_encoder: a CLIP, which makes a LLaVA of a language model in `source`, with a fresh projector.
     Raises: FileNotFoundError, or ValueError naming the file or the tensors: what is missing, damaged or doesn't fit.
     """
     started = time.perf_counter()
     check_dtype(dtype)
     source = resolve_model_path(source)
+    adapter = source if is_adapter(source) else None
+    if adapter is not None:
+        source = find_base(adapter, base)
+        check_base(adapter, source)
     if visual_encoder is None:
         tensors = read_checkpoint(source)
         config = load_config(source, tensors)
@@ -93,11 +103,14 @@ def convert(
         tensors, config = assemble_llava(source, resolve_model_path(visual_encoder))
     if trained is not None:
         tensors = merge(tensors, read_training_checkpoint(trained, lora_alpha or {}), trained)
+    if adapter is not None:
+        tensors = merge_into_base(tensors, config, adapter)
     layout = layout_of(tensors)
     shapes = parameter_shapes(config)
     parameters, dropped = balance(tensors, layout, shapes, source)
     num_bytes = sum(tensor.num_bytes_as(dtype or tensor.dtype) for tensor in parameters.values())
-    others = [str(path) for path in (trained, visual_encoder) if path is not None]
+    others = [str(path) for path in (trained, visual_encoder, adapter) if path is not None]
+    others += [_attempt(adapter)] if adapter is not None else []
     attempt = _attempt(source, to=to, dtype=dtype, max_shard_size=parse_size(max_shard_size), others=others)
     with whole_directory(destination, overwrite, resumable=True) as partial:
         if verify:

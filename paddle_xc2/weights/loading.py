@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import paddle
 
+from paddle_xc2.adapter_base import adapter_settings, base_name, find_base, is_adapter
 from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.models.clip_vit import resize_position_table
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 from paddle_xc2.weights.balance import balance
+from paddle_xc2.weights.base_fingerprint import check_base
 from paddle_xc2.weights.checkpoint_files import read_checkpoint
 from paddle_xc2.weights.config_files import load_config
 from paddle_xc2.weights.lazy_tensor import (
@@ -24,7 +26,7 @@ from paddle_xc2.weights.lazy_tensor import (
     check_dtype,
     prevailing_dtype,
 )
-from paddle_xc2.weights.manifest import verify_manifest
+from paddle_xc2.weights.manifest import manifest_files, verify_manifest
 from paddle_xc2.weights.name_map import POSITION_TABLE, layout_of
 from paddle_xc2.weights.parameter_shapes import parameter_shapes
 from paddle_xc2.weights.quantized import check_quantization, fill_quantized, quantizable_layers
@@ -36,21 +38,28 @@ def load_model(
     img_size: int | None = None,
     verify: bool = False,
     quantize: str | None = None,
+    base: str | Path | None = None,
 ) -> XComposer2ForCausalLM:
     """A model with the weights of a checkpoint in any layout; tensor by tensor, and ready for inference (`eval`).
 
     Args:
-        path: a directory or a released name.
+        path: a directory or a released name. An adapter's directory is a model too: its base is loaded first.
         dtype: "float32", "bfloat16" or "float16"; None is the checkpoint's own, on a CPU float32.
         img_size: pixels, another image size than the checkpoint's: its position table is resized.
         verify: holds the files against the checkpoint's manifest first, which reads them twice.
         quantize: "nf4" stores the linear layers of the decoder in four bits (models/nf4.py), each as it is read: the
             whole model is never in memory. What is left computes in `dtype`, and they too.
-    Raises: FileNotFoundError, or ValueError naming the file or the tensors: what is missing, damaged or doesn't fit.
+        base: of an adapter, if it is not where the adapter remembers it.
+    Raises: FileNotFoundError, or ValueError naming the file or the tensors: what is missing, damaged or doesn't fit;
+        for a base that is not the one that the adapter was trained on.
     """
     directory = resolve_model_path(path)
     check_dtype(dtype)
     check_quantization(quantize)
+    if is_adapter(directory):
+        return _load_with_adapter(directory, base, dtype, img_size, verify, quantize)
+    if base is not None:
+        raise ValueError(f"base {base} is given, but {directory} is no adapter; leave it out")
     if verify:
         verify_manifest(directory)
     tensors = read_checkpoint(directory)
@@ -78,6 +87,26 @@ def load_model(
     model.source_name = None if Path(path).expanduser().is_dir() else str(path)
     model.quantization = quantize
     model.eval()
+    return model
+
+
+def _load_with_adapter(directory: Path, base, dtype, img_size, verify, quantize) -> XComposer2ForCausalLM:
+    from paddle_xc2.weights.adapter_loading import load_adapter
+
+    base_dir = find_base(directory, base)
+    check_base(directory, base_dir)
+    if verify and manifest_files(directory):
+        verify_manifest(directory)
+    settings = adapter_settings(directory)
+    if img_size is None:
+        img_size = settings.get("img_size")
+    model = load_model(base_dir, dtype, img_size, verify, quantize)
+    for name, value in settings.items():
+        if name != "img_size":
+            setattr(model.config, name, value)
+    name = base_name(directory)
+    model.source_name = name if name and not Path(name).expanduser().is_dir() and base is None else None
+    load_adapter(model, directory)
     return model
 
 

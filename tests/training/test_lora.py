@@ -184,3 +184,23 @@ def test_training_goes_on_with_an_adapter(config, tmp_path):
     assert second.keys() == first.keys()
     for name in first:
         np.testing.assert_array_equal(second[name], first[name])
+
+
+def test_an_adapter_is_not_trained_whole(config, tmp_path):
+    assert finetune(config(**LORA, max_steps=1)) == 0
+    whole = config(model_name_or_path=str(tmp_path / "out"), output_dir=str(tmp_path / "2"))
+    with pytest.raises(ValueError, match="is an adapter, which can't be trained whole; merge it first"):
+        finetune(whole)
+    again = config(**LORA, model_name_or_path=str(tmp_path / "out"), output_dir=str(tmp_path / "2"))
+    with pytest.raises(ValueError, match="has an adapter already; go on training it with lora_path"):
+        finetune(again)
+
+
+def test_a_finished_adapter_is_evaluated_and_not_overwritten(config, tmp_path, metrics):
+    assert finetune(config(**{**LORA, "save_strategy": "no"}, max_steps=1)) == 0
+    with pytest.raises(ValueError, match="holds a finished run without a checkpoint to go on from"):
+        finetune(config(**{**LORA, "save_strategy": "no"}, max_steps=1))
+    only = config(
+        model_name_or_path=str(tmp_path / "out"), do_train=False, do_eval=True, output_dir=str(tmp_path / "2")
+    )
+    assert finetune(only) == 0

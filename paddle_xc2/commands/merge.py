@@ -1,0 +1,125 @@
+"""`paddle-xc2 merge`: an adapter into the model that it was trained on."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+
+HELP = "merge a LoRA adapter into its base, tensor by tensor, and compare the answers before and after"
+EXAMPLE = "paddle-xc2 merge --model_name_or_path ./base --lora_path ./adapter --output_path ./merged"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--lora_path", "--adapter_model_name", dest="adapter", required=True, metavar="ADAPTER",
+        help="adapter's directory, in PEFT's or PaddleNLP's layout",
+    )  # fmt: skip
+    parser.add_argument(
+        "--model_name_or_path", "--base_model_name", "--from_pretrained", "--base", dest="base", metavar="BASE",
+        help="the model that it was trained on; default: what the adapter remembers",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output_path", "--output_name", dest="output", required=True, metavar="OUT",
+        help="directory to write, new or empty",
+    )  # fmt: skip
+    parser.add_argument("--to", choices=("paddle", "hf"), help="layout to write; default: that of BASE")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as in BASE")
+    parser.add_argument("--max-shard-size", metavar="SIZE", default="5GB", help="default: %(default)s")
+    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that paddle-xc2 wrote at OUT")
+    parser.add_argument("--no_compare", action="store_true", help="don't compare logits before and after")
+    parser.add_argument("--disable_tqdm", action="store_true", help="no progress bar")
+
+
+def run(args: Namespace) -> int:
+    # Imported here: --help answers without them.
+    from paddle_xc2.adapter_base import find_base, is_adapter
+    from paddle_xc2.model_path import resolve_model_path
+    from paddle_xc2.weights.checkpoint_files import read_checkpoint
+    from paddle_xc2.weights.convert import convert
+    from paddle_xc2.weights.name_map import layout_of
+
+    adapter = resolve_model_path(args.adapter)
+    if not is_adapter(adapter):
+        raise ValueError(
+            f"{adapter}: is no adapter, it has no adapter_config.json (PEFT) or lora_config.json (PaddleNLP)"
+        )
+    base = find_base(adapter, args.base)
+    to = args.to or ("hf" if layout_of(read_checkpoint(base)) == "hf" else "paddle")
+    report = convert(
+        adapter,
+        args.output,
+        to,
+        args.dtype,
+        args.max_shard_size,
+        overwrite=args.overwrite,
+        progress=not args.disable_tqdm,
+        say=lambda line: print(line, file=sys.stderr),
+        base=base,
+    )
+    print(
+        f"{adapter} and {base} -> {args.output} ({to}): {report.num_tensors} tensors, {report.num_bytes / 1e9:.3g} GB, "
+        f"every one read back and compared, in {report.seconds:.1f} s"
+    )
+    if not args.no_compare:
+        compare(adapter, base, args.output, report.num_bytes)
+    return 0
+
+
+def compare(adapter, base, merged, num_bytes: int) -> None:
+    """Asks the base, the base with the adapter, and the merged model the same, and prints how the logits differ.
+
+    Args:
+        num_bytes: of the merged model's tensors.
+    Raises: ValueError if the merged model's logits are not those with the adapter.
+    """
+    import numpy as np
+    import paddle
+
+    from paddle_xc2 import runtime
+    from paddle_xc2.data.processor import XComposer2Processor
+    from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+    from paddle_xc2.training.metrics import device_memory
+
+    runtime.prepare()
+    needed = 2.5 * num_bytes  # in float32, as a CPU computes, with what is in between
+    if needed > device_memory():
+        print(
+            f"logits before and after are not compared: that takes about {needed / 1e9:.0f} GB, and there are "
+            f"{device_memory() / 1e9:.0f} GB here"
+        )
+        return
+    processor = XComposer2Processor.from_pretrained(merged, hd_num=None)
+    batch = processor.collate([processor.encode_chat("What is in the picture?", images=[_picture()])])
+    del batch["labels"]
+
+    def logits(model):
+        with paddle.no_grad():
+            return model(**batch).logits.numpy()
+
+    model = XComposer2ForCausalLM.from_pretrained(adapter, base=base)
+    on, change = logits(model), model.adapter_report
+    model.unload_adapter()
+    off = logits(model)
+    del model
+    written = XComposer2ForCausalLM.from_pretrained(merged)
+    after = logits(written)
+    size, difference = float(np.abs(on).max()), float(np.abs(after - on).max())
+    print(f"adapter: {change}")
+    print(
+        f"logits of a question about a picture, up to {size:.3g}: the adapter changes them by up to "
+        f"{float(np.abs(on - off).max()):.3g}; merged, they differ from that by up to {difference:.2g}"
+    )
+    # Weights of 16 bits are rounded once more when they are merged.
+    if not difference <= (0.1 if num_bytes < 4 * sum(p.size for p in written.parameters()) else 1e-3) * size:
+        raise ValueError(
+            f"{merged}: its logits are not those of the base with the adapter; don't use it, and report this"
+        )
+
+
+def _picture():
+    """A picture of all colours."""
+    import numpy as np
+    from PIL import Image
+
+    row, column = np.mgrid[0:64, 0:96]
+    return Image.fromarray(np.stack([row * 4, column * 2, 255 - row * 4], axis=-1).astype(np.uint8))

@@ -1,0 +1,77 @@
+"""An adapter into the files of its base: as tensors that are computed when they are read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from paddle_xc2.adapter_base import adapter_settings
+from paddle_xc2.weights.adapter import Adapter, merge, read_adapter
+from paddle_xc2.weights.checkpoint_files import read_shard
+from paddle_xc2.weights.lazy_tensor import LazyTensor
+from paddle_xc2.weights.name_map import POSITION_TABLE, layout_of, to_hf, to_paddle
+from paddle_xc2.weights.xtuner import PARTS
+
+
+def merge_into_base(tensors: dict[str, LazyTensor], config, adapter_dir: Path) -> dict[str, LazyTensor]:
+    """The base's tensors with the adapter's change in them, under upstream's names and in upstream's layout.
+
+    Args:
+        tensors: of the base, in any layout.
+        config: of the base; gets the settings that the adapter was trained with.
+        adapter_dir: in PEFT's or PaddleNLP's layout.
+    Raises: ValueError for what does not fit; FileNotFoundError.
+    """
+    tensors = _in_upstream_layout(tensors)
+    settings = adapter_settings(adapter_dir)
+    for name, value in settings.items():
+        if name != "img_size":
+            setattr(config, name, value)
+    if settings.get("img_size") not in (None, config.img_size):
+        config.img_size = settings["img_size"]
+        config.check()
+        name = to_hf(POSITION_TABLE)[0]
+        tensors[name] = _resized(tensors[name], config.patches_per_side, name)
+    adapter = with_our_prefixes(read_adapter(adapter_dir, read_shard), config)
+    return merge(tensors, adapter, adapter_dir)
+
+
+def with_our_prefixes(adapter: Adapter, config) -> Adapter:
+    """XTuner's adapter of a vision encoder names its tensors as CLIP does, without where it is in the model."""
+    if not config.family.in_parts:
+        return adapter
+    vision = next(part for part in PARTS if part.theirs == "vision_model.")
+
+    def renamed(tensors: dict) -> dict:
+        return {
+            vision.ours + name.removeprefix(vision.theirs) if name.startswith(vision.theirs) else name: tensor
+            for name, tensor in tensors.items()
+        }
+
+    return replace(adapter, updates=renamed(adapter.updates), replaced=renamed(adapter.replaced))
+
+
+def _in_upstream_layout(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    layout = layout_of(tensors)
+    if layout == "hf":
+        return dict(tensors)
+    renamed = {}
+    for name, tensor in tensors.items():
+        ours = to_paddle(name, layout)
+        if ours is None:
+            renamed[name] = tensor  # what is left out, or unknown, is told of when the checkpoint is balanced
+            continue
+        upstream, transpose = to_hf(ours[0])
+        renamed[upstream] = tensor.transposed() if transpose != ours[1] else tensor
+    return renamed
+
+
+def _resized(table: LazyTensor, patches_per_side: int, name: str) -> LazyTensor:
+    """The position table for images of another size, in its own dtype."""
+    import paddle  # the only step that needs it
+
+    from paddle_xc2.models.clip_vit import resize_position_table
+
+    resized = resize_position_table(paddle.to_tensor(table.load("float32", name)), patches_per_side).numpy()
+    whole = LazyTensor("float32", resized.shape, lambda: resized)
+    return LazyTensor(table.dtype, resized.shape, lambda: whole.load(table.dtype, name))

@@ -1,0 +1,91 @@
+"""`paddle-xc2 merge`: what it writes is the base with the adapter on."""
+
+import re
+
+import numpy as np
+import paddle
+import pytest
+from safetensors.numpy import load_file
+
+from paddle_xc2 import XComposer2ForCausalLM
+from paddle_xc2.cli import main
+from paddle_xc2.models.lora import LoRALinear, layer_at, replace_layer
+from tests.tiny import tiny_checkpoint
+
+MODULES = ("model.layers.0.attention.wqkv.linear", "vit.layers.0.mlp.fc1", "output")
+
+
+def logits(model):
+    ids = paddle.to_tensor([[0, 0, 0, 0, 1, 5, 6, 7, 90]])
+    mask = paddle.to_tensor(np.arange(9)[None] < 4)
+    pixels = [paddle.to_tensor(np.random.default_rng(0).standard_normal([3, 28, 28]).astype("float32"))]
+    with paddle.no_grad():
+        return model(input_ids=ids, image_mask=mask, pixel_values=pixels).logits.numpy()
+
+
+@pytest.fixture(params=[False, True], ids=["lora", "dora"])
+def place(request, tmp_path):
+    tiny_checkpoint(tmp_path / "base")
+    model = XComposer2ForCausalLM.from_pretrained(tmp_path / "base")
+    for path in MODULES:
+        layer = LoRALinear(layer_at(model, path), 4, 2.0, dora=request.param)
+        layer.lora_b.set_value(0.05 * paddle.randn(layer.lora_b.shape))
+        replace_layer(model, path, layer)
+    model.vision_proj[0].bias.set_value(model.vision_proj[0].bias + 0.1)
+    model.replaced = {"vision_proj.0.bias": None}
+    model.config.chat_layout = "as_trained"
+    model.eval()
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path, logits(model)
+
+
+@pytest.mark.parametrize("to", [None, "paddle"])
+def test_merged_logits_are_those_with_the_adapter(place, to, capsys):
+    folder, want = place
+    words = ["merge", "--model_name_or_path", str(folder / "base"), "--lora_path", str(folder / "adapter")]
+    out = folder / "merged"
+    assert main([*words, "--output_path", str(out), "--disable_tqdm", *(["--to", to] if to else [])]) == 0
+    told = capsys.readouterr().out
+    changed, differs = re.search(
+        r"changes them by up to (\S+); merged, they differ from that by up to (\S+)", told
+    ).groups()
+    assert float(changed) > 0.1 and float(differs) < 1e-4 and "3 low-rank updates, 1 tensors replaced whole" in told
+    model = XComposer2ForCausalLM.from_pretrained(out)
+    np.testing.assert_allclose(logits(model), want, atol=5e-5)  # 6e-6 measured
+    assert model.config.chat_layout == "as_trained" and (out / "tokenizer.model").is_file() and not model.has_adapter
+    assert (out / "paddle_xc2_manifest.json").is_file() and not (out / "adapter_config.json").exists()
+    names = {name for file in out.glob("*.safetensors") for name in load_file(file)}
+    assert sum("Plora_" in name or "plora_" in name for name in names) == 20
+    assert not any(".lora_" in name or "base_layer" in name for name in names)
+
+
+def test_upstreams_names_of_the_arguments_and_the_remembered_base(place):
+    folder, want = place
+    words = ["--adapter_model_name", str(folder / "adapter"), "--base_model_name", str(folder / "base")]
+    assert main(["merge", *words, "--output_name", str(folder / "one"), "--no_compare", "--disable_tqdm"]) == 0
+    words = ["--lora_path", str(folder / "adapter"), "--output_path", str(folder / "two"), "--dtype", "bfloat16"]
+    assert main(["merge", *words, "--disable_tqdm"]) == 0
+    np.testing.assert_allclose(logits(XComposer2ForCausalLM.from_pretrained(folder / "one")), want, atol=5e-5)
+    got = logits(XComposer2ForCausalLM.from_pretrained(folder / "two"))
+    assert 0 < np.abs(got - want).max() < 0.05 * np.abs(want).max()
+
+
+def test_mistakes(place, capsys, monkeypatch):
+    folder, _ = place
+    words = ["--output_path", str(folder / "merged"), "--disable_tqdm"]
+    assert main(["merge", "--lora_path", str(folder / "base"), *words]) == 2
+    assert "is no adapter, it has no adapter_config.json (PEFT) or lora_config.json" in capsys.readouterr().err
+    tiny_checkpoint(folder / "other", seed=5)
+    assert main(["merge", "--lora_path", str(folder / "adapter"), "--base", str(folder / "other"), *words]) == 2
+    assert "was trained on another model than" in capsys.readouterr().err and not (folder / "merged").exists()
+    monkeypatch.setattr("paddle_xc2.training.metrics.device_memory", lambda: 10**5)
+    assert main(["merge", "--lora_path", str(folder / "adapter"), *words]) == 0
+    assert "logits before and after are not compared: that takes about" in capsys.readouterr().out
+
+
+def test_logits_that_are_not_those_with_the_adapter(place, capsys, monkeypatch):
+    folder, _ = place
+    monkeypatch.setattr("paddle_xc2.weights.convert.merge_into_base", lambda tensors, config, adapter: tensors)
+    words = ["--lora_path", str(folder / "adapter"), "--output_path", str(folder / "merged"), "--disable_tqdm"]
+    assert main(["merge", *words]) == 2
+    assert "its logits are not those of the base with the adapter; don't use it" in capsys.readouterr().err
