@@ -18,6 +18,7 @@ _CHINESE = r"\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CHINESE}]|[^\W_{_CHINESE}]+|\S")  # a Chinese character is a word
 _OPTION = re.compile(r"(?:^|(?<=[\s(（]))([A-Z])\s{0,2}[.:)、．：）]")
 _LETTER_FIRST = re.compile(r"[(（]?([A-Z])[)）]?(?:[.,:、．：。]|$)")
+_LETTER_ALONE = re.compile(r"[(（]?([a-z])[)）]?[.:。：]?")
 _LETTER_NAMED = re.compile(
     r"(?:answer|option|choice)(?:\s+is)?\s{0,2}:?\s{0,2}[(（]?([A-Z])(?![A-Za-z])"
     r"|(?:答案|选项|选)(?:是|为)?\s{0,2}[:：]?\s{0,2}[(（]?([A-Z])(?![A-Za-z])"
@@ -172,8 +173,8 @@ def choice_of(answer: str, options: dict[str, str]) -> str | None:
     by_text = [letter for letter, text in options.items() if text and text.rstrip(".。").casefold() == bare]
     if by_text:
         return by_text[0] if len(by_text) == 1 else None
-    first = _LETTER_FIRST.match(said)
-    letters = {first[1]} if first else {a or b for a, b in _LETTER_NAMED.findall(said)}
+    first = _LETTER_FIRST.match(said) or _LETTER_ALONE.fullmatch(said)
+    letters = {first[1].upper()} if first else {a or b for a, b in _LETTER_NAMED.findall(said)}
     return letters.pop() if len(letters) == 1 and letters <= options.keys() else None
 
 

@@ -90,7 +90,18 @@ def test_options(question, options):
 @pytest.mark.parametrize(
     ("answer", "letter"),
     [
-        *(("A", "A"), ("b.", None), ("B.", "B"), ("(B)", "B"), ("B. a dog", "B"), ("a dog", "B"), ("A dog.", "B")),
+        *(
+            ("A", "A"),
+            ("b.", "B"),
+            ("(a)", "A"),
+            ("a", "A"),
+            ("c", None),
+            ("B.", "B"),
+            ("(B)", "B"),
+            ("B. a dog", "B"),
+            ("a dog", "B"),
+            ("A dog.", "B"),
+        ),
         *(("A cat", "A"), ("The answer is B", "B"), ("The answer is (B).", "B"), ("答案是A。", "A"), ("选B", "B")),
         *(("C", None), ("", None), ("neither", None), ("The answer is A or the answer is B", None), ("Apple", None)),
         ("The answer is Banana", None),

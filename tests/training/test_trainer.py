@@ -106,7 +106,8 @@ def test_workers_change_nothing(train):
 
 def test_recompute_changes_nothing(train):
     first, first_folder = train()
-    second, second_folder = train(recompute=True)
+    second, second_folder = train(recompute=True, do_eval=True, eval_with_do_generation=True, max_new_tokens=2)
+    assert second.pop()["eval_answers"] == 5
     assert [entry["loss"] for entry in first] == [entry["loss"] for entry in second]
     assert distance(weights(first_folder), weights(second_folder)) == 0
     assert not json.loads((second_folder / "config.json").read_text()).get("use_recompute")
