@@ -55,6 +55,11 @@ def adapter_settings(directory: Path) -> dict:
     return {name: settings[name] for name in SETTINGS if settings.get(name) is not None}
 
 
+def was_quantized(directory: Path) -> bool:
+    """Whether the adapter says that its base was quantized while it was trained."""
+    return bool(adapter_facts(directory).get("base", {}).get("quantization"))
+
+
 def base_name(directory: Path) -> str:
     """What the adapter says it was trained on: a released name or a path; "" if it doesn't say."""
     named = adapter_facts(directory).get("base", {}).get("name")

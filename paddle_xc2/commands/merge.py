@@ -25,6 +25,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--to", choices=("paddle", "hf"), help="layout to write; default: that of BASE")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as in BASE")
     parser.add_argument("--max-shard-size", metavar="SIZE", default="5GB", help="default: %(default)s")
+    parser.add_argument(
+        "--dequantize",
+        action="store_true",
+        help="of an adapter that was trained on a base in four bits (QLoRA): merge it into the weights that quantizing "
+        "BASE gives, which it was trained with; default: into BASE as it is",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that paddle-xc2 wrote at OUT")
     parser.add_argument("--no_compare", action="store_true", help="don't compare logits before and after")
     parser.add_argument("--disable_tqdm", action="store_true", help="no progress bar")
@@ -32,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     # Imported here: --help answers without them.
-    from paddle_xc2.adapter_base import find_base, is_adapter
+    from paddle_xc2.adapter_base import find_base, is_adapter, was_quantized
     from paddle_xc2.model_path import resolve_model_path
     from paddle_xc2.weights.checkpoint_files import read_checkpoint
     from paddle_xc2.weights.convert import convert
@@ -55,21 +61,28 @@ def run(args: Namespace) -> int:
         progress=not args.disable_tqdm,
         say=lambda line: print(line, file=sys.stderr),
         base=base,
+        dequantize=args.dequantize,
     )
     print(
         f"{adapter} and {base} -> {args.output} ({to}): {report.num_tensors} tensors, {report.num_bytes / 1e9:.3g} GB, "
         f"every one read back and compared, in {report.seconds:.1f} s"
     )
+    if was_quantized(adapter) and not args.dequantize:
+        print(
+            "the adapter was trained on the base in four bits and is now in the base as it is, which is nearer to the "
+            "original model; --dequantize merges it into the very weights that it was trained with"
+        )
     if not args.no_compare:
-        compare(adapter, base, args.output, report.num_bytes)
+        compare(adapter, base, args.output, report.num_bytes, "nf4" if args.dequantize else None)
     return 0
 
 
-def compare(adapter, base, merged, num_bytes: int) -> None:
+def compare(adapter, base, merged, num_bytes: int, quantize: str | None = None) -> None:
     """Asks the base, the base with the adapter, and the merged model the same, and prints how the logits differ.
 
     Args:
         num_bytes: of the merged model's tensors.
+        quantize: how the base was quantized before merging.
     Raises: ValueError if the merged model's logits are not those with the adapter.
     """
     import numpy as np
@@ -96,7 +109,7 @@ def compare(adapter, base, merged, num_bytes: int) -> None:
         with paddle.no_grad():
             return model(**batch).logits.numpy()
 
-    model = XComposer2ForCausalLM.from_pretrained(adapter, base=base)
+    model = XComposer2ForCausalLM.from_pretrained(adapter, base=base, quantize=quantize)
     on, change = logits(model), model.adapter_report
     model.unload_adapter()
     off = logits(model)

@@ -22,7 +22,7 @@ from paddle_xc2.weights.config_files import load_config
 from paddle_xc2.weights.finished_shards import FinishedShards
 from paddle_xc2.weights.lazy_tensor import check_dtype
 from paddle_xc2.weights.manifest import verify_manifest
-from paddle_xc2.weights.merging import merge_into_base
+from paddle_xc2.weights.merging import as_trained_with, merge_into_base
 from paddle_xc2.weights.name_map import layout_of
 from paddle_xc2.weights.parameter_shapes import parameter_shapes
 from paddle_xc2.weights.saving import write_files
@@ -66,6 +66,7 @@ def convert(
     lora_alpha: dict[str, float | None] | None = None,
     visual_encoder: str | Path | None = None,
     base: str | Path | None = None,
+    dequantize: bool = False,
 ) -> ConversionReport:
     """Writes the checkpoint `source` as `destination`, whole or not at all.
 
@@ -86,6 +87,7 @@ def convert(
         lora_alpha: of the LoRA in it, as `read_training_checkpoint` takes it.
         base: of an adapter as `source`, if it is not where the adapter remembers it. An adapter is merged into its
             base, a few rows of a tensor at a time.
+        dequantize: merges an adapter of QLoRA into the weights that quantizing its base gives.
         visual_encoder: a CLIP, which makes a LLaVA of a language model in `source`, with a fresh projector.
     Raises: FileNotFoundError, or ValueError naming the file or the tensors: what is missing, damaged or doesn't fit.
     """
@@ -96,6 +98,8 @@ def convert(
     if adapter is not None:
         source = find_base(adapter, base)
         check_base(adapter, source)
+    elif dequantize:
+        raise ValueError(f"{source}: is no adapter; dequantize is for merging one of QLoRA")
     if visual_encoder is None:
         tensors = read_checkpoint(source)
         config = load_config(source, tensors)
@@ -104,12 +108,15 @@ def convert(
     if trained is not None:
         tensors = merge(tensors, read_training_checkpoint(trained, lora_alpha or {}), trained)
     if adapter is not None:
+        if dequantize:
+            tensors = as_trained_with(tensors, adapter)
         tensors = merge_into_base(tensors, config, adapter)
     layout = layout_of(tensors)
     shapes = parameter_shapes(config)
     parameters, dropped = balance(tensors, layout, shapes, source)
     num_bytes = sum(tensor.num_bytes_as(dtype or tensor.dtype) for tensor in parameters.values())
     others = [str(path) for path in (trained, visual_encoder, adapter) if path is not None]
+    others += ["dequantized"] if dequantize else []
     others += [_attempt(adapter)] if adapter is not None else []
     attempt = _attempt(source, to=to, dtype=dtype, max_shard_size=parse_size(max_shard_size), others=others)
     with whole_directory(destination, overwrite, resumable=True) as partial:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from paddle_xc2.adapter_base import adapter_settings
+from paddle_xc2.adapter_base import adapter_settings, was_quantized
 from paddle_xc2.weights.adapter import Adapter, merge, read_adapter
 from paddle_xc2.weights.checkpoint_files import read_shard
 from paddle_xc2.weights.lazy_tensor import LazyTensor
@@ -34,6 +34,21 @@ def merge_into_base(tensors: dict[str, LazyTensor], config, adapter_dir: Path) -
         tensors[name] = _resized(tensors[name], config.patches_per_side, name)
     adapter = with_our_prefixes(read_adapter(adapter_dir, read_shard), config)
     return merge(tensors, adapter, adapter_dir)
+
+
+def as_trained_with(tensors: dict[str, LazyTensor], adapter_dir: Path) -> dict[str, LazyTensor]:
+    """The base's tensors as QLoRA trains on them: its linear layers quantized and dequantized, in the same layout.
+
+    Raises: ValueError if the adapter was not trained so.
+    """
+    if not was_quantized(adapter_dir):
+        raise ValueError(
+            f"{adapter_dir}: --dequantize is for adapters that were trained on a base in four bits, which this one "
+            "does not say of itself; leave it out"
+        )
+    from paddle_xc2.weights.quantized import as_quantized  # needs Paddle
+
+    return as_quantized(tensors, layout_of(tensors))
 
 
 def with_our_prefixes(adapter: Adapter, config) -> Adapter:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import paddle
 
 from paddle_xc2.models.nf4 import BLOCK, NF4Linear
 from paddle_xc2.models.plora import PLoRALinear
-from paddle_xc2.weights.lazy_tensor import BLOCK_BYTES, LazyTensor, release_pages
+from paddle_xc2.weights.lazy_tensor import BLOCK_BYTES, LazyTensor, cast, release_pages
+from paddle_xc2.weights.name_map import to_paddle
 
 QUANTIZATIONS = ("nf4",)
+_QUANTIZABLE = re.compile(r"model\.layers\.\d+\.(attention|feed_forward)\.\w+\.linear\.weight")
 
 
 def check_quantization(quantize: str | None) -> None:
@@ -63,6 +67,33 @@ def dequantized_tensors(model, dtype: str) -> dict[str, LazyTensor]:
         name: LazyTensor(dtype, (layer.in_features, layer.out_features), _reader(layer, dtype))
         for name, layer in layers.items()
     }
+
+
+def as_quantized(tensors: dict[str, LazyTensor], layout: str) -> dict[str, LazyTensor]:
+    """A checkpoint with the values that its quantized layers compute with; names, layout and dtypes stay.
+
+    Args:
+        tensors: of the checkpoint, by its names.
+        layout: that of the checkpoint, one of name_map.LAYOUTS.
+    """
+    changed = {}
+    for name, tensor in tensors.items():
+        target, transpose = to_paddle(name, layout) or ("", False)
+        if _QUANTIZABLE.fullmatch(target):
+            tensor = _rounded(tensor.transposed(), name).transposed() if transpose else _rounded(tensor, name)
+        changed[name] = tensor
+    return changed
+
+
+def _rounded(tensor: LazyTensor, name: str) -> LazyTensor:
+    """A weight [in, out] quantized and dequantized when it is read."""
+
+    def read() -> np.ndarray:
+        layer = NF4Linear(*tensor.shape)
+        layer.quantize(_pieces(tensor, name))
+        return cast(layer.dequantize().numpy(), "float32", tensor.dtype, name)
+
+    return replace(tensor, read=read)
 
 
 def _reader(layer: NF4Linear, dtype: str):

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 from paddle_xc2 import XComposer2ForCausalLM
 from paddle_xc2.cli import main
 from paddle_xc2.models.lora import LoRALinear, layer_at, replace_layer
+from paddle_xc2.weights.quantized import quantizable_layers
 from tests.tiny import tiny_checkpoint
 
 MODULES = ("model.layers.0.attention.wqkv.linear", "vit.layers.0.mlp.fc1", "output")
@@ -89,3 +90,39 @@ def test_logits_that_are_not_those_with_the_adapter(place, capsys, monkeypatch):
     words = ["--lora_path", str(folder / "adapter"), "--output_path", str(folder / "merged"), "--disable_tqdm"]
     assert main(["merge", *words]) == 2
     assert "its logits are not those of the base with the adapter; don't use it" in capsys.readouterr().err
+
+
+def qlora_adapter(base, directory, quantize):
+    """An adapter with the same random updates, whatever the base is stored in. Returns: the model with it."""
+    model = XComposer2ForCausalLM.from_pretrained(base, quantize=quantize)
+    paddle.seed(3)
+    for name in quantizable_layers(model):
+        path = name.removesuffix(".weight")
+        layer = LoRALinear(layer_at(model, path), 4, 0.5)
+        layer.lora_b.set_value(0.1 * paddle.randn(layer.lora_b.shape))
+        replace_layer(model, path, layer)
+    model.save_pretrained(directory)
+    return model
+
+
+def test_an_adapter_of_qlora_into_the_base_as_it_is_or_as_it_was_trained_with(tmp_path, capsys):
+    base, adapter = tiny_checkpoint(tmp_path / "base"), tmp_path / "adapter"
+    quantized = qlora_adapter(base, adapter, "nf4")
+    plain = qlora_adapter(base, tmp_path / "plain", None)
+
+    def merged(directory, *words):
+        out = tmp_path / f"merged{len(list(tmp_path.iterdir()))}"
+        assert main(["merge", "--lora_path", str(directory), "--output_path", str(out), "--disable_tqdm", *words]) == 0
+        return logits(XComposer2ForCausalLM.from_pretrained(out)), capsys.readouterr().out
+
+    into_base, told = merged(adapter)
+    assert "the adapter was trained on the base in four bits and is now in the base as it is" in told
+    np.testing.assert_allclose(into_base, logits(plain), atol=5e-5)
+    as_trained, told = merged(adapter, "--dequantize")
+    assert "four bits" not in told
+    np.testing.assert_allclose(as_trained, logits(quantized), atol=5e-5)
+    assert np.abs(as_trained - into_base).max() > 0.1
+    words = ["--output_path", str(tmp_path / "no"), "--disable_tqdm", "--dequantize"]
+    assert main(["merge", "--lora_path", str(tmp_path / "plain"), *words]) == 2
+    assert "--dequantize is for adapters that were trained on a base in four bits" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()

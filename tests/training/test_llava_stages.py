@@ -127,19 +127,17 @@ def test_finetuning_trains_lora_and_the_projector(pretrained, finetuned):
     base = json.loads((finetuned / "paddle_xc2_adapter.json").read_text())["base"]
     assert base["quantization"] == "nf4" and base["relative_path"] == "../llava_pretrain_out"
     before = parameters(pretrained)
-    model = XComposer2ForCausalLM.from_pretrained(pretrained)
-    model.load_adapter(finetuned)
+    model = XComposer2ForCausalLM.from_pretrained(finetuned)
     trained = named_parameters(model)
     changed = {name for name, value in before.items() if not np.array_equal(value, trained[name].numpy())}
     assert changed == {name for name in before if name.startswith("vision_proj.")}
 
 
-def test_finetuning_is_of_the_quantized_model(pretrained, finetuned):
+def test_finetuning_is_of_the_quantized_model(finetuned):
     """What was answered after the last step is what the adapter answers on the quantized base."""
-    model = XComposer2ForCausalLM.from_pretrained(pretrained, quantize="nf4")
-    model.load_adapter(finetuned)
-    model.config.pad_image_to_square = True
-    processor = XComposer2Processor.from_pretrained(pretrained)
+    model = XComposer2ForCausalLM.from_pretrained(finetuned, quantize="nf4")
+    processor = XComposer2Processor.from_pretrained(finetuned)
+    assert processor.pad_image_to_square is True and model.config.pad_image_to_square is True
     lines = (finetuned / "evaluation_samples.jsonl").read_text(encoding="utf-8").splitlines()
     for line in lines[-2:]:
         entry = json.loads(line)

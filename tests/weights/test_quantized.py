@@ -8,8 +8,10 @@ from paddle_xc2 import XComposer2ForCausalLM
 from paddle_xc2.models.lora import LoRALinear, is_lora, layer_at, merge_lora, replace_layer
 from paddle_xc2.models.nf4 import NF4Linear
 from paddle_xc2.weights import quantized
+from paddle_xc2.weights.checkpoint_files import read_checkpoint
 from paddle_xc2.weights.convert import convert
 from paddle_xc2.weights.loading import load_model
+from paddle_xc2.weights.name_map import to_paddle
 from tests.tiny import tiny_checkpoint
 
 LINEARS = {"attention.wqkv", "attention.wo", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3"}
@@ -80,6 +82,11 @@ def test_quantized_from_the_checkpoint_not_from_the_precision_of_the_run(origina
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
+def test_dequantizing_is_for_adapters(original, tmp_path):
+    with pytest.raises(ValueError, match="is no adapter; dequantize is for merging one of QLoRA"):
+        convert(original, tmp_path / "out", dequantize=True)
+
+
 def test_unknown_format(original):
     with pytest.raises(ValueError, match='quantize "int3" is not one of nf4'):
         load_model(original, quantize="int3")
@@ -125,3 +132,23 @@ def test_qlora_has_the_gradients_of_lora_on_the_dequantized_weights(original, mo
         for name, value in found[0].items():
             assert np.abs(value).max() > 0, name
             np.testing.assert_array_equal(value, found[1][name], err_msg=name)
+
+
+@pytest.mark.parametrize("layout", ["hf", "paddle"])
+def test_a_checkpoint_as_its_quantized_layers_compute(original, model, layout, tmp_path):
+    """The same layers, and the same values, without a model."""
+    directory = original
+    if layout == "paddle":
+        directory = tmp_path / "paddle"
+        convert(original, directory)
+    tensors = read_checkpoint(directory)
+    changed = quantized.as_quantized(tensors, layout)
+    assert changed.keys() == tensors.keys()
+    expected = quantized.dequantized_tensors(model, "float32")
+    for name, tensor in tensors.items():
+        target, transpose = to_paddle(name, layout)
+        wanted = expected[target].read() if target in expected else None
+        if wanted is None:
+            assert changed[name] is tensor
+        else:
+            np.testing.assert_array_equal(changed[name].read(), wanted.T if transpose else wanted, err_msg=name)
