@@ -244,6 +244,8 @@ def load_best(trainer: StepTrainer, model_dir: Path, processor: XComposer2Proces
     trainer.model = trainer.model_wrapped = trainer.optimizer = None  # there may be no memory for two models
     trainer.model = load_model(replace(plan, start=replace(plan.start, checkpoint=checkpoint)), model_dir, processor)
     choose_trainable(trainer.model, plan.arguments)  # an adapter is saved with all that learns beside it
+    trainer.model_step = best["step"]
+    trainer.answer_questions(best["step"])
     metric, _ = trainer.arguments.best_metric
     print(f"{checkpoint} is taken, the best of all: {metric} {best[metric]:.4f}")
 
@@ -261,7 +263,7 @@ def save_results(trainer: StepTrainer, seconds: float) -> None:
     num_steps = trainer.plan.num_steps - trainer.plan.start.step
     told = f"trained {num_steps} steps in {seconds:.0f} s" + (f", last loss {losses[-1]:.4f}" if losses else "")
     print(f"{told}; {output_dir} holds metrics.jsonl and {LOSS_PLOT}")
-    if compared := trainer.answers.before_and_after():
+    if compared := trainer.answers.before_and_after(trainer.model_step):
         print("\n".join([f"sample answers, all of them in {output_dir / TABLE_FILE}:", *compared]))
     if not trainer.arguments.benchmark:
         trainer.model.save_pretrained(output_dir)

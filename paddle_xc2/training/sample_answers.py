@@ -113,17 +113,17 @@ class SampleAnswers:
             rows.append([Path(image).name if image else "", text, *(answers.get(step, "") for step in steps)])
         return "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in rows)
 
-    def before_and_after(self) -> list[str]:
-        """Lines that show the first and the last answer to each question; none if there are not two."""
+    def before_and_after(self, step: int) -> list[str]:
+        """Lines that show the first answer to each question, and that after `step`; none if there are not two."""
         lines = []
         for (text, image), answers in _by_question(self.entries).items():
-            first, last = min(answers), max(answers)
-            if first == last:
+            first = min(answers)
+            if first == step or step not in answers:
                 continue
             lines.append(f"{Path(image).name}: {text}" if image else text)
-            for step in (first, last):
-                when = "before training" if step == 0 else f"after step {step}"
-                lines.append(f"    {when + ':':<20} {' '.join(answers[step].split())}")
+            for asked_at in (first, step):
+                when = "before training" if asked_at == 0 else f"after step {asked_at}"
+                lines.append(f"    {when + ':':<20} {' '.join(answers[asked_at].split())}")
         return lines
 
 

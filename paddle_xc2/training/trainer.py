@@ -137,6 +137,7 @@ class StepTrainer(Trainer):
     Attributes:
         last_checkpoint: path of the newest one of this run, or None.
         best: the best evaluation so far, an entry of metrics.jsonl, if load_best_model_at_end asks for it; else None.
+        model_step: after which step the model is taken that is saved at the end.
         stop: set it, and training ends after the step with a checkpoint, raising Stopped.
 
     Args:
@@ -149,6 +150,7 @@ class StepTrainer(Trainer):
         arguments = self.arguments = plan.arguments
         self.plan = plan
         self.processor = processor
+        self.model_step = plan.num_steps if plan.train else 0
         names = [dataset.spec.name for dataset in plan.train.datasets] if plan.train else []
         self.dataset_names = list(dict.fromkeys(names))  # several entries may share a name
         self.name_of_dataset = np.array([self.dataset_names.index(name) for name in names], np.int64)
@@ -565,8 +567,12 @@ class StepTrainer(Trainer):
         and the run makes up for it when it goes on.
         """
         often = self.arguments.evaluation_freq
-        due = step in (0, self.plan.num_steps) or often and step % often == 0
-        if not due or self.answers is None or not self.answers.questions or self.answers.has(step):
+        if step in (0, self.plan.num_steps) or often and step % often == 0:
+            self.answer_questions(step)
+
+    def answer_questions(self, step: int) -> None:
+        """Has the sample questions answered, unless they were after the same step."""
+        if self.answers is None or not self.answers.questions or self.answers.has(step):
             return
         started = time.perf_counter()
         self.model.eval()

@@ -128,3 +128,22 @@ def test_what_is_refused(config, capsys):
     assert '"quantization" is "nf4" and "load_in_4bit" is false, but they are two names for one thing' in told
     assert '"vit_lora_rank" is 3, which is for LoRA; set "lora": true' in fails(config, capsys, vit_lora_rank=3)
     assert '"vit_lora_alpha" is -1, but must be above 0' in fails(config, capsys, lora=True, vit_lora_alpha=-1)
+
+
+def test_the_shipped_file_runs_on_a_cpu(workspace, tmp_path, metrics):
+    """With the overrides that a user would give: a small model, its data, the precision of the device."""
+    parts = ("train", "eval")
+    data = {part: [{"name": part, "data_files": str(workspace / f"{part}.json")}] for part in parts}
+    overrides = {
+        "model_name_or_path": workspace / "model",
+        "dataset": json.dumps(data),
+        "output_dir": tmp_path / "out",
+        "max_length": 128,
+        "max_steps": 2,
+        "fp16": False,
+        "dataloader_num_workers": 0,
+    }
+    words = [str(word) for name, value in overrides.items() for word in (f"--{name}", value)]
+    assert finetune(ROOT / "config" / "qlora_sft_argument.json", words) == 0
+    assert [entry["step"] for entry in metrics(tmp_path / "out") if "loss" in entry] == [1, 2]
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()

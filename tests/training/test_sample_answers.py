@@ -114,12 +114,24 @@ def test_interrupted_and_gone_on(asking, tmp_path, monkeypatch):
     assert answers(out) == answers(tmp_path / "out")
 
 
+def test_the_best_model_is_asked_if_it_is_not_the_last(asking, tmp_path, capsys):
+    """Here the worst is called the best, which is an early one."""
+    keys = {"evaluation_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
+    keys |= {"load_best_model_at_end": True, "greater_is_better": True, "save_total_limit": 2}
+    assert finetune(asking(**keys)) == 0
+    out, told = tmp_path / "out", capsys.readouterr().out
+    best = int(told.partition("checkpoint-")[2].partition(" is taken")[0].rpartition("checkpoint-")[2])
+    assert best in (1, 2)
+    assert [entry["step"] for entry in answers(out)] == [0, 0, 3, 3, best, best]
+    assert f"    after step {best}:" in told and "    after step 3:" not in told
+
+
 def test_before_and_after_needs_two():
     told = SampleAnswers(None, (Question("Who?", None),), 5)
     told.entries = [{"step": 0, "question": "Who?", "image": None, "answer": "I\n am "}]
-    assert told.before_and_after() == []
+    assert told.before_and_after(0) == told.before_and_after(7) == []
     told.entries.append({"step": 7, "question": "Who?", "image": None, "answer": ""})
-    assert told.before_and_after() == ["Who?", "    before training:     I am", "    after step 7:        "]
+    assert told.before_and_after(7) == ["Who?", "    before training:     I am", "    after step 7:        "]
     assert told.table().splitlines()[2] == "|   | Who? | I<br> am  |   |"
 
 
