@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """The main job end to end, on the CPU, in minutes: a checkpoint is converted, fine-tuned on real pictures, and asked.
 
+Then LoRA teaches the fine-tuned model another kind of question, and what it learned is merged into it.
+
 `sh examples/quickstart.sh` runs this, with all of its own set-up. Everything is left in quickstart_output/.
 """
 
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import resource
 import shlex
@@ -25,8 +28,9 @@ sys.path[0] = str(ROOT)
 from paddle_xc2 import cli, runtime  # noqa: E402
 from paddle_xc2.demo import digits, exam, small_checkpoint  # noqa: E402
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER  # noqa: E402
+from paddle_xc2.weights.checkpoint_files import read_safetensors  # noqa: E402
 
-CONFIG = ROOT / "config" / "sft_tiny.json"
+CONFIG, LORA_CONFIG = ROOT / "config" / "sft_tiny.json", ROOT / "config" / "lora_tiny.json"
 OUTPUT = Path("quickstart_output")  # in the checkout: the argument file's paths begin there
 MARKER = "made_by_quickstart"  # an output folder that holds this file is ours: the next run begins it anew
 SHORT_TRAINING, SHORT_HELD_OUT, SHORT_STEPS = 32, 4, 2
@@ -45,7 +49,8 @@ def main(argv: list[str] | None = None, folder: Path = ROOT) -> int:
     os.chdir(folder)
     try:
         begin_anew()
-        result, example = learn_digits(args.seed, args.short)
+        result, questions, answers = learn_digits(args.seed, args.short)
+        result |= learn_lesson(args.seed, args.short, questions, answers)
     except (ValueError, ImportError) as error:
         print(f"quickstart: {error}", file=sys.stderr)
         return 2
@@ -53,7 +58,7 @@ def main(argv: list[str] | None = None, folder: Path = ROOT) -> int:
     result["total_seconds"] = round(time.perf_counter() - started, 1)
     (OUTPUT / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print("\n" + "\n".join(summary(result)))
-    print("\n" + "\n".join(next_command(example, started_from)))
+    print("\n" + "\n".join(next_command(questions[0], started_from)))
     return 0
 
 
@@ -67,16 +72,12 @@ def begin_anew() -> None:
     (OUTPUT / MARKER).touch()
 
 
-def learn_digits(seed: int, short: bool) -> tuple[dict, digits.Question]:
+def learn_digits(seed: int, short: bool) -> tuple[dict, list[digits.Question], list[str]]:
     """Fine-tunes a model with random weights to answer questions about handwritten digits.
 
-    Returns: (what result.json tells of it, a question to ask the fine-tuned model).
+    Returns: (what result.json tells of it, the held-out questions, the fine-tuned model's answers).
     """
-    training, held_out = digits.load_scans()
-    steps = []
-    if short:
-        training, held_out, steps = training[:SHORT_TRAINING], held_out[:SHORT_HELD_OUT], ["--max_steps", SHORT_STEPS]
-
+    training, held_out, steps = scans_and_steps(short)
     with stage("A small checkpoint with random weights, laid out as the released ones are"):
         small_checkpoint.write_small_checkpoint(OUTPUT / "upstream", digits.texts(), seed)
     with stage("The same in Paddle's layout"):
@@ -106,7 +107,60 @@ def learn_digits(seed: int, short: bool) -> tuple[dict, digits.Question]:
             for kind in digits.KINDS
         ],
     }
-    return result, questions[0]
+    return result, questions, after
+
+
+def learn_lesson(seed: int, short: bool, known: list[digits.Question], answers: list[str]) -> dict:
+    """Teaches the fine-tuned model another kind of question by LoRA, and merges what it learned into it.
+
+    Args:
+        known, answers: the questions of before, and what the model answered to them.
+    Returns: what result.json tells of it.
+    """
+    training, held_out, steps = scans_and_steps(short)
+    model, adapter, merged = (OUTPUT / name for name in ("finetuned", "lora", "merged"))
+    with stage("Another kind of question, which the model was never asked"):
+        digits.write_lesson(OUTPUT / "data", training, seed)
+        questions = digits.held_out_questions(OUTPUT / "data", held_out, digits.LESSON_KINDS)
+        before = exam.answer_questions(model, questions)
+    with stage("Fine-tuning with LoRA") as finetuning:
+        run_command("finetune", os.path.relpath(LORA_CONFIG), "--seed", seed, *steps)
+    with stage("Merging the adapter into the model"):
+        words = ("--model_name_or_path", model, "--lora_path", adapter, "--output_path", merged)
+        run_command("merge", *words)
+    with stage("Asking the merged model all held-out questions, new and old"):
+        asked = [*questions, *known]
+        after = exam.answer_questions(merged, asked)
+
+    accuracy_before = exam.accuracy_by_kind(asked, [*before, *answers])
+    accuracy = exam.accuracy_by_kind(asked, after)
+    print("\n" + "\n".join(exam.table_lines(accuracy_before, accuracy)))
+    exam.write_answers(asked, [*before, *answers], after, OUTPUT / "answers_lora.json")
+    trained = num_parameters(adapter, "adapter_model.safetensors") / num_parameters(model, "model*.safetensors")
+    return {
+        "lora_accuracy": sum(accuracy[kind] for kind in digits.LESSON_KINDS) / len(digits.LESSON_KINDS),
+        "lora_held_out_accuracy": accuracy[digits.WHICH_DIGIT],
+        "lora_trained_share": round(trained, 4),
+        "lora_train_seconds": round(finetuning.seconds, 1),
+        "lora": [
+            {"question": kind.name, "language": kind.language, "before": accuracy_before[kind], "after": accuracy[kind]}
+            for kind in accuracy
+        ],
+    }
+
+
+def scans_and_steps(short: bool) -> tuple[digits.Scans, digits.Scans, list]:
+    """(scans to train on, held-out scans, words for `finetune`)."""
+    training, held_out = digits.load_scans()
+    if short:
+        return training[:SHORT_TRAINING], held_out[:SHORT_HELD_OUT], ["--max_steps", SHORT_STEPS]
+    return training, held_out, []
+
+
+def num_parameters(directory: Path, pattern: str) -> int:
+    """Numbers in the weight files of a model or an adapter."""
+    shards = [read_safetensors(path) for path in directory.glob(pattern)]
+    return sum(math.prod(tensor.shape) for shard in shards for tensor in shard.values())
 
 
 def fine_tune(seed: int, steps: list) -> None:
@@ -146,7 +200,11 @@ def summary(result: dict) -> list[str]:
         f"{result['held_out_accuracy']:.1%} of {result['held_out_scans']} held-out scans read right, after "
         f"{result['train_seconds']:.0f} s of training; at most {result['peak_rss_mb']} MB of memory, "
         f"{result['total_seconds']:.0f} s in all.",
-        f"{OUTPUT.absolute()} holds result.json, loss.png, answers.png, answers.json and the model in finetuned/.",
+        f"Then LoRA taught it another kind of question with {result['lora_trained_share']:.1%} of the parameters, in "
+        f"{result['lora_train_seconds']:.0f} s: {result['lora_accuracy']:.1%} of these answered right, and still "
+        f"{result['lora_held_out_accuracy']:.1%} of the scans.",
+        f"{OUTPUT.absolute()} holds result.json, loss.png, answers.png, answers.json and the models: finetuned/, the "
+        "adapter lora/, and merged/.",
     ]
 
 
@@ -157,7 +215,7 @@ def next_command(example: digits.Question, started_from: Path) -> list[str]:
         under(sys.executable),
         under(ROOT / "examples" / "chat_demo.py"),
         "--from_pretrained",
-        OUTPUT / "finetuned",
+        OUTPUT / "merged",
     ]
     words += ["--image_path", *example.images, "--text", query, "--greedy"]
     go = "" if started_from == Path.cwd() else f"cd {shlex.quote(str(Path.cwd()))} && "

@@ -22,7 +22,8 @@ from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
 COPIES = 16  # training pictures of a scan
 FINE_SIZE = 32  # pixels, side of a picture while it is distorted
 GREY_LEVELS = 16  # of the scans: 0 is paper, 16 is ink
-TRAINING_FILE, EVALUATION_FILE = "train.json", "eval.json"
+TRAINING_FILE, EVALUATION_FILE, LESSON_FILE = "train.json", "eval.json", "lesson.json"
+LESSON_COPIES = 4  # of the training pictures of a scan, those that the lesson asks about
 TRAINING_IMAGES, HELD_OUT_IMAGES = "train", "held_out"
 
 # How far a distorted picture may be from its scan: as far as writers differ.
@@ -42,7 +43,7 @@ class QuestionKind(NamedTuple):
         language: "English" or "Chinese".
         query: the question, one `<ImageHere>` per picture.
         answer: the digits in the pictures -> the right answer.
-        share: of the training records.
+        share: of the training records that it stands among.
     """
 
     name: str
@@ -89,6 +90,12 @@ KINDS = (
     ),
 )
 WHICH_DIGIT = KINDS[0]
+
+# What the second stage teaches a model that knows the first ones.
+LESSON_KINDS = (
+    QuestionKind("left to nine", "English", "<ImageHere>How much more makes nine?", lambda digit: str(9 - digit), 0.5),
+    QuestionKind("left to nine", "Chinese", "<ImageHere>再加几等于九？", lambda digit: _CHINESE_DIGITS[9 - digit], 0.5),
+)
 
 
 @dataclass(frozen=True)
@@ -157,25 +164,48 @@ def write_training_data(folder: Path, scans: Scans, seed: int) -> None:
     _write_json(folder / TRAINING_FILE, records)
 
 
+def write_lesson(folder: Path, scans: Scans, seed: int) -> None:
+    """Writes LESSON_FILE: LESSON_KINDS of questions about pictures that `write_training_data` wrote."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.choice(len(LESSON_KINDS), size=[len(scans), LESSON_COPIES], p=[kind.share for kind in LESSON_KINDS])
+    records = []
+    for index, copy in np.ndindex(kinds.shape):
+        kind = LESSON_KINDS[kinds[index, copy]]
+        records.append(_record(kind, [_training_image(index, copy)], kind.answer(int(scans.digits[index]))))
+    _write_json(folder / LESSON_FILE, records)
+
+
 def write_held_out(folder: Path, scans: Scans) -> list[Question]:
     """Writes the pictures of the held-out scans, and EVALUATION_FILE with one question about each.
 
-    Returns: every kind of question about every one of them.
+    Returns: every one of KINDS of question about every one of them.
     """
     (folder / HELD_OUT_IMAGES).mkdir(parents=True)
-    names = [f"{HELD_OUT_IMAGES}/{index:03d}.png" for index in range(len(scans))]
-    for image, name in zip(scans.images, names, strict=True):
-        picture(image).save(folder / name)
-    questions, records = [], []
-    for place, kind in enumerate(KINDS):
-        for index in range(len(scans)):
-            shown = [index, _next_other(scans.digits, index)][: kind.num_images]
-            answer = kind.answer(*(int(scans.digits[i]) for i in shown))
-            questions.append(Question(kind, tuple(folder / names[i] for i in shown), answer))
-            if index % len(KINDS) == place:
-                records.append(_record(kind, [names[i] for i in shown], answer))
+    for index, image in enumerate(scans.images):
+        picture(image).save(folder / _held_out_image(index))
+    records = []
+    for index in range(len(scans)):
+        kind = KINDS[index % len(KINDS)]
+        shown, answer = _asked(kind, scans, index)
+        records.append(_record(kind, [_held_out_image(i) for i in shown], answer))
     _write_json(folder / EVALUATION_FILE, records)
+    return held_out_questions(folder, scans, KINDS)
+
+
+def held_out_questions(folder: Path, scans: Scans, kinds: tuple[QuestionKind, ...]) -> list[Question]:
+    """Each of `kinds` of question about each of the held-out scans, whose pictures are in `folder`."""
+    questions = []
+    for kind in kinds:
+        for index in range(len(scans)):
+            shown, answer = _asked(kind, scans, index)
+            questions.append(Question(kind, tuple(folder / _held_out_image(i) for i in shown), answer))
     return questions
+
+
+def _asked(kind: QuestionKind, scans: Scans, index: int) -> tuple[list[int], str]:
+    """(scans that the question about scan `index` shows, its answer)."""
+    shown = [index, _next_other(scans.digits, index)][: kind.num_images]
+    return shown, kind.answer(*(int(scans.digits[i]) for i in shown))
 
 
 def picture(scan: np.ndarray) -> Image.Image:
@@ -201,6 +231,10 @@ def distorted(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 def _training_image(index: int, copy: int) -> str:
     return f"{TRAINING_IMAGES}/{index:04d}_{copy}.png"
+
+
+def _held_out_image(index: int) -> str:
+    return f"{HELD_OUT_IMAGES}/{index:03d}.png"
 
 
 def _record(kind: QuestionKind, images: list[str], answer: str) -> dict:

@@ -87,3 +87,27 @@ def test_texts_hold_every_question_and_answer():
     texts = digits.texts()
     assert {"Which digit is this?", "这是数字几？", "7", "七", "odd", "偶数", "the first", "第二个"} <= set(texts)
     assert not any("<ImageHere>" in text for text in texts)
+
+
+def test_lesson(scans, tmp_path):
+    training = scans[0][:30]
+    digits.write_training_data(tmp_path, training, seed=0)
+    digits.write_lesson(tmp_path, training, seed=0)
+    conversations = load_conversations(tmp_path / "lesson.json")
+    assert len(conversations) == 30 * digits.LESSON_COPIES
+    kinds = {kind.query: kind for kind in digits.LESSON_KINDS}
+    for conversation in conversations:
+        query, answer = (message.text for message in conversation.messages)
+        assert answer == kinds[query].answer(int(training.digits[int(conversation.images[0].name[:4])]))
+    assert not {kind.query for kind in digits.KINDS} & set(kinds)
+
+
+def test_questions_of_the_lesson(scans, tmp_path):
+    held_out = scans[1][:12]
+    digits.write_held_out(tmp_path, held_out)
+    questions = digits.held_out_questions(tmp_path, held_out, digits.LESSON_KINDS)
+    assert len(questions) == 12 * len(digits.LESSON_KINDS) and all(
+        path.is_file() for q in questions for path in q.images
+    )
+    about_first = [question.answer for question in questions if question.images[0].stem == "000"]
+    assert held_out.digits[0] == 2 and about_first == ["7", "七"]

@@ -33,6 +33,7 @@ def run(root, tmp_path_factory):
 def test_result_tells_accuracy_time_and_memory(run):
     result = json.loads((run[1] / "result.json").read_text())
     assert 0 <= result["held_out_accuracy"] <= 1 and result["train_seconds"] > 0 and result["peak_rss_mb"] > 0
+    assert 0 <= result["lora_accuracy"] <= 1 and 0 < result["lora_trained_share"] <= 0.05
 
 
 def test_everything_is_left_in_the_folder(run):
