@@ -243,7 +243,7 @@ class XComposer2ForCausalLM(PretrainedModel):
         Of a model with an adapter it writes the adapter, as PEFT does; merge_adapter() first for a whole checkpoint.
         """
         if self.has_adapter:
-            self.save_adapter(save_dir)
+            self.save_adapter(save_dir, **kwargs)
             return
         from paddle_xc2.weights.saving import save_model
 
