@@ -19,6 +19,7 @@ def healthy() -> Facts:
         **{"pyarrow": "20.0.0", "numpy": "1.26.4", "protobuf": "6.33.6", "huggingface-hub": "0.36.2"},
         **{"pillow": "12.3.0", "sentencepiece": "0.2.3", "safetensors": "0.8.0", "requests": "2.34.2"},
         **{"tqdm": "4.70.1", "matplotlib": "3.10.9", "setuptools": "84.2.1", "xxhash": "4.1.0"},
+        **{"jinja2": "3.1.6", "visualdl": "2.5.3"},
     }
     probe = {"paddle": PADDLE, "paddlenlp": {"version": "3.0.0b4", "seconds": 3.0}}
     return Facts(versions, doctor.read_requirements(), probe, has_gpu=False)
