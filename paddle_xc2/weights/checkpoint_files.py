@@ -14,11 +14,8 @@ import re
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
 
 from paddle_xc2.checkpoint_config import CONFIG_FILE, read_json
 from paddle_xc2.weights.direct_io import PageWriter
@@ -150,8 +147,7 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
             raise ValueError(f"{path}: {name} has dtype {entry.get('dtype')}; known are {', '.join(_DTYPES)}")
         if not isinstance(shape, list) or any(type(length) is not int or length < 0 for length in shape):
             raise ValueError(f"{path}: {name} has no valid shape ({shape!r}); copy or download the file again")
-        place = FileRange(path, data_start + begin)
-        tensor = LazyTensor(dtype, tuple(shape), partial(_map, path, dtype, tuple(shape), place.offset), place)
+        tensor = LazyTensor(dtype, tuple(shape), FileRange(path, data_start + begin, dtype, tuple(shape)))
         if begin != end or stop - begin != tensor.num_bytes:
             raise ValueError(
                 f"{path}: {name} of shape {shape} and dtype {dtype} stands at bytes {begin} to {stop}, expected {end} "
@@ -182,13 +178,6 @@ def _offsets(path: Path, name: str, entry) -> tuple[int, int]:
         case {"data_offsets": [int(begin), int(stop)]}:
             return begin, stop
     raise ValueError(f"{path}: {name} has no valid data_offsets; the file is damaged, copy or download it again")
-
-
-def _map(path: Path, dtype: str, shape: tuple[int, ...], offset: int) -> np.ndarray:
-    """A read-only view of the tensor in the mapped file."""
-    if 0 in shape:
-        return np.empty(shape, NUMPY_DTYPES[dtype])
-    return np.asarray(np.memmap(path, NUMPY_DTYPES[dtype], mode="r", offset=offset, shape=shape))
 
 
 def _join(shards: dict[Path, dict[str, LazyTensor]]) -> dict[str, LazyTensor]:

@@ -79,17 +79,29 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class FileRange:
-    """Where a file holds the values of a tensor as they are, in row-major order.
+    """Reads a tensor that lies in a file as it is; calling it gives a read-only view of the mapped file.
 
     Attributes:
         path: of the file.
         offset: of the first value, in bytes.
+        dtype: a key of NUMPY_DTYPES.
+        shape: in the file, in row-major order.
         transposed: whether the tensor is the transposed matrix of what the file holds.
     """
 
     path: Path
     offset: int
+    dtype: str
+    shape: tuple[int, ...]
     transposed: bool = False
+
+    def __call__(self) -> np.ndarray:
+        dtype = NUMPY_DTYPES[self.dtype]
+        if 0 in self.shape:
+            stored = np.empty(self.shape, dtype)
+        else:
+            stored = np.asarray(np.memmap(self.path, dtype, mode="r", offset=self.offset, shape=self.shape))
+        return stored.T if self.transposed else stored
 
 
 @dataclass(frozen=True)
@@ -99,14 +111,17 @@ class LazyTensor:
     Attributes:
         dtype: a key of NUMPY_DTYPES.
         shape: ints.
-        read: returns the values as an array of `shape`, dtype NUMPY_DTYPES[dtype]; often a read-only view of a file.
-        place: what `read` gives a view of, where that is one piece of a file.
+        read: returns the values as an array of `shape`, dtype NUMPY_DTYPES[dtype]; a FileRange if they lie in a file.
     """
 
     dtype: str
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
-    place: FileRange | None = None
+
+    @property
+    def place(self) -> FileRange | None:
+        """Where the values lie in a file as they are, or None: derived from `read`, so that the two can't differ."""
+        return self.read if isinstance(self.read, FileRange) else None
 
     @property
     def num_bytes(self) -> int:
@@ -116,8 +131,9 @@ class LazyTensor:
         return math.prod(self.shape) * NUMPY_DTYPES[dtype].itemsize
 
     def transposed(self) -> LazyTensor:
-        place = self.place and replace(self.place, transposed=not self.place.transposed)
-        return replace(self, shape=self.shape[::-1], read=lambda: self.read().T, place=place)
+        place = self.place
+        read = replace(place, transposed=not place.transposed) if place else lambda: self.read().T
+        return replace(self, shape=self.shape[::-1], read=read)
 
     def blocks(self, dtype: str, name: str, buffer: BlockBuffer, fingerprint: Fingerprint) -> Iterator[np.ndarray]:
         """The values in row-major order, as C-contiguous arrays along the first axis, cast to `dtype`.
@@ -199,8 +215,8 @@ def read_ahead(tensors: Iterable[LazyTensor]) -> Iterator[LazyTensor]:
             return tensor
         memory.reverse()
         piece = read_pages(place.path, place.offset, tensor.num_bytes, memory[0])
-        values = np.frombuffer(piece, NUMPY_DTYPES[tensor.dtype]).reshape(tensor.shape[::-1]).T
-        return replace(tensor, read=lambda: values, place=None)
+        values = np.frombuffer(piece, NUMPY_DTYPES[tensor.dtype]).reshape(place.shape).T
+        return replace(tensor, read=lambda: values)
 
     return _one_ahead(in_memory, tensors)
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,8 +118,8 @@ def written_file(tmp_path, arrays):
     """A file that holds arrays one after the other, after 3 bytes; and their tensors."""
     tensors, content = {}, b"abc"
     for name, array in arrays.items():
-        place = FileRange(tmp_path / "file", len(content))
-        tensors[name] = LazyTensor("float32", array.shape, lambda array=array: array, place)
+        place = FileRange(tmp_path / "file", len(content), "float32", array.shape)
+        tensors[name] = LazyTensor("float32", array.shape, place)
         content += array.tobytes()
     (tmp_path / "file").write_bytes(content)
     return tensors
@@ -140,6 +141,16 @@ def test_reading_ahead_gives_the_same_tensors(tmp_path):
         assert found.shape == tensor.shape and found.dtype == tensor.dtype
         np.testing.assert_array_equal(found.read(), values)
         assert tensor is mixed[1] or lies_transposed(found.read()) == lies_transposed(tensor.read())
+
+
+def test_values_computed_from_a_file_are_not_read_from_it(tmp_path):
+    """What is made of a tensor has another `read`, and so no place in the file."""
+    tensor = written_file(tmp_path, {"w": np.ones((5, 4), np.float32)})["w"]
+    np.testing.assert_array_equal(tensor.transposed().transposed().read(), tensor.read())
+    doubled = replace(tensor, read=lambda: 2 * tensor.read())
+    assert tensor.place is not None and doubled.place is None
+    (found,) = read_ahead([doubled.transposed()])
+    np.testing.assert_array_equal(found.read(), np.full((4, 5), 2, np.float32))
 
 
 def test_reading_ahead_leaves_large_tensors_in_the_file(tmp_path, monkeypatch):

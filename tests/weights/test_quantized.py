@@ -8,7 +8,7 @@ from paddle_xc2 import XComposer2ForCausalLM
 from paddle_xc2.models.lora import LoRALinear, is_lora, layer_at, merge_lora, replace_layer
 from paddle_xc2.models.nf4 import NF4Linear
 from paddle_xc2.weights import quantized
-from paddle_xc2.weights.checkpoint_files import read_checkpoint
+from paddle_xc2.weights.checkpoint_files import read_checkpoint, read_safetensors, write_checkpoint
 from paddle_xc2.weights.convert import convert
 from paddle_xc2.weights.loading import load_model
 from paddle_xc2.weights.name_map import to_paddle
@@ -152,3 +152,14 @@ def test_a_checkpoint_as_its_quantized_layers_compute(original, model, layout, t
             assert changed[name] is tensor
         else:
             np.testing.assert_array_equal(changed[name].read(), wanted.T if transpose else wanted, err_msg=name)
+
+
+def test_what_quantizing_makes_of_a_file_is_what_is_written(original, tmp_path):
+    """Not the values that the file holds, which a writer could read ahead."""
+    name = "model.layers.0.attention.wqkv.weight"
+    before = read_checkpoint(original)
+    after = quantized.as_quantized(before, "hf")
+    write_checkpoint(tmp_path, {name: after[name].transposed()}, "pd")
+    written = read_safetensors(tmp_path / "model.safetensors")[name].read()
+    np.testing.assert_array_equal(written, after[name].read().T)
+    assert (written != before[name].read().T).any()
