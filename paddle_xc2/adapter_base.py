@@ -55,6 +55,13 @@ def adapter_settings(directory: Path) -> dict:
     return {name: settings[name] for name in SETTINGS if settings.get(name) is not None}
 
 
+def take_settings(config, settings: dict) -> None:
+    """Gives a model's configuration what `adapter_settings` found, but the image size, which changes a weight too."""
+    for name, value in settings.items():
+        if name != "img_size":
+            setattr(config, name, value)
+
+
 def was_quantized(directory: Path) -> bool:
     """Whether the adapter says that its base was quantized while it was trained."""
     return bool(adapter_facts(directory).get("base", {}).get("quantization"))

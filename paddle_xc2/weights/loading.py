@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from paddle_xc2.adapter_base import adapter_settings, base_name, find_base, is_adapter
+from paddle_xc2.adapter_base import adapter_settings, base_name, find_base, is_adapter, take_settings
 from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.models.clip_vit import resize_position_table
@@ -81,7 +81,7 @@ def load_model(
             fill_quantized(quantizable[name], tensor, name)
             continue
         if name == POSITION_TABLE and img_size is not None:
-            tensor = _resized(tensor, config.patches_per_side, name)
+            tensor = resized_table(tensor, config.patches_per_side, name)
         _fill(parameters[name], tensor, dtype, name)
     model.source_dir = directory
     model.source_name = None if Path(path).expanduser().is_dir() else str(path)
@@ -101,9 +101,7 @@ def _load_with_adapter(directory: Path, base, dtype, img_size, verify, quantize)
     if img_size is None:
         img_size = settings.get("img_size")
     model = load_model(base_dir, dtype, img_size, verify, quantize)
-    for name, value in settings.items():
-        if name != "img_size":
-            setattr(model.config, name, value)
+    take_settings(model.config, settings)
     name = base_name(directory)
     model.source_name = name if name and not Path(name).expanduser().is_dir() and base is None else None
     load_adapter(model, directory)
@@ -135,7 +133,7 @@ def _numpy_view(tensor, dtype: str) -> np.ndarray:
     return np.frombuffer(memory, NUMPY_DTYPES[dtype]).reshape(tensor.shape)
 
 
-def _resized(table: LazyTensor, patches_per_side: int, name: str) -> LazyTensor:
+def resized_table(table: LazyTensor, patches_per_side: int, name: str) -> LazyTensor:
     """A position table for images of another size, float32."""
     resized = resize_position_table(paddle.to_tensor(table.load("float32", name)), patches_per_side).numpy()
     return LazyTensor("float32", resized.shape, lambda: resized)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from paddle_xc2.adapter_base import adapter_settings, was_quantized
+from paddle_xc2.adapter_base import adapter_settings, take_settings, was_quantized
 from paddle_xc2.weights.adapter import Adapter, merge, read_adapter
 from paddle_xc2.weights.checkpoint_files import read_shard
 from paddle_xc2.weights.lazy_tensor import LazyTensor
@@ -24,9 +24,7 @@ def merge_into_base(tensors: dict[str, LazyTensor], config, adapter_dir: Path) -
     """
     tensors = _in_upstream_layout(tensors)
     settings = adapter_settings(adapter_dir)
-    for name, value in settings.items():
-        if name != "img_size":
-            setattr(config, name, value)
+    take_settings(config, settings)
     if settings.get("img_size") not in (None, config.img_size):
         config.img_size = settings["img_size"]
         config.check()
@@ -83,10 +81,7 @@ def _in_upstream_layout(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]
 
 def _resized(table: LazyTensor, patches_per_side: int, name: str) -> LazyTensor:
     """The position table for images of another size, in its own dtype."""
-    import paddle  # the only step that needs it
+    from paddle_xc2.weights.loading import resized_table  # the only step that needs Paddle
 
-    from paddle_xc2.models.clip_vit import resize_position_table
-
-    resized = resize_position_table(paddle.to_tensor(table.load("float32", name)), patches_per_side).numpy()
-    whole = LazyTensor("float32", resized.shape, lambda: resized)
-    return LazyTensor(table.dtype, resized.shape, lambda: whole.load(table.dtype, name))
+    resized = resized_table(table, patches_per_side, name)
+    return LazyTensor(table.dtype, resized.shape, lambda: resized.load(table.dtype, name))
