@@ -17,7 +17,7 @@ from paddle_xc2.weights.checkpoint_files import read_shard
 from paddle_xc2.weights.name_map import to_hf
 
 _DECODER = r"model\.layers\.\d+\.(attention\.(wqkv|wo)|feed_forward\.w[123])\.linear"
-# Names for the linear layers of a part, as patterns of our names.
+# Names for the linear layers of a part, as patterns of our names; those that never run are not among them.
 PRESETS = {
     "language_model": _DECODER,
     "vit": r"vit\..*",
@@ -72,15 +72,20 @@ def target_layers(model, targets) -> list[str]:
     """Paths of the linear layers that the targets name, in the model's order.
 
     A target is one of PRESETS, the name or the end of the name of a module, or a regular expression for a whole name;
-    names are upstream's (as in PEFT) or ours (as in PaddleNLP). PLoRA's matrices are never among them.
+    names are upstream's (as in PEFT) or ours (as in PaddleNLP). PLoRA's matrices are never among them; layers that
+    never run are among those of a name or an expression, not of a preset: no update of them would learn anything.
 
     Raises: ValueError for a target that names nothing, listing what there is.
     """
     layers = {path: _names(path) for path, layer in model.named_sublayers() if is_linear(layer)}
     layers = {path: names for path, names in layers.items() if not re.search(r"\.plora_[ab]$", path)}
+    # LLaVA takes the hidden state before the last layer of its vision encoder.
+    idle = tuple(f"vit.layers.{index}." for index in range(model.vit.num_layers_run, len(model.vit.layers)))
     chosen: set[str] = set()
     for target in targets:
         found = {path for path, names in layers.items() if any(_matches(target, name) for name in names)}
+        if target in PRESETS:
+            found = {path for path in found if not path.startswith(idle)}
         if not found:
             like = sorted({re.sub(r"\.\d+\.", ".*.", names[0]) for names in layers.values()})
             raise ValueError(

@@ -57,6 +57,21 @@ def test_targets(targets, count, first):
     assert not any("plora" in path for path in found)
 
 
+def test_a_preset_leaves_out_layers_that_never_run():
+    """LLaVA's last vision layer: LoRA there would be saved and never learn; who names it gets it."""
+    model = tiny_model(xc2_family="llava-internlm2", img_size=56)
+    parts = [*(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")), "mlp.fc1", "mlp.fc2"]
+    first, last = ({f"vit.layers.{index}.{part}" for part in parts} for index in range(2))
+    assert set(target_layers(model, ["vit"])) == first
+    assert set(target_layers(model, [r"vit\..*"])) == first | last
+    assert target_layers(model, ["layers.1.mlp.fc2"]) == ["vit.layers.1.mlp.fc2"]
+    assert set(target_layers(model, ["vit", "layers.1.mlp.fc2"])) == first | {"vit.layers.1.mlp.fc2"}
+    add_lora(model, FinetuneArguments(lora=True, lora_rank=4, lora_target_modules=["vit"]))
+    model.vit(paddle.randn([1, 3, 56, 56])).sum().backward()
+    new = [parameter for name, parameter in named_parameters(model).items() if is_lora(name)]
+    assert len(new) == 12 and all(parameter.grad is not None for parameter in new)
+
+
 def test_a_target_that_names_nothing_lists_candidates():
     with pytest.raises(ValueError) as caught:
         target_layers(tiny_model(), ["q_proj", "c_attn"])
