@@ -2,16 +2,18 @@
 """Runs that are killed, and runs whose disk fills up: do they end as if nothing had happened?
 
     python tests/benchmarks/torture.py
+    python tests/benchmarks/torture.py --lora
 
-Trains a tiny model once without interruption. Then trains it again and again: each run is killed with SIGKILL up to
-three times, at random moments or in the midst of writing a checkpoint, and started anew until it is done. The last ones
-write into a small tmpfs that is filled up at a random moment, where one can be mounted, and else meet an injected
-ENOSPC; they have to say so and to exit with 1, and are started anew with room again. Every run must end with the same
-model, metrics and predictions as the uninterrupted one, and with nothing left over.
+Trains a tiny model once without interruption: all of it, or LoRA and, whole, its projector, so that a checkpoint holds
+an adapter. Then trains it again and again: each run is killed with SIGKILL up to three times, at random moments or in
+the midst of writing a checkpoint, and started anew until it is done. The last ones write into a small tmpfs that is
+filled up at a random moment, where one can be mounted, and else meet an injected ENOSPC; they have to say so and to
+exit with 1, and are started anew with room again. Every run must end with the same model or adapter, metrics and
+predictions as the uninterrupted one, and with nothing left over.
 
 The runs are forked from this process, which has imported everything and computed nothing. Prints one JSON line: how
-many runs, kills (in_save: with a checkpoint half-written), full disks and starts there were, the seed, and how many
-runs ended otherwise (the first of them in `wrong`); exits with 1 if any did.
+many runs, kills (in_save: with a checkpoint half-written), full disks and starts there were, how large a checkpoint
+is, the seed, and how many runs ended otherwise (the first of them in `wrong`); exits with 1 if any did.
 """
 
 import argparse
@@ -32,9 +34,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The checkout's root in place of this folder: works without an installation.
 sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
-DISK_BYTES = 64 * 2**20  # of the small disk; a checkpoint takes 7 MB
-CHECKPOINT_BYTES = 7 * 10**6
+# On the small disk: three at most lie there, one that is being written, and the model at the end.
+CHECKPOINTS_ON_DISK = 9
 STEPS = 10
+LORA = {
+    **{"lora": True, "lora_rank": 4, "lora_alpha": 8, "lora_dropout": 0.1},
+    **{"fix_sampler": False, "mm_projector_lr": 3e-4},
+}
 MEASURED = ("tokens_per_second", "peak_memory_gb", "eval_seconds")  # never the same twice
 
 
@@ -75,7 +81,10 @@ def make_workspace(folder: Path) -> int:
     return 0
 
 
-def write_config(folder: Path, output_dir: Path, num_workers: int) -> Path:
+def write_config(folder: Path, output_dir: Path, num_workers: int, learning: dict) -> Path:
+    """Args:
+    learning: arguments that say what learns.
+    """
     values = {
         "model_name_or_path": str(folder / "model"),
         "dataset": {part: [{"data_files": str(folder / f"{part}.json")}] for part in ("train", "eval")},
@@ -95,6 +104,7 @@ def write_config(folder: Path, output_dir: Path, num_workers: int) -> Path:
         "load_best_model_at_end": True,
         "dataloader_num_workers": num_workers,
         "disable_tqdm": True,
+        **learning,
     }
     path = output_dir.with_name(f"{output_dir.name}.json")
     path.write_text(json.dumps(values))
@@ -148,23 +158,31 @@ def half_written(output_dir: Path) -> bool:
 class Torture:
     """Counts what was done to the runs."""
 
-    def __init__(self, folder: Path, draw: random.Random, may_mount: bool):
+    def __init__(self, folder: Path, draw: random.Random, may_mount: bool, learning: dict):
         self.folder = folder
         self.draw = draw
         self.may_mount = may_mount
+        self.learning = learning
         self.counts = {"kills": 0, "in_save": 0, "full_disks": 0, "starts": 0}
         self.seconds = 0.0  # of an uninterrupted run
+        self.checkpoint_bytes = 0  # of one checkpoint of such a run
+
+    def write_config(self, output_dir: Path, num_workers: int = 0) -> Path:
+        return write_config(self.folder, output_dir, num_workers, self.learning)
 
     def start(self, config: Path, **injected) -> int:
         self.counts["starts"] += 1
         return in_child(lambda: train(config, config.with_suffix(".log"), **injected))
 
     def uninterrupted(self) -> dict:
-        config = write_config(self.folder, self.folder / "reference", 0)
+        output_dir = self.folder / "reference"
+        config = self.write_config(output_dir)
         started = time.perf_counter()
         self.finish(config)
         self.seconds = time.perf_counter() - started
-        return outcome(self.folder / "reference")
+        newest = output_dir / f"checkpoint-{STEPS}"
+        self.checkpoint_bytes = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
+        return outcome(output_dir)
 
     def finish(self, config: Path) -> None:
         status = exit_status(self.start(config))
@@ -174,7 +192,7 @@ class Torture:
     def killed(self, index: int) -> dict:
         """A run that is killed one to three times."""
         output_dir = self.folder / f"killed{index}"
-        config = write_config(self.folder, output_dir, index % 2)
+        config = self.write_config(output_dir, index % 2)
         before = self.counts["kills"]
         while self.counts["kills"] == before:
             shutil.rmtree(output_dir, ignore_errors=True)  # it was done too soon
@@ -212,7 +230,7 @@ class Torture:
         """A run whose disk fills up."""
         disk = self.folder / f"disk{index}"
         disk.mkdir()
-        mounted = self.may_mount and mount(disk)
+        mounted = self.may_mount and mount(disk, CHECKPOINTS_ON_DISK * self.checkpoint_bytes)
         before = self.counts["full_disks"]
         try:
             while self.counts["full_disks"] == before:
@@ -224,18 +242,18 @@ class Torture:
                 subprocess.run(["umount", str(disk)], check=True)
 
     def full_on(self, output_dir: Path, mounted: bool) -> dict:
-        config = write_config(self.folder, output_dir, 0)
+        config = self.write_config(output_dir)
         ballast = output_dir.with_name("ballast")
         if mounted:
             process = self.start(config)
             self.wait_for_a_moment(process, output_dir)
-            left = self.draw.randrange(CHECKPOINT_BYTES)
+            left = self.draw.randrange(self.checkpoint_bytes)
             # Only what is left to be written counts: a checkpoint may be half-written, and old ones make room.
             while not gone(process):
                 fill_up(ballast, left)
                 time.sleep(0.002)
         else:
-            process = self.start(config, full_at=self.draw.randrange(4 * CHECKPOINT_BYTES))
+            process = self.start(config, full_at=self.draw.randrange(4 * self.checkpoint_bytes))
         status = exit_status(process)
         if status:
             told = last_line(config)
@@ -260,9 +278,9 @@ def last_line(config: Path) -> str:
     return (config.with_suffix(".log").read_text().strip().splitlines() or [""])[-1]
 
 
-def mount(folder: Path) -> bool:
-    """Mounts a small disk at `folder`, if that is permitted."""
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
+def mount(folder: Path, size: int) -> bool:
+    """Mounts a small disk of `size` bytes at `folder`, if that is permitted."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     return shutil.which("mount") is not None and subprocess.run(command, capture_output=True).returncode == 0
 
 
@@ -281,6 +299,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="runs that are killed (%(default)s)")
     parser.add_argument("--full-disks", type=int, default=5, help="runs whose disk fills up (%(default)s)")
+    parser.add_argument("--lora", action="store_true", help="train LoRA and the projector, not the whole model")
     parser.add_argument("--no-mount", action="store_true", help="mount nothing, inject ENOSPC")
     parser.add_argument("--seed", type=int, help="of the moments; drawn if it is left out")
     args = parser.parse_args()
@@ -297,7 +316,7 @@ def main() -> int:
     try:
         if exit_status(in_child(lambda: make_workspace(folder))):
             raise RuntimeError("the model to train could not be made")
-        torture = Torture(folder, random.Random(seed), not args.no_mount)
+        torture = Torture(folder, random.Random(seed), not args.no_mount, LORA if args.lora else {})
         started = time.perf_counter()
         expected = torture.uninterrupted()
         runs = [(torture.killed, index) for index in range(args.kills)]
@@ -311,8 +330,9 @@ def main() -> int:
             for path in folder.glob(f"{run.__name__}{index}*"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         seconds = round(time.perf_counter() - started)
-        result = {"runs": len(runs), **torture.counts, "seconds": seconds, "seed": seed, "ended_otherwise": len(wrong)}
-        print(json.dumps({**result, "wrong": wrong[:3]}))
+        result = {"lora": args.lora, "checkpoint_bytes": torture.checkpoint_bytes, "runs": len(runs), **torture.counts}
+        result |= {"seconds": seconds, "seed": seed, "ended_otherwise": len(wrong), "wrong": wrong[:3]}
+        print(json.dumps(result))
     finally:
         shutil.rmtree(folder)
     return int(bool(wrong))

@@ -112,9 +112,10 @@ def test_stopped_and_gone_on_equals_uninterrupted(config, tmp_path, metrics, mon
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_and_a_full_disk(root):
+@pytest.mark.parametrize("learning", [[], ["--lora"]], ids=["whole", "lora"])
+def test_killed_at_random_moments_and_a_full_disk(root, learning):
     """A small part of what `tests/benchmarks/torture.py` does by hand."""
-    command = [sys.executable, str(root / "tests" / "benchmarks" / "torture.py"), "--no-mount"]
+    command = [sys.executable, str(root / "tests" / "benchmarks" / "torture.py"), "--no-mount", *learning]
     done = subprocess.run([*command, "--kills", "2", "--full-disks", "1"], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
