@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from paddle_xc2.counted import counted
+
 USER = "set by the user"  # a choice that is never overridden
 MAX_SEED = 2**32 - 1  # NumPy's limit
 
@@ -131,7 +133,7 @@ def choose_num_threads(vendor: str, mkl: Choice, wanted: str | None, cpus: int, 
     if vendor != "GenuineIntel" and mkl.value == "unset":
         return Choice("1", "MKL's generic path gets slower with more")
     if processes > 1:
-        return Choice(str(max(1, cpus // processes)), f"{cpus} CPUs for {processes} processes")
+        return Choice(str(max(1, cpus // processes)), f"{counted(cpus, 'CPU')} for {processes} processes")
     return Choice(str(cpus), "CPUs that this process may use")
 
 

@@ -215,6 +215,7 @@ def planned_mends(out: Path | None, sources: list) -> list[tuple]:
 
 def mend(source, out: Path, image_folder: str | None, report, say) -> None:
     """Writes one file mended, and says what was changed."""
+    from paddle_xc2.counted import counted
     from paddle_xc2.data.mend import write_mended
 
     if (
@@ -228,8 +229,7 @@ def mend(source, out: Path, image_folder: str | None, report, say) -> None:
         )
     changes = out.with_name(f"{out.name}.changes.txt")
     mended = write_mended(source, out, changes)
-    say(
-        f"\n{source.path} -> {out}: {mended.num_records:,} records, {mended.num_changes:,} changes, listed in {changes}"
-    )
+    numbers = f"{counted(mended.num_records, 'record')}, {counted(mended.num_changes, 'change')}"
+    say(f"\n{source.path} -> {out}: {numbers}, listed in {changes}")
     for kind, (count, first) in mended.kinds.items():
         say(f"  {count:,} {kind}, as in {first}")

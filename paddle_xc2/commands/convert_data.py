@@ -35,12 +35,15 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from paddle_xc2.data.conversion import convert_data  # here: --help answers without it
+    # Imported here: --help answers without them.
+    from paddle_xc2.counted import counted
+    from paddle_xc2.data.conversion import convert_data
 
     report = convert_data(
         args.sources, args.destination, args.to, args.image_folder, args.overwrite, progress=not args.disable_tqdm
     )
     for note in report.notes:
         print(f"note: {note}")
-    print(f"{args.destination} ({args.to}): {report.num_records:,} records, {report.num_images:,} images")
+    numbers = f"{counted(report.num_records, 'record')}, {counted(report.num_images, 'image')}"
+    print(f"{args.destination} ({args.to}): {numbers}")
     return 0

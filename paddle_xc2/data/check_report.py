@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from paddle_xc2.counted import counted
 from paddle_xc2.data.check import WARNINGS, DataReport, Finding
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.image_transform import load_image
@@ -36,9 +37,9 @@ _NUM_CHARACTERS = 6000  # of one record
 def summary_lines(report: DataReport) -> list[str]:
     """What was found, as text."""
     num_records, num_usable = len(report.usable), int(report.usable.sum())
-    lines = [f"{source.path}: {len(source.records):,} records" for source in report.sources]
+    lines = [f"{source.path}: {counted(len(source.records), 'record')}" for source in report.sources]
     errors = num_records - num_usable
-    lines += ["", f"{num_records:,} records: {num_usable:,} can be trained on, {errors:,} can't"]
+    lines += ["", f"{counted(num_records, 'record')}: {num_usable:,} can be trained on, {errors:,} can't"]
     for title, findings in (("errors", report.of(errors=True)), ("warnings", report.of(errors=False))):
         if findings:
             lines += ["", title]
@@ -72,7 +73,8 @@ def _length_lines(report: DataReport) -> list[str]:
         bar = "█" * round(_BAR * count / max(counts)) or ("▏" if count else "")
         lines.append(f"  {start:>{width},} to {stop - 1:>{width},}  {f'{bar} {count:,}'.lstrip()}")
     if report.max_length is not None:
-        lines.append(f"  max_length is {report.max_length:,}; {numbers['num_longer']:,} records are longer")
+        longer = counted(numbers["num_longer"], "record is", "records are")
+        lines.append(f"  max_length is {report.max_length:,}; {longer} longer")
     return lines
 
 
@@ -84,7 +86,7 @@ def _image_lines(report: DataReport) -> list[str]:
     lines = [
         "",
         f"image files, {'read whole' if report.decoded else 'headers read'}: {numbers['files']:,} in "
-        f"{numbers['references']:,} places, {numbers['bytes'] / 1e6:,.1f} MB: {kinds}",
+        f"{counted(numbers['references'], 'place')}, {numbers['bytes'] / 1e6:,.1f} MB: {kinds}",
     ]
     if "width" in numbers:
         lines += [
@@ -190,6 +192,7 @@ def write_html(report: DataReport, path: Path, processor=None) -> None:
         files=[(str(source.path), len(source.records)) for source in report.sources],
         num_records=len(report.usable),
         num_usable=int(report.usable.sum()),
+        counted=counted,
         groups=[("Errors", report.of(errors=True)), ("Warnings", report.of(errors=False))],
         num_listed=_NUM_LISTED_ON_PAGE,
         meanings=WARNINGS,
@@ -321,7 +324,7 @@ _PAGE = textwrap.dedent("""\
     <meta charset="utf-8">
     <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
     <meta name="viewport" content="width=device-width, initial-scale=1">
-    <title>check-data: {{ num_records }} records</title>
+    <title>check-data: {{ counted(num_records, "record") }}</title>
     <style>
     body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
     h1 { font-size: 1.5rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd; } h3 { margin-bottom: .3rem; }
@@ -335,12 +338,12 @@ _PAGE = textwrap.dedent("""\
     </style>
     </head>
     <body>
-    <h1>{{ "{:,}".format(num_records) }} records: {{ "{:,}".format(num_usable) }} can be trained on,
+    <h1>{{ counted(num_records, "record") }}: {{ "{:,}".format(num_usable) }} can be trained on,
     <span{% if num_usable < num_records %} class="error"{% endif %}>
     {{ "{:,}".format(num_records - num_usable) }} can't</span></h1>
     <table>
     {% for path, count in files %}
-    <tr><td>{{ path }}</td><td>{{ "{:,}".format(count) }} records</td></tr>
+    <tr><td>{{ path }}</td><td>{{ counted(count, "record") }}</td></tr>
     {% endfor %}
     </table>
     {% for title, findings in groups if findings %}
@@ -372,14 +375,15 @@ _PAGE = textwrap.dedent("""\
     {{ "{:.1%}".format(lengths.trained_share) }} of all are
     {{ "trained" if lengths.unit == "tokens" else "answers" }}.
     {% if lengths.max_length is not none %}
-    max_length is {{ "{:,}".format(lengths.max_length) }}; {{ "{:,}".format(lengths.num_longer) }} records are longer.
+    max_length is {{ "{:,}".format(lengths.max_length) }};
+    {{ counted(lengths.num_longer, "record is", "records are") }} longer.
     {% endif %}
     </p>
     <img src="{{ histogram }}" alt="histogram of the lengths">
     {% endif %}
     {% if images.files %}
     <h2>Images</h2>
-    <p>{{ "{:,}".format(images.files) }} files in {{ "{:,}".format(images.references) }} places, of which
+    <p>{{ counted(images.files, "file") }} in {{ counted(images.references, "place") }}, of which
     {{ "everything" if decoded else "only the header" }} was read, {{ "{:,.1f}".format(images.bytes / 1e6) }} MB</p>
     <table>
     <tr><th>kind</th><th>files</th></tr>
@@ -409,7 +413,7 @@ _PAGE = textwrap.dedent("""\
     <figure>{% if picture.address %}<img src="{{ picture.address }}" alt="">{% endif %}
     <figcaption>{{ picture.name }}</figcaption></figure>
     {% endfor %}
-    {% if record.num_more_pictures %}<p>and {{ record.num_more_pictures }} more pictures</p>{% endif %}
+    {% if record.num_more_pictures %}<p>and {{ counted(record.num_more_pictures, "more picture") }}</p>{% endif %}
     <pre>{% for piece in record.pieces %}<span class="{{ piece.kind }}">{{ piece.text }}</span>{% endfor %}</pre>
     </section>
     {% endfor %}

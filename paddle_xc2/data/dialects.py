@@ -17,6 +17,7 @@ from __future__ import annotations
 import difflib
 import re
 
+from paddle_xc2.counted import counted
 from paddle_xc2.data.conversation import DataError, Message, shown
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_keys import misspelt_keys
@@ -157,8 +158,8 @@ def read_messages(record: dict, source: str, notes: Notes) -> tuple[tuple[Messag
         references = listed
     elif num_unnamed or listed and listed != named:
         raise DataError(
-            f"{source}: the parts of the messages hold {num_unnamed} images without a name and {len(named)} with one, "
-            f'and "images" names {len(listed)}; name each image once, there or in its part',
+            f"{source}: the parts of the messages hold {counted(num_unnamed, 'image')} without a name and "
+            f'{len(named)} with one, and "images" names {len(listed)}; name each image once, there or in its part',
             "placeholders",
         )
     return _without_leading_answers(messages, source, notes), references

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from paddle_xc2.counted import counted
 from paddle_xc2.data.conversation import Conversation, DataError
 from paddle_xc2.data.json_formats import ConversationFile, open_conversations
 from paddle_xc2.data.notes import Notes
@@ -50,7 +51,8 @@ class DatasetSpec:
                 "or raise max_length if they are all too long"
             )
         if not 1 <= asked <= _MOST_SAMPLES:
-            quota = f"ratio {self.ratio:g} of {num_records} records" if self.num_samples is None else "num_samples"
+            share = f"ratio {self.ratio:g} of {counted(num_records, 'record')}"
+            quota = share if self.num_samples is None else "num_samples"
             raise ValueError(
                 f"{self.name}: {quota} asks for {asked} samples an epoch, but it must be from 1 to {_MOST_SAMPLES}; "
                 "change it, or leave the file out (in a data.txt, a number means thousands with given_num true and is "
@@ -111,7 +113,8 @@ def read_data_list(path, given_num: bool, image_folder: Path | None = None) -> l
         specs[file.resolve()] = spec
     if wrong:
         more = [f"and {len(wrong) - _NUM_ERRORS_SHOWN} more"] if len(wrong) > _NUM_ERRORS_SHOWN else []
-        raise DataError("\n  ".join([f"{path}: {len(wrong)} lines can't be used:", *wrong[:_NUM_ERRORS_SHOWN], *more]))
+        title = f"{path}: {counted(len(wrong), 'line')} can't be used:"
+        raise DataError("\n  ".join([title, *wrong[:_NUM_ERRORS_SHOWN], *more]))
     if missing:
         raise FileNotFoundError(
             f"{path}: files are missing: {', '.join(missing)} (looked for from "

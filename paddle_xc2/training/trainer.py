@@ -19,6 +19,7 @@ from paddlenlp.trainer import PrinterCallback, ProgressCallback, Trainer, Traini
 from paddlenlp.trainer.trainer_utils import get_scheduler
 
 from paddle_xc2 import runtime
+from paddle_xc2.counted import counted
 from paddle_xc2.data.conversation import Conversation
 from paddle_xc2.evaluation.metrics import Answer, metrics_for, summary
 from paddle_xc2.generation.chat import decode_answer, stop_ids
@@ -659,6 +660,7 @@ def out_of_memory_message(step: int, batch: dict, sources: list[list[str]], erro
         sources: names of its samples.
     """
     rows, width = batch["input_ids"].shape
+    num_images = counted(len(batch["pixel_values"]), "image")
     names = sum(sources, [])
     shown = ", ".join(names[:_NUM_SOURCES_SHOWN])
     if len(names) > _NUM_SOURCES_SHOWN:
@@ -666,7 +668,7 @@ def out_of_memory_message(step: int, batch: dict, sources: list[list[str]], erro
     reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:300]
     return (
         f"step {step + 1}: the memory does not suffice for a batch of {rows} x {width} tokens and "
-        f"{len(batch['pixel_values'])} images ({shown or 'a batch that does not count'}); set recompute to true, lower "
+        f"{num_images} ({shown or 'a batch that does not count'}); set recompute to true, lower "
         "per_device_train_batch_size (and raise gradient_accumulation_steps), max_tokens_per_batch, max_length or "
         f"hd_num, or freeze parts of the model (fix_vit); {reason}"
     )

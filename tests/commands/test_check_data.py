@@ -108,6 +108,18 @@ def test_json_is_all_that_is_printed(folder, capsys):
     assert (folder / "r.html").read_text().startswith("<!DOCTYPE html>")
 
 
+def test_a_set_of_one(folder, model, capsys):
+    (folder / "one.json").write_text(json.dumps([{"id": "1", "conversations": [["Q?", "A"]], "image": ["red.png"]}]))
+    arguments = ("--from_pretrained", model, "--truncation", "turns")
+    assert run("one.json", *arguments, "--max_length", 12, "--report", "r.html", "--fix", "fixed.json") == 1
+    out, page = capsys.readouterr().out, (folder / "r.html").read_text()
+    assert out.startswith("one.json: 1 record\n\n1 record: 0 can be trained on, 1 can't\n")
+    assert "max_length is 12; 1 record is longer\n" in out and ": 1 in 1 place, " in out
+    assert "one.json -> fixed.json: 1 record, 0 changes, listed in" in out
+    assert "<h1>1 record: 0" in page and "1 record is longer" in page and "<td>1 record</td>" in page
+    assert "<p>1 file in 1 place, of which" in page
+
+
 def test_mending(folder, capsys):
     before = (folder / "bad.jsonl").read_bytes()
     assert run("bad.jsonl", "--fix", "fixed.jsonl") == 1

@@ -31,5 +31,6 @@ def test_image_folder(tmp_path, capsys):
         arguments = [str(source), str(out), "--to", "xcomposer2d5", spelling, folder, "--overwrite"]
         assert cli.main(["convert-data", *arguments]) == 0
         assert json.loads(out.read_text())[0]["image"] == "a.png"
+    assert capsys.readouterr().out.endswith(f"{out} (xcomposer2d5): 1 record, 1 image\n")
     assert cli.main(["convert-data", str(source), str(out), "--to", "llava", "--overwrite"]) == 2
     assert 'there is no image "a.png" in' in capsys.readouterr().err

@@ -331,7 +331,7 @@ def test_developer_and_system():
         ),
         (
             talk([{"type": "image"}], "A"),
-            'hold 1 images without a name and 0 with one, and "images" names 0; name each',
+            'hold 1 image without a name and 0 with one, and "images" names 0; name each',
         ),
         (
             talk([{"type": "image", "image": "a"}], "A", images=["b"]),
@@ -339,7 +339,7 @@ def test_developer_and_system():
         ),
         (
             talk([{"type": "image"}, {"type": "image", "image": "a"}], "A", images=["b"]),
-            "1 images without a name and 1 with",
+            "1 image without a name and 1 with",
         ),
         (
             {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "weight": 0}]},
