@@ -24,12 +24,13 @@ _TEXTS = (
 
 
 @functools.lru_cache
-def _tiny_tokenizer_model() -> bytes:
+def _tiny_tokenizer_model(num_unused: int) -> bytes:
     """A BPE model like InternLM2's: identity normaliser, no dummy prefix, byte fallback, <unk> <s> </s> = 0 1 2.
 
-    [UNUSED_TOKEN_145] and [UNUSED_TOKEN_146] are its last two pieces, as in the released one.
+    [UNUSED_TOKEN_145] and [UNUSED_TOKEN_146] are its last two pieces, as in the released one, after `num_unused` others
+    of their kind.
     """
-    turn_pieces = (TURN_END, TURN_START)
+    turn_pieces = (*(f"[UNUSED_TOKEN_{index}]" for index in range(num_unused)), TURN_END, TURN_START)
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(_TEXTS),
@@ -49,11 +50,15 @@ def _tiny_tokenizer_model() -> bytes:
     return move_pieces_to_end(model.getvalue(), turn_pieces)
 
 
-def tiny_tokenizer(directory) -> Path:
-    """Writes the tokenizer.model of a vocabulary of TINY_VOCAB_SIZE pieces into `directory`; returns `directory`."""
+def tiny_tokenizer(directory, num_unused: int = 0) -> Path:
+    """Writes the tokenizer.model of a vocabulary of TINY_VOCAB_SIZE pieces into `directory`; returns `directory`.
+
+    Args:
+        num_unused: pieces that are there for new tokens.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "tokenizer.model").write_bytes(_tiny_tokenizer_model())
+    (directory / "tokenizer.model").write_bytes(_tiny_tokenizer_model(num_unused))
     return directory
 
 
@@ -102,7 +107,7 @@ def tiny_model(seed=0, **changes):
     return model
 
 
-def tiny_checkpoint(directory, seed=0, num_shards=2, **changes) -> Path:
+def tiny_checkpoint(directory, seed=0, num_shards=2, num_unused=0, **changes) -> Path:
     """Writes `tiny_model` and `tiny_tokenizer` as upstream's checkpoints are laid out; returns `directory`.
 
     The language model's config.json knows nothing of the ViT, as upstream; its sizes stand in clip_vision_config.json.
@@ -112,7 +117,7 @@ def tiny_checkpoint(directory, seed=0, num_shards=2, **changes) -> Path:
 
     from paddle_xc2.weights.name_map import to_hf
 
-    directory = tiny_tokenizer(directory)
+    directory = tiny_tokenizer(directory, num_unused)
     model = tiny_model(seed, **changes)
     config = model.config
     names = (

@@ -109,13 +109,14 @@ class XComposer2Processor:
         Raises: FileNotFoundError, ValueError.
         """
         path, settings = resolve_model_path(path), {}
+        tokenizer = XComposer2Tokenizer.from_pretrained(path, base)
         if is_adapter(path):
             path, settings = find_base(path, base), adapter_settings(path)
         config = read_checkpoint_config(path) | settings
         family = detect_family(config, read_tensor_names(path), source=str(config_path(path)))
         return cls(
             family,
-            XComposer2Tokenizer.from_pretrained(path),
+            tokenizer,
             family.image_size if family.tiling else image_size or config.get("img_size") or family.image_size,
             (config.get("vision_config") or {}).get("patch_size", 14),
             max_length,

@@ -5,6 +5,8 @@ lists added tokens (InternLM2-chat's <|im_start|>): the same ids, and the same d
 around special tokens. Two differences: upstream's `decode` drops the space before a full stop, a comma or "n't" though
 its tokenizer_config.json says clean_up_tokenization_spaces false, ours gives every text back as it was; and a NUL
 character is the byte piece <0x00>, as in SentencePiece since 0.2.1, where it was piece 354 before.
+
+A vocabulary doesn't grow: tokens that a user adds take the place of pieces that were left unused for that.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import sentencepiece
 from paddle_xc2.adapter_base import find_base, is_adapter
 from paddle_xc2.checkpoint_config import XTUNER_LLM, xtuner_folder
 from paddle_xc2.model_path import resolve_model_path
-from paddle_xc2.special_tokens import BOS, EOS, UNK
+from paddle_xc2.special_tokens import BOS, EOS, RESERVED, UNK
 
 MODEL_FILE = "tokenizer.model"
 PADDLENLP_MODEL_FILE = "sentencepiece.bpe.model"  # the same under the name that PaddleNLP gives it
@@ -27,6 +29,8 @@ SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 
 _SPECIAL_TOKENS = {"bos_token": BOS, "eos_token": EOS, "unk_token": UNK, "pad_token": EOS}
 _GIT_LFS_POINTER = b"version https://git-lfs"
+_UNUSED_PIECE = re.compile(r"\[UNUSED_TOKEN_\d+\]")
+_NO_BYTES_OF_UTF8 = (0xC0, 0xC1, *range(0xF5, 0x100))  # no text holds these bytes
 
 
 class XComposer2Tokenizer:
@@ -48,6 +52,7 @@ class XComposer2Tokenizer:
             settings = _read_json_object(files[name], f"{source}/{name}") if name in files else {}
             config.update({key: value for key, value in settings.items() if value is not None})
         self.padding_side = config.get("padding_side", "right")
+        self._visible_ids: set[int] = set()  # of added tokens that are text, and shown as such
         self._special_ids = self._added_tokens(config)
         for token in [config[name] for name in _SPECIAL_TOKENS] + config["additional_special_tokens"]:
             if _content(token) not in self._special_ids:
@@ -62,16 +67,16 @@ class XComposer2Tokenizer:
 
     @classmethod
     def from_pretrained(cls, directory, base=None) -> XComposer2Tokenizer:
-        """The tokenizer of a checkpoint: a directory or a released name; of an adapter, that of its base.
+        """The tokenizer of a checkpoint: a directory or a released name; of an adapter, its own or that of its base.
 
         Args:
             base: of an adapter, if it is not where the adapter remembers it.
         Raises: FileNotFoundError without a tokenizer.model; ValueError if a file is damaged.
         """
         directory = resolve_model_path(directory)
-        if is_adapter(directory):
+        if is_adapter(directory) and not has_tokenizer(directory):
             directory = find_base(directory, base)
-        if not any((directory / name).is_file() for name in (MODEL_FILE, PADDLENLP_MODEL_FILE)):
+        if not has_tokenizer(directory):
             directory = xtuner_folder(directory, XTUNER_LLM) or directory
         if not (directory / MODEL_FILE).is_file() and (directory / PADDLENLP_MODEL_FILE).is_file():
             # The settings that PaddleNLP writes beside it say what upstream has by default, in other words.
@@ -102,6 +107,50 @@ class XComposer2Tokenizer:
         for name, content in {**files, **self._files}.items():
             (directory / name).write_bytes(content)
 
+    def with_new_tokens(self, texts: list[str]) -> XComposer2Tokenizer:
+        """A tokenizer that makes one token of each text, wherever it stands; the other ids stay as they are.
+
+        Each takes the first unused piece of the vocabulary. They are no special tokens: they are shown in answers.
+
+        Args:
+            texts: those that are a token already are left as they are.
+        Raises: ValueError for a text that can't be a token, or if there are not so many unused pieces.
+        """
+        new = [text for text in dict.fromkeys(texts) if text not in self._special_ids]
+        for text in new:
+            inside = next((token for token in self._special_ids if token in text), None)
+            if not text or text != text.strip() or "\0" in text:
+                raise ValueError(f"new token {text!r} is empty, begins or ends with a space, or holds NUL; change it")
+            if inside is not None:
+                raise ValueError(f"new token {text!r} holds the special token {inside}; change it")
+        free = [i for i in self.unused_ids if _UNUSED_PIECE.fullmatch(self._sp.id_to_piece(i))]
+        if len(new) > len(free):
+            raise ValueError(
+                f"{len(new)} new tokens are too many: {self._source} has {len(free)} unused pieces "
+                "([UNUSED_TOKEN_0] and so on), and this version can't grow a vocabulary"
+            )
+        name = f"{self._source}/{CONFIG_FILE}"
+        config = _read_json_object(self._files[CONFIG_FILE], name) if CONFIG_FILE in self._files else {}
+        added = {
+            str(i): {
+                "content": text, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,
+                "special": False,
+            }
+            for text, i in zip(new, free, strict=False)
+        }  # fmt: skip
+        config["added_tokens_decoder"] = {**config.get("added_tokens_decoder", {}), **added}
+        content = json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"
+        return XComposer2Tokenizer({**self._files, CONFIG_FILE: content}, self._source)
+
+    @property
+    def unused_ids(self) -> list[int]:
+        """Ids that no text has: pieces that were left unused, and bytes that UTF-8 never holds."""
+        taken = set(self._special_texts)
+        unused = [i for i in range(self.vocab_size) if _UNUSED_PIECE.fullmatch(self._sp.id_to_piece(i))]
+        no_bytes = [self._sp.piece_to_id(f"<0x{byte:02X}>") for byte in _NO_BYTES_OF_UTF8]
+        taken |= {self._sp.piece_to_id(token) for token in RESERVED} | {self._sp.unk_id()}
+        return [i for i in (*no_bytes, *unused) if i not in taken]
+
     @property
     def vocab_size(self) -> int:
         """Number of pieces."""
@@ -129,7 +178,7 @@ class XComposer2Tokenizer:
     @property
     def all_special_ids(self) -> list[int]:
         """Ids that `decode(..., skip_special_tokens=True)` leaves out."""
-        return list(self._special_texts)
+        return [i for i in self._special_texts if i not in self._visible_ids]
 
     def __call__(
         self,
@@ -194,22 +243,24 @@ class XComposer2Tokenizer:
     def decode(self, ids, skip_special_tokens: bool = False) -> str:
         """Text of `ids` (an int, or a list, array or tensor of them), as upstream's `decode`.
 
-        Upstream writes a space before a special token that follows a normal one, and after BOS none.
+        Upstream writes a space before a special token that follows a normal one, and after BOS none. Tokens that were
+        added as text stand as they were written.
 
         Raises: ValueError for an id outside the vocabulary.
         """
         ids = self._valid_ids(ids)
-        if skip_special_tokens:
-            return self._sp.decode([i for i in ids if i not in self._special_texts])
         text, normal, after_special = [], [], False
         for i in ids:
-            special = self._special_texts.get(i)
-            if special is None:
+            added = self._special_texts.get(i)
+            special = added is not None and i not in self._visible_ids
+            if special and skip_special_tokens:
+                continue
+            if added is None:
                 normal.append(i)
             else:
-                text += ["" if after_special else " ", self._sp.decode(normal), special]
+                text += [" " if special and not after_special else "", self._sp.decode(normal), added]
                 normal = []
-            after_special = special is not None
+            after_special = special
         return "".join(text) + self._sp.decode(normal)
 
     def batch_decode(self, batch, skip_special_tokens: bool = False) -> list[str]:
@@ -272,12 +323,14 @@ class XComposer2Tokenizer:
                     f'{self._source}: added token "{token["content"]}" has id {token_id}, outside the vocabulary of '
                     f"{self.vocab_size}; this version can't grow a vocabulary"
                 )
-            if not token.get("special") or any(token.get(key) for key in ("lstrip", "rstrip", "single_word")):
+            if any(token.get(key) for key in ("lstrip", "rstrip", "single_word")):
                 raise ValueError(
-                    f'{self._source}: added token "{token["content"]}" must be special, without lstrip, rstrip and '
-                    f"single_word, as InternLM2's are; mend it in {CONFIG_FILE}"
+                    f'{self._source}: added token "{token["content"]}" must be without lstrip, rstrip and single_word, '
+                    f"as InternLM2's are; mend it in {CONFIG_FILE}"
                 )
             added[token["content"]] = int(token_id)
+            if not token.get("special"):
+                self._visible_ids.add(int(token_id))
         return added
 
 
@@ -314,6 +367,11 @@ class StreamDecoder:
             if None not in values[-count:] and _is_open_character(bytes(values[-count:])):
                 return count
         return 0
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Whether a directory holds a tokenizer's model; of an adapter: whether its training added tokens."""
+    return any((directory / name).is_file() for name in (MODEL_FILE, PADDLENLP_MODEL_FILE))
 
 
 def _load_sentencepiece(model: bytes, source: str) -> sentencepiece.SentencePieceProcessor:

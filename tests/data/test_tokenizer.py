@@ -293,7 +293,7 @@ def test_model_that_changes_texts(tmp_path):
         (
             CONFIG_FILE,
             '{"added_tokens_decoder": {"399": {"content": "<box>", "special": true, "lstrip": true}}}',
-            'added token "<box>" must be special, without lstrip, rstrip and single_word',
+            'added token "<box>" must be without lstrip, rstrip and single_word',
         ),
     ],
 )
@@ -301,6 +301,68 @@ def test_settings_that_do_not_fit(tmp_path, name, content, message):
     (tiny_tokenizer(tmp_path) / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         XComposer2Tokenizer.from_pretrained(tmp_path)
+
+
+# New tokens
+
+
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory):
+    """A tokenizer with 4 unused pieces, [UNUSED_TOKEN_0] being the first."""
+    return XComposer2Tokenizer.from_pretrained(tiny_tokenizer(tmp_path_factory.mktemp("roomy"), num_unused=4))
+
+
+def test_new_tokens_take_unused_pieces(roomy, tmp_path):
+    first = roomy.convert_tokens_to_ids("[UNUSED_TOKEN_0]")
+    assert first == TINY_VOCAB_SIZE - 6
+    tokenizer = roomy.with_new_tokens(["<defect>", "裂纹"])
+    text = "It shows a <defect>, 这是裂纹。 <defect>"
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert [i for i in ids if i in (first, first + 1)] == [first, first + 1, first]
+    assert len(tokenizer) == len(roomy) == TINY_VOCAB_SIZE
+    assert tokenizer.convert_ids_to_tokens([first, first + 1]) == ["<defect>", "裂纹"]
+    # They are text: shown in answers, whole or streamed, without a space more.
+    for skip in (False, True):
+        assert tokenizer.decode(ids, skip_special_tokens=skip) == text
+    stream = StreamDecoder(tokenizer)
+    assert "".join(map(stream.push, ids)) + stream.flush() == text
+    assert tokenizer.all_special_ids == roomy.all_special_ids
+    found, ends = tokenizer.encode_with_offsets(text)
+    assert found == ids and ends[-1] == len(text)
+    # Everything else is encoded as before, and the new tokenizer is the same when it is read again.
+    other = "Which digit is it? 图中"
+    assert tokenizer.encode(other) == roomy.encode(other)
+    tokenizer.save_pretrained(tmp_path)
+    again = XComposer2Tokenizer.from_pretrained(tmp_path)
+    assert again.encode(text) == tokenizer.encode(text)
+    assert again.with_new_tokens(["<defect>"]).encode(text) == tokenizer.encode(text)
+    more = again.with_new_tokens(["<defect>", "<scratch>"])
+    assert more.encode("<scratch>", add_special_tokens=False) == [first + 2]
+    assert more.encode("<defect>", add_special_tokens=False) == [first]
+
+
+def test_the_released_vocabularys_unused_pieces(shared):
+    """147 of them, of which two open and close turns; and 13 bytes that no UTF-8 text holds."""
+    real_tokenizer = XComposer2Tokenizer.from_pretrained(shared / "tokenizer")
+    unused = real_tokenizer.unused_ids
+    assert len(unused) == 145 + 13
+    turns = real_tokenizer.convert_tokens_to_ids([TURN_END, TURN_START])
+    assert not set(turns) & set(unused)
+    assert real_tokenizer.with_new_tokens(["<box>"]).encode("<box>", False) == [92397]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([" box"], "new token ' box' is empty, begins or ends with a space"),
+        ([""], "new token '' is empty"),
+        (["a<s>b"], "new token 'a<s>b' holds the special token <s>; change it"),
+        ([f"<{i}>" for i in range(5)], r"5 new tokens are too many: .* has 4 unused pieces"),
+    ],
+)
+def test_new_tokens_that_can_not_be(roomy, texts, message):
+    with pytest.raises(ValueError, match=message):
+        roomy.with_new_tokens(texts)
 
 
 # The tests' own tokenizer
