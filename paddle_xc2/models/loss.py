@@ -11,7 +11,7 @@ from paddle_xc2.special_tokens import IGNORE_INDEX
 CHUNK_ELEMENTS = 2**24
 
 
-def token_loss_sum(hidden_states, weight, labels):
+def token_loss_sum(hidden_states, weight, labels, own_rows=None, row_ids=()):
     """Sum of the cross-entropy of every trained token, and each of them.
 
     The token at position t is predicted from position t - 1. Only rows that predict a trained token are multiplied
@@ -22,6 +22,7 @@ def token_loss_sum(hidden_states, weight, labels):
         hidden_states: float [batch, seq, hidden].
         weight: float [hidden, vocab].
         labels: int64 [batch, seq], IGNORE_INDEX where a token is not trained.
+        own_rows: float [tokens, hidden], what the columns `row_ids` of `weight` are replaced by; None replaces none.
     Returns: (float32 scalar, float32 [trained tokens]): the sum in nats, and what it is the sum of, in reading order
         and without a gradient.
     Raises: ValueError if no token is trained.
@@ -35,46 +36,59 @@ def token_loss_sum(hidden_states, weight, labels):
         )
     hidden = hidden_states[:, :-1].reshape([-1, hidden_states.shape[-1]])
     hidden, targets = paddle.gather(hidden, rows), paddle.gather(targets, rows)
-    return _ChunkedCrossEntropy.apply(hidden, weight, targets, paddle.is_grad_enabled())
+    return _ChunkedCrossEntropy.apply(hidden, weight, targets, own_rows, tuple(row_ids), paddle.is_grad_enabled())
 
 
 class _ChunkedCrossEntropy(PyLayer):
     """hidden [tokens, hidden], weight [hidden, vocab], targets [tokens] -> sum of losses, losses [tokens], float32.
 
-    `learning` is whether gradients are wanted at all; Paddle hides that inside of `forward`.
+    `learning` is whether gradients are wanted at all; Paddle hides that inside of `forward`. The columns `row_ids` of
+    the weight, if any, are `own_rows` instead, [columns, hidden].
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, learning):
+    def forward(ctx, hidden, weight, targets, own_rows, row_ids, learning):
         per_chunk = max(1, CHUNK_ELEMENTS // weight.shape[1])
         train_hidden, train_weight = learning and not hidden.stop_gradient, learning and not weight.stop_gradient
-        total, losses, grads, grad_weight = paddle.zeros([], "float32"), [], [], None
+        train_rows = learning and own_rows is not None and not own_rows.stop_gradient
+        total, losses, grads, grad_weight, grad_rows = paddle.zeros([], "float32"), [], [], None, None
         for start in range(0, hidden.shape[0], per_chunk):
             rows, target = hidden[start : start + per_chunk], targets[start : start + per_chunk].unsqueeze(1)
             logits = paddle.matmul(rows, weight).astype("float32")
+            if own_rows is not None:
+                columns = paddle.to_tensor(row_ids, dtype="int64").expand([rows.shape[0], len(row_ids)])
+                own = paddle.matmul(rows, own_rows, transpose_y=True).astype("float32")
+                logits = logits.put_along_axis_(columns, own, axis=1, broadcast=False)
             log_sum = paddle.logsumexp(logits, axis=1, keepdim=True)
             losses.append((log_sum - paddle.take_along_axis(logits, target, axis=1)).flatten())
             total = total + losses[-1].sum()
-            if train_hidden or train_weight:
+            if train_hidden or train_weight or train_rows:
                 # In place, here and below: copies of this size cost as much time as the products.
                 grad = logits.subtract_(log_sum).exp_()
                 minus_one = paddle.full_like(target, -1.0, dtype="float32")
                 grad = grad.put_along_axis_(target, minus_one, axis=1, reduce="add").astype(rows.dtype)
+                if own_rows is not None:
+                    own_grad = paddle.take_along_axis(grad, columns, axis=1, broadcast=False)
+                    grad = grad.put_along_axis_(columns, paddle.zeros_like(own_grad), axis=1, broadcast=False)
+                    if train_rows:
+                        part = paddle.matmul(own_grad, rows, transpose_x=True).astype(own_rows.dtype)
+                        grad_rows = part if grad_rows is None else grad_rows.add_(part)
                 if train_hidden:
                     # Cast back: under autocast (level O1) a product of float32 tensors is in half precision.
-                    grads.append(paddle.matmul(grad, weight, transpose_y=True).astype(hidden.dtype))
+                    grad_hidden = paddle.matmul(grad, weight, transpose_y=True)
+                    if own_rows is not None:
+                        grad_hidden = grad_hidden + paddle.matmul(own_grad, own_rows)
+                    grads.append(grad_hidden.astype(hidden.dtype))
                 if train_weight:
                     part = paddle.matmul(rows, grad, transpose_x=True).astype(weight.dtype)
                     grad_weight = part if grad_weight is None else grad_weight.add_(part)
-        ctx.grad_hidden = paddle.concat(grads) if grads else None
-        ctx.grad_weight = grad_weight
+        ctx.grads = [paddle.concat(grads) if grads else None, grad_weight, None]  # the last: of the targets
+        if own_rows is not None:
+            ctx.grads.append(grad_rows)
         losses = paddle.concat(losses)
         ctx.mark_non_differentiable(losses)
         return total, losses
 
     @staticmethod
     def backward(ctx, grad, _):
-        return tuple(
-            None if part is None else (part.astype("float32") * grad).astype(part.dtype)
-            for part in (ctx.grad_hidden, ctx.grad_weight)
-        ) + (None,)
+        return tuple(None if part is None else (part.astype("float32") * grad).astype(part.dtype) for part in ctx.grads)

@@ -18,6 +18,7 @@ from paddle_xc2.models.internlm2 import InternLM2Model, KeyValueCache
 from paddle_xc2.models.lora import LoRALinear
 from paddle_xc2.models.loss import token_loss_sum
 from paddle_xc2.models.plora import linear
+from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows
 
 
 class CausalLMOutput:
@@ -55,6 +56,7 @@ class XComposer2ForCausalLM(PretrainedModel):
             by zero) through ViT and projector, so that every rank reduces the same gradients.
         source_dir: the directory it was loaded from, or None.
         source_name: the released name that it was loaded by, or None.
+        tokenizer: what is saved with it in place of source_dir's tokenizer, because it has tokens more; or None.
         quantization: "nf4" if the decoder's linear layers are models/nf4.py's, or None.
         replaced: parameters that its adapter holds whole, by name, with the values that they had without it (None where
             they were not kept).
@@ -81,6 +83,7 @@ class XComposer2ForCausalLM(PretrainedModel):
         self.run_vision_always = False
         self.source_dir = None
         self.source_name = None
+        self.tokenizer = None
         self.quantization = None
         self.replaced = {}
         self.rslora = False
@@ -149,7 +152,8 @@ class XComposer2ForCausalLM(PretrainedModel):
         hidden_states = self.model(embeddings, attention_mask, position_ids, image_mask, past_key_values)
         loss, num_trained, token_losses = None, None, None
         if labels is not None:
-            loss_sum, token_losses = token_loss_sum(hidden_states, self.output.weight, labels)
+            own = (self.output.rows, self.output.token_ids) if isinstance(self.output, HeadRows) else ()
+            loss_sum, token_losses = token_loss_sum(hidden_states, self.output.weight, labels, *own)
             num_trained = token_losses.shape[0]
             loss = loss_sum / (num_trained if loss_denominator is None else loss_denominator)
         return CausalLMOutput(hidden_states, self.output, loss, num_trained, past_key_values, token_losses)
@@ -228,8 +232,9 @@ class XComposer2ForCausalLM(PretrainedModel):
 
     @property
     def has_adapter(self) -> bool:
-        """Whether an adapter is on: LoRA layers, or parameters that one holds whole."""
-        return bool(self.replaced) or any(isinstance(layer, LoRALinear) for layer in self.sublayers())
+        """Whether an adapter is on: LoRA layers, rows of new tokens, or parameters that one holds whole."""
+        kinds = (LoRALinear, EmbeddingRows, HeadRows)
+        return bool(self.replaced) or any(isinstance(layer, kinds) for layer in self.sublayers())
 
     def save_adapter(self, save_dir, **kwargs):
         """Writes the adapter alone: see `paddle_xc2.weights.adapter_saving.save_adapter`."""

@@ -1,0 +1,116 @@
+"""A few tokens' rows of the embedding and the output head, learned while the tables stay as they are.
+
+What Hugging Face's PEFT calls trainable tokens. A table of 92,544 rows has 379 million numbers at 7B; what a handful of
+new tokens needs is a handful of rows. `rows` are [tokens, hidden] in both layers, as in upstream's files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+
+class EmbeddingRows(nn.Layer):
+    """A token embedding of which some rows are `rows` instead.
+
+    Args:
+        base: the embedding, kept as it is.
+        token_ids: distinct ids.
+        dtype: of the rows, which begin as the base's.
+    """
+
+    def __init__(self, base: nn.Embedding, token_ids: Sequence[int], dtype: str = "float32"):
+        super().__init__()
+        self.base = base
+        self.token_ids = _distinct(token_ids, base.weight.shape[0])
+        self.rows = self.create_parameter([len(self.token_ids), base.weight.shape[1]], dtype=dtype)
+        places = paddle.full([base.weight.shape[0]], -1, "int64")
+        places[paddle.to_tensor(self.token_ids)] = paddle.arange(len(self.token_ids), dtype="int64")
+        self.register_buffer("_places", places, persistable=False)
+        self.rows.set_value(self.base_rows().astype(dtype))
+
+    @paddle.no_grad()
+    def base_rows(self):
+        """The rows as the base has them: float [tokens, hidden]."""
+        return paddle.gather(self.base.weight, paddle.to_tensor(self.token_ids))
+
+    def forward(self, input_ids):
+        """int64 [batch, seq] -> float [batch, seq, hidden]."""
+        places = paddle.gather(self._places, input_ids.flatten()).reshape(input_ids.shape)
+        own = F.embedding(places.clip(min=0), self.rows)
+        return paddle.where((places >= 0).unsqueeze(-1), own, self.base(input_ids))
+
+    @paddle.no_grad()
+    def write_into_base(self) -> None:
+        """Gives the base the rows."""
+        updated = paddle.scatter(self.base.weight, paddle.to_tensor(self.token_ids), self.rows)
+        self.base.weight.set_value(updated)
+
+
+class HeadRows(nn.Layer):
+    """An output head of which the logits of some tokens come from `rows` instead.
+
+    Args: as of EmbeddingRows. base: nn.Linear [hidden, vocab] without a bias.
+    """
+
+    def __init__(self, base: nn.Linear, token_ids: Sequence[int], dtype: str = "float32"):
+        super().__init__()
+        self.base = base
+        self.token_ids = _distinct(token_ids, base.weight.shape[1])
+        self.rows = self.create_parameter([len(self.token_ids), base.weight.shape[0]], dtype=dtype)
+        self.rows.set_value(self.base_rows().astype(dtype))
+
+    @property
+    def weight(self):
+        """The base's, float [hidden, vocab]: the columns of `token_ids` are not what this layer computes with."""
+        return self.base.weight
+
+    @paddle.no_grad()
+    def base_rows(self):
+        """The rows as the base has them: float [tokens, hidden]."""
+        return paddle.gather(self.base.weight, paddle.to_tensor(self.token_ids), axis=1).t()
+
+    def forward(self, x):
+        """float [.., hidden] -> float [.., vocab]."""
+        own = paddle.matmul(x, self.rows, transpose_y=True)
+        return put_columns(self.base(x), self.token_ids, own.astype(x.dtype))
+
+    @paddle.no_grad()
+    def write_into_base(self) -> None:
+        """Gives the base the rows."""
+        self.base.weight.set_value(put_columns(self.base.weight, self.token_ids, self.rows.t()))
+
+
+def put_columns(values, columns: Sequence[int], new):
+    """`values` with some of its last axis replaced; differentiable.
+
+    Args:
+        values: float [.., width].
+        columns: distinct, below width.
+        new: float [.., columns].
+    """
+    index = paddle.to_tensor(columns, dtype="int64").expand(new.shape)
+    return paddle.put_along_axis(values, index, new, axis=-1, broadcast=False)
+
+
+def row_layers(model) -> dict[str, EmbeddingRows | HeadRows]:
+    """The model's layers of this kind by their paths."""
+    return {path: layer for path, layer in model.named_sublayers() if isinstance(layer, (EmbeddingRows, HeadRows))}
+
+
+def is_rows(name: str) -> bool:
+    """Whether a parameter's name is that of learned rows."""
+    return name.rpartition(".")[2] == "rows"
+
+
+def _distinct(token_ids: Sequence[int], vocab_size: int) -> tuple[int, ...]:
+    token_ids = tuple(int(i) for i in token_ids)
+    if not token_ids or len(set(token_ids)) < len(token_ids) or not 0 <= min(token_ids) <= max(token_ids) < vocab_size:
+        raise ValueError(
+            f"token ids {list(token_ids)[:8]} can't have rows of their own: give at least one, each once, below the "
+            f"vocabulary's {vocab_size}"
+        )
+    return token_ids
