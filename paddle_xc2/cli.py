@@ -13,6 +13,7 @@ import traceback
 from importlib import import_module
 
 from paddle_xc2 import __version__, runtime
+from paddle_xc2.disk import DISK_ERRORS, disk_message
 
 COMMANDS = ("finetune", "convert", "merge", "check-data", "convert-data", "chat", "configs", "doctor")
 
@@ -38,14 +39,18 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return report(argv[0], "stopped by Ctrl-C", EXIT_INTERRUPTED, show_traceback)
     except BrokenPipeError:
-        # The reader of our output has left (as `head` does). Python flushes once more at exit: into nothing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        flush_or_discard_output()  # its reader has left (as `head` does)
         return EXIT_FAILURE
     except USER_MISTAKES as error:
         return report(argv[0], str(error), EXIT_USER_MISTAKE, show_traceback)
     except ImportError as error:
         message = f"{error}\n`paddle-xc2 doctor` (tools/doctor.py) says what is wrong here and what mends it"
         return report(argv[0], message, EXIT_FAILURE, show_traceback)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        flush_or_discard_output()  # it may be what lies on that disk
+        return report(argv[0], disk_message(error), EXIT_FAILURE, show_traceback)
 
 
 def build_parser(argv: list[str]) -> argparse.ArgumentParser:
@@ -80,6 +85,14 @@ def report(command: str, message: str, status: int, show_traceback: bool) -> int
         traceback.print_exc()
     print(f"paddle-xc2 {command}: {message}", file=sys.stderr)
     return status
+
+
+def flush_or_discard_output() -> None:
+    """What can't be written to standard output goes into nothing: at exit, Python would try again, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

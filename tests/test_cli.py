@@ -1,3 +1,4 @@
+import errno
 import os
 import re
 import subprocess
@@ -67,6 +68,26 @@ def test_help_of_a_command_in_a_broken_installation(command, capsys, monkeypatch
     monkeypatch.setattr(sys.modules["paddle_xc2.commands.try"], "add_arguments", raising(ImportError("no NumPy")))
     assert command(lambda args: 0) == 1
     assert capsys.readouterr().err.startswith("paddle-xc2 try: no NumPy\n")
+
+
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        ((errno.ENOSPC, "Full", "a.json"), "a.json: Full; make room there, or write to another disk"),
+        ((errno.EFBIG, "Full", "a.json", None, "b.json"), "b.json: Full; make room there, or write to another disk"),
+        ((errno.EDQUOT, "Full"), "the output: Full; make room there, or write to another disk"),
+        ((errno.EROFS, "Read-only", "a.json"), "a.json: Read-only; mend the disk, or use another one"),
+        ((errno.EIO, "Gone"), "the disk: Gone; mend the disk, or use another one"),
+    ],
+)
+def test_a_disk_that_fails_is_one_line_and_exit_1(command, capsys, error, told):
+    assert command(raising(OSError(*error))) == 1
+    assert capsys.readouterr().err == f"paddle-xc2 try: {told}\n"
+
+
+def test_another_error_of_the_system_keeps_its_traceback(command):
+    with pytest.raises(TimeoutError):
+        command(raising(TimeoutError(errno.ETIMEDOUT, "no answer")))
 
 
 def test_our_own_failure_keeps_its_traceback(command):
@@ -141,6 +162,15 @@ def test_reader_that_leaves_is_no_error():
         process.stdout.close()
         errors = process.stderr.read()
     assert errors == "" and process.returncode == 1
+
+
+@pytest.mark.parametrize("unbuffered", [[], ["-u"]])
+def test_output_onto_a_full_disk(unbuffered):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, *unbuffered, "-m", "paddle_xc2.cli", "configs"]
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    message = "the output: No space left on device; make room there, or write to another disk"
+    assert done.stderr == f"paddle-xc2 configs: {message}\n" and done.returncode == 1
 
 
 @pytest.mark.parametrize(

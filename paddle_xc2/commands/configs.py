@@ -61,7 +61,11 @@ def copy_config(files: dict[str, Path], name: str, folder: Path) -> Path:
     if target.exists():
         raise ValueError(f"{target} exists; remove it, or copy into another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(files[stem], target)
+    try:
+        shutil.copyfile(files[stem], target)
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
     return target
 
 

@@ -39,6 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     # Imported here: --help answers without them.
+    from paddle_xc2.disk import writing
     from paddle_xc2.model_path import resolve_model_path
     from paddle_xc2.weights.convert import convert
     from paddle_xc2.weights.manifest import verify_manifest
@@ -51,21 +52,22 @@ def run(args: Namespace) -> int:
     trained = Path(args.source) if args.source.endswith(".pth") else None
     if trained is not None and args.base is None:
         raise ValueError(f"{trained} holds only what was trained; give --base, the LLaVA that it was trained from")
-    report = convert(
-        args.base if trained else args.source,
-        args.destination,
-        args.to,
-        args.dtype,
-        args.max_shard_size,
-        args.verify,
-        args.overwrite,
-        progress=not args.disable_tqdm,
-        say=lambda line: print(line, file=sys.stderr),
-        trained=trained,
-        lora_alpha={"llm": args.lora_alpha, "visual_encoder": args.visual_lora_alpha},
-        visual_encoder=args.visual_encoder,
-        base=None if trained else args.base,
-    )
+    with writing(args.destination):
+        report = convert(
+            args.base if trained else args.source,
+            args.destination,
+            args.to,
+            args.dtype,
+            args.max_shard_size,
+            args.verify,
+            args.overwrite,
+            progress=not args.disable_tqdm,
+            say=lambda line: print(line, file=sys.stderr),
+            trained=trained,
+            lora_alpha={"llm": args.lora_alpha, "visual_encoder": args.visual_lora_alpha},
+            visual_encoder=args.visual_encoder,
+            base=None if trained else args.base,
+        )
     for name, reason in report.dropped.items():
         print(f"left out: {name}: {reason}")
     size, written = report.num_bytes / 1e9, (report.num_bytes - report.num_kept_bytes) / 1e9

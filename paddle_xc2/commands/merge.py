@@ -39,6 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     # Imported here: --help answers without them.
     from paddle_xc2.adapter_base import find_base, is_adapter, was_quantized
+    from paddle_xc2.disk import writing
     from paddle_xc2.model_path import resolve_model_path
     from paddle_xc2.weights.checkpoint_files import read_checkpoint
     from paddle_xc2.weights.convert import convert
@@ -51,18 +52,19 @@ def run(args: Namespace) -> int:
         )
     base = find_base(adapter, args.base)
     to = args.to or ("hf" if layout_of(read_checkpoint(base)) == "hf" else "paddle")
-    report = convert(
-        adapter,
-        args.output,
-        to,
-        args.dtype,
-        args.max_shard_size,
-        overwrite=args.overwrite,
-        progress=not args.disable_tqdm,
-        say=lambda line: print(line, file=sys.stderr),
-        base=base,
-        dequantize=args.dequantize,
-    )
+    with writing(args.output):
+        report = convert(
+            adapter,
+            args.output,
+            to,
+            args.dtype,
+            args.max_shard_size,
+            overwrite=args.overwrite,
+            progress=not args.disable_tqdm,
+            say=lambda line: print(line, file=sys.stderr),
+            base=base,
+            dequantize=args.dequantize,
+        )
     print(
         f"{adapter} and {base} -> {args.output} ({to}): {report.num_tensors} tensors, {report.num_bytes / 1e9:.3g} GB, "
         f"every one read back and compared, in {report.seconds:.1f} s"

@@ -21,6 +21,7 @@ from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.image_transform import load_image
 from paddle_xc2.data.marked_text import Piece, marked_pieces
 from paddle_xc2.data.video import is_video
+from paddle_xc2.disk import writing
 
 _NUM_LISTED = 3  # examples of a finding on the terminal
 _NUM_BINS = 12
@@ -205,9 +206,13 @@ def write_html(report: DataReport, path: Path, processor=None) -> None:
         records=[_record_values(report, record, reasons, processor) for record, reasons in chosen.items()],
     )
     aside = path.with_name(f".writing-{path.name}")
-    # A record may hold half a surrogate pair, which no encoding can write.
-    aside.write_text(page, encoding="utf-8", errors="backslashreplace")
-    aside.replace(path)
+    try:
+        with writing(path):
+            # A record may hold half a surrogate pair, which no encoding can write.
+            aside.write_text(page, encoding="utf-8", errors="backslashreplace")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _chosen_records(report: DataReport) -> dict[int, list[str]]:

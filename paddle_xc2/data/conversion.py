@@ -15,6 +15,7 @@ from paddle_xc2.data.format_writers import write_record
 from paddle_xc2.data.json_formats import find_image, image_folders
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_files import RecordFile
+from paddle_xc2.disk import writing
 
 OTHER_KEY = "key that no format has, left out"
 
@@ -58,7 +59,7 @@ def convert_data(
     unfinished = destination.with_name(f".{destination.name}.unfinished-{os.getpid()}")
     errors, num_errors, num_written, num_images = [], 0, 0, 0
     try:
-        with open(unfinished, "wb") as out:
+        with writing(destination), open(unfinished, "wb") as out:
             out.write(b"" if as_lines else b"[")
             for file, index in _all_records(files, progress):
                 try:

@@ -17,6 +17,7 @@ from paddle_xc2.data.downloads import is_data_url, is_url
 from paddle_xc2.data.json_formats import image_folders
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_keys import RECORD_KEYS, TURN_KEYS, misspelt_keys, nearest
+from paddle_xc2.disk import writing
 
 
 @dataclass
@@ -56,7 +57,11 @@ def write_mended(source: DataSource, out: Path, changes: Path) -> Mended:
     beside, beside_changes = (path.with_name(f".writing-{path.name}") for path in (out, changes))
     folders = image_folders(source.image_folder, source.path.parent)
     try:
-        with open(beside, "w", encoding="utf-8") as file, open(beside_changes, "w", encoding="utf-8") as told:
+        with (
+            writing(out),
+            open(beside, "w", encoding="utf-8") as file,
+            open(beside_changes, "w", encoding="utf-8") as told,
+        ):
             for note in source.records.notes:
                 mended.add("file written as JSON", f"{source.path}: {note.kind}")
                 told.write(f"{source.path}: written as JSON: {note.kind}\n")

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from paddle_xc2.disk import DISK_ERRORS
 from paddle_xc2.weights.whole_directory import NoRoom
 
 _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
-
-# What a disk says that is full, can't be written to, or has gone away.
-_DISK_ERRORS = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
-}
 
 
 class Stopped(Exception):
@@ -57,4 +52,4 @@ class StopRequest:
 
 def is_disk_error(error: Exception) -> bool:
     """Whether `error` says that something could not be written, through no fault of what was to be written."""
-    return isinstance(error, NoRoom) or isinstance(error, OSError) and error.errno in _DISK_ERRORS
+    return isinstance(error, NoRoom) or isinstance(error, OSError) and error.errno in DISK_ERRORS

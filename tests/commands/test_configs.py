@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 
 import pytest
 
@@ -57,6 +59,18 @@ def test_copy_overwrites_nothing(shipped, tmp_path, capsys):
     assert (tmp_path / "sft.json").read_text() == "mine"
     assert cli.main(["configs", "--copy", "sft", str(tmp_path / "sft.json")]) == 2
     assert "sft.json is a file; --copy takes the folder to copy into" in capsys.readouterr().err
+
+
+def test_copy_onto_a_full_disk(shipped, tmp_path, capsys, monkeypatch):
+    def copy_half(source, target):
+        target.write_text("{")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source), None, str(target))
+
+    monkeypatch.setattr(configs.shutil, "copyfile", copy_half)
+    assert cli.main(["configs", "--copy", "sft", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"paddle-xc2 configs: {tmp_path}/sft.json: No space left on device; make room there")
+    assert not (tmp_path / "sft.json").exists()
 
 
 def test_directory_in_a_checkout_and_in_an_installation(tmp_path, monkeypatch):

@@ -1,8 +1,11 @@
+import errno
 from argparse import ArgumentParser
 
 import pytest
 
+from paddle_xc2 import cli
 from paddle_xc2.commands import convert
+from paddle_xc2.weights import saving
 from tests.tiny import tiny_checkpoint
 
 
@@ -52,3 +55,20 @@ def test_verifies_only(original, tmp_path, capsys):
 def test_destination_missing(original):
     with pytest.raises(ValueError, match="DST is missing: give the directory to write, or --verify to check SRC only"):
         run(original)
+
+
+def test_a_full_disk_at_the_end(original, tmp_path, capsys, monkeypatch):
+    """The shards have room, and what comes after them hasn't: what is written through a buffer names no file."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "Full")
+
+    words = ["convert", str(original), str(tmp_path / "ours"), "--disable_tqdm"]
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "write_config", full)
+        assert cli.main(words) == 1
+    kept, told = capsys.readouterr().err.splitlines()[-2:]
+    assert kept.startswith("finished and kept: 1 shard ") and not (tmp_path / "ours").exists()
+    assert told == f"paddle-xc2 convert: {tmp_path}/ours: Full; make room there, or write to another disk"
+    assert cli.main(words) == 0
+    assert "going on after 1 shard" in capsys.readouterr().err and (tmp_path / "ours").is_dir()

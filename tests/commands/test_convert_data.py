@@ -1,4 +1,7 @@
 import json
+import os
+
+import pytest
 
 from paddle_xc2 import cli
 from paddle_xc2.data.json_formats import load_conversations
@@ -34,3 +37,18 @@ def test_image_folder(tmp_path, capsys):
     assert capsys.readouterr().out.endswith(f"{out} (xcomposer2d5): 1 record, 1 image\n")
     assert cli.main(["convert-data", str(source), str(out), "--to", "llava", "--overwrite"]) == 2
     assert 'there is no image "a.png" in' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["b.json", "b.jsonl"])
+@pytest.mark.parametrize("num_records", [1, 2000])
+def test_a_full_disk(tmp_path, capsys, name, num_records):
+    """In the midst of it, or when it is closed."""
+    source, out = tmp_path / "a.json", tmp_path / name
+    source.write_text(json.dumps([{"conversations": [["Q", "A"]]}] * num_records))
+    out.write_text("what was there")
+    (tmp_path / f".{name}.unfinished-{os.getpid()}").symlink_to("/dev/full")
+    assert cli.main(["convert-data", str(source), str(out), "--to", "llava", "--overwrite", "--disable_tqdm"]) == 1
+    message = "No space left on device; make room there, or write to another disk"
+    assert capsys.readouterr().err == f"paddle-xc2 convert-data: {out}: {message}\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", name]
+    assert out.read_text() == "what was there"

@@ -1,5 +1,6 @@
 """`paddle-xc2 merge`: what it writes is the base with the adapter on."""
 
+import errno
 import re
 
 import numpy as np
@@ -10,6 +11,7 @@ from safetensors.numpy import load_file
 from paddle_xc2 import XComposer2ForCausalLM
 from paddle_xc2.cli import main
 from paddle_xc2.models.lora import LoRALinear, layer_at, replace_layer
+from paddle_xc2.weights import saving
 from paddle_xc2.weights.quantized import quantizable_layers
 from tests.tiny import tiny_checkpoint
 
@@ -82,6 +84,17 @@ def test_mistakes(place, capsys, monkeypatch):
     monkeypatch.setattr("paddle_xc2.training.metrics.device_memory", lambda: 10**5)
     assert main(["merge", "--lora_path", str(folder / "adapter"), *words]) == 0
     assert "logits before and after are not compared: that takes about" in capsys.readouterr().out
+
+
+def test_a_full_disk(place, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "Full")
+
+    folder, _ = place
+    monkeypatch.setattr(saving, "write_config", full)
+    assert main(["merge", "--lora_path", str(folder / "adapter"), "--output_path", str(folder / "merged")]) == 1
+    told = f"paddle-xc2 merge: {folder}/merged: Full; make room there, or write to another disk\n"
+    assert capsys.readouterr().err.endswith(told) and not (folder / "merged").exists()
 
 
 def test_logits_that_are_not_those_with_the_adapter(place, capsys, monkeypatch):
