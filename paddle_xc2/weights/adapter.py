@@ -25,6 +25,8 @@ PADDLENLP_ADAPTER_FILES = ("lora_model_state*.pdparams", "peft_model*.safetensor
 _LORA_NAME = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
 _MAGNITUDE_NAME = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(?:\.default)?(?:\.weight)?")
 _PEFT_PREFIX = "base_model.model."
+# Rows of new tokens ("trainable tokens"), in the order of trainable_token_indices.
+_ROWS_NAME = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta(?:\.default)?")
 # What PEFT puts into the names of tensors that are not LoRA's: of modules_to_save, and of layers that it wraps.
 _PEFT_INNER = re.compile(r"\.(?:modules_to_save(?:\.default)?|base_layer)(?=\.)")
 # Settings that change what the tensors mean, and the values that are understood.
@@ -62,6 +64,18 @@ class LowRank(NamedTuple):
     magnitude: LazyTensor | None = None
 
 
+class TokenRows(NamedTuple):
+    """Some rows of a table over the vocabulary, which replace those of the base.
+
+    Attributes:
+        token_ids: which.
+        rows: float [tokens, hidden].
+    """
+
+    token_ids: tuple[int, ...]
+    rows: LazyTensor
+
+
 @dataclass
 class Adapter:
     """What training changed of a base.
@@ -69,6 +83,7 @@ class Adapter:
     Attributes:
         updates: low-rank updates by the name of the weight.
         replaced: whole tensors by name.
+        rows: replaced rows by the name of the weight.
         base: what the adapter says it was trained on: a name or a path; "" if it doesn't say.
         dropout: of the training.
         rslora: whether scales are alpha / sqrt(rank).
@@ -76,6 +91,7 @@ class Adapter:
 
     updates: dict[str, LowRank] = field(default_factory=dict)
     replaced: dict[str, LazyTensor] = field(default_factory=dict)
+    rows: dict[str, TokenRows] = field(default_factory=dict)
     base: str = ""
     dropout: float = 0.0
     rslora: bool = False
@@ -121,7 +137,9 @@ def _read_peft(directory: Path, read_shard) -> Adapter:
     tensors = {}
     for name, tensor in read_shard(path).items():
         tensors[_PEFT_INNER.sub("", name.removeprefix(_PEFT_PREFIX))] = tensor
+    rows = _take_rows(tensors, config.get("trainable_token_indices"), config_path)
     adapter = split_updates(tensors, scale_of, path)
+    adapter.rows = rows
     if config.get("use_dora"):
         lacking = [name for name, update in adapter.updates.items() if update.magnitude is None]
         if lacking:
@@ -129,6 +147,32 @@ def _read_peft(directory: Path, read_shard) -> Adapter:
     adapter.base = config.get("base_model_name_or_path") or ""
     adapter.dropout, adapter.rslora = float(config.get("lora_dropout") or 0.0), rslora
     return adapter
+
+
+def _take_rows(tensors: dict[str, LazyTensor], indices, config_path: Path) -> dict[str, TokenRows]:
+    """Takes the rows of new tokens out of `tensors`.
+
+    Args:
+        indices: PEFT's trainable_token_indices: token ids by the end of a module's name, or a list for the embedding.
+    Raises: ValueError if the ids and the rows are not of one adapter.
+    """
+    found = {match["module"]: name for name in tensors if (match := _ROWS_NAME.fullmatch(name))}
+    rows = {}
+    for module, name in found.items():
+        tensor = tensors.pop(name)
+        ids = indices
+        if isinstance(indices, dict):
+            ids = next((ids for end, ids in indices.items() if f".{module}".endswith(f".{end}")), None)
+        whole = isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids) and len(set(ids)) == len(ids)
+        if not whole or len(tensor.shape) != 2 or tensor.shape[0] != len(ids):
+            raise ValueError(
+                f"{config_path}: trainable_token_indices doesn't say which tokens the {list(tensor.shape)} rows of "
+                f"{module} belong to; the adapter's files are not of one adapter, copy it again"
+            )
+        rows[f"{module}.weight"] = TokenRows(tuple(ids), tensor)
+    if indices and not rows:
+        raise ValueError(f"{config_path}: trainable_token_indices names tokens, but the adapter holds no rows of them")
+    return rows
 
 
 def _read_paddlenlp(directory: Path, read_shard) -> Adapter:
@@ -267,6 +311,8 @@ def merge(tensors: dict[str, LazyTensor], adapter: Adapter, where: Path) -> dict
     for name, update in adapter.updates.items():
         base = tensors[name]
         merged[name] = LazyTensor(base.dtype, base.shape, _reader(name, base, update))
+    for name, rows in adapter.rows.items():
+        merged[name] = LazyTensor(tensors[name].dtype, tensors[name].shape, _row_reader(name, merged[name], rows))
     return merged
 
 
@@ -282,6 +328,7 @@ def check_fits(adapter: Adapter, base: dict[str, tuple[int, ...]], where: Path) 
     """
     shapes = {name: (update.b.shape[0], update.a.shape[1]) for name, update in adapter.updates.items()}
     shapes |= {name: tuple(tensor.shape) for name, tensor in adapter.replaced.items()}
+    shapes |= {name: _fitting_shape(rows, base.get(name)) for name, rows in adapter.rows.items()}
     if not shapes:
         raise ValueError(f"{where}: the adapter holds no tensor, it would change nothing; copy it again")
     wrong = [name for name, shape in shapes.items() if tuple(base.get(name, ())) != shape or name not in base]
@@ -292,6 +339,22 @@ def check_fits(adapter: Adapter, base: dict[str, tuple[int, ...]], where: Path) 
             f"{where}: {len(wrong)} of its {len(shapes)} tensors don't fit the base model, first {name} "
             f"{list(shapes[name])}, which {found}; was it trained on another base?"
         )
+
+
+def _fitting_shape(rows: TokenRows, base: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The base's shape, if it is one of a table that has these rows; else that of the smallest that does."""
+    at_least = (max(rows.token_ids, default=-1) + 1, rows.rows.shape[1])
+    fits = base is not None and len(base) == 2 and base[0] >= at_least[0] and base[1] == at_least[1]
+    return tuple(base) if fits else at_least
+
+
+def _row_reader(name: str, base: LazyTensor, rows: TokenRows):
+    def read() -> np.ndarray:
+        table = np.array(base.read())
+        table[list(rows.token_ids)] = rows.rows.load(base.dtype, name)
+        return table
+
+    return read
 
 
 def _reader(name: str, base: LazyTensor, update: LowRank):

@@ -1,4 +1,4 @@
-"""An adapter's directory -> LoRA layers, and replaced parameters, of a model in memory."""
+"""An adapter's directory -> LoRA layers, rows of new tokens, and replaced parameters, of a model in memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import paddle
 
+from paddle_xc2.counted import counted
+from paddle_xc2.data.tokenizer import XComposer2Tokenizer, has_tokenizer
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.models.lora import (
     LoRALinear,
@@ -19,11 +21,14 @@ from paddle_xc2.models.lora import (
     replace_layer,
     weight_shape,
 )
+from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows, row_layers
 from paddle_xc2.weights.adapter import Adapter, LowRank, check_fits, read_adapter
 from paddle_xc2.weights.checkpoint_files import read_shard
 from paddle_xc2.weights.lazy_tensor import LazyTensor
 from paddle_xc2.weights.merging import with_our_prefixes
 from paddle_xc2.weights.name_map import to_hf, to_paddle
+
+_ROW_LAYERS = {"model.tok_embeddings": EmbeddingRows, "output": HeadRows}
 
 
 class AdapterReport(NamedTuple):
@@ -32,17 +37,21 @@ class AdapterReport(NamedTuple):
     Attributes:
         num_updates: weights that got a low-rank update.
         num_replaced: tensors that were replaced whole.
+        num_rows: rows of token tables that were replaced.
         change_norm: Frobenius norm of all changes together.
     """
 
     num_updates: int
     num_replaced: int
+    num_rows: int
     change_norm: float
 
     def __str__(self) -> str:
-        whole = f", {self.num_replaced} tensors replaced whole" if self.num_replaced else ""
+        parts = [counted(self.num_updates, "low-rank update")]
+        parts += [counted(self.num_replaced, "tensor") + " replaced whole"] if self.num_replaced else []
+        parts += [counted(self.num_rows, "row") + " of token tables replaced"] if self.num_rows else []
         nothing = "; it changes nothing yet" if self.change_norm == 0.0 else ""
-        return f"{self.num_updates} low-rank updates{whole}, norm of the change {self.change_norm:.4g}{nothing}"
+        return f"{', '.join(parts)}, norm of the change {self.change_norm:.4g}{nothing}"
 
 
 def load_adapter(model, path: str | Path) -> AdapterReport:
@@ -54,12 +63,14 @@ def load_adapter(model, path: str | Path) -> AdapterReport:
     """
     directory = resolve_model_path(path)
     model.adapter_report = apply_adapter(model, read_adapter(directory, read_shard), directory)
+    if has_tokenizer(directory):
+        model.tokenizer = XComposer2Tokenizer.from_pretrained(directory)
     return model.adapter_report
 
 
 @paddle.no_grad()
 def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = True) -> AdapterReport:
-    """Wraps the linear layers that the adapter updates, and replaces the parameters that it holds whole.
+    """Wraps the layers that the adapter updates or holds rows of, and replaces the parameters that it holds whole.
 
     Args:
         model: XComposer2ForCausalLM without an adapter. Afterwards its `replaced` names the parameters that the adapter
@@ -78,6 +89,13 @@ def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = Tr
     unwrappable = [path for path in updates if not is_linear(layer_at(model, path))]
     if unwrappable:
         raise ValueError(f"{where}: updates {unwrappable[0]}, which is no linear layer; merge the adapter with PEFT")
+    rows = {to_paddle(name)[0].removesuffix(".weight"): rows for name, rows in adapter.rows.items()}
+    unknown = [path for path in rows if path not in _ROW_LAYERS or path in updates]
+    if unknown:
+        raise ValueError(
+            f"{where}: holds rows of {unknown[0]}, which is no token table, or which it updates too; merge the adapter "
+            "with PEFT"
+        )
     model.rslora = adapter.rslora
     square = 0.0
     for path, update in updates.items():
@@ -90,13 +108,22 @@ def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = Tr
         _set(parameter, tensor.transposed() if transpose else tensor, name)
         square += float((parameter.astype("float32") - before.astype("float32")).square().sum())
         model.replaced[ours] = before if keep_replaced else None
-    return AdapterReport(len(updates), len(adapter.replaced), math.sqrt(square))
+    for path, (token_ids, tensor) in rows.items():
+        layer = _ROW_LAYERS[path](layer_at(model, path), token_ids, model.config.dtype)
+        _set(layer.rows, tensor, path)
+        square += float((layer.rows.astype("float32") - layer.base_rows().astype("float32")).square().sum())
+        replace_layer(model, path, layer)
+    num_rows = sum(len(token_ids) for token_ids, _ in rows.values())
+    return AdapterReport(len(updates), len(adapter.replaced), num_rows, math.sqrt(square))
 
 
 def merge_adapter(model) -> None:
     """Writes the adapter's change into the weights; the model is then one without an adapter."""
     _check_has_adapter(model, "merge")
     merge_lora(model)
+    for path, layer in row_layers(model).items():
+        layer.write_into_base()
+        replace_layer(model, path, layer.base)
     model.replaced = {}
 
 
@@ -108,10 +135,13 @@ def unload_adapter(model) -> None:
     if lost:
         raise ValueError(f"the base's values of {lost[0]} were not kept while training; load the base again")
     remove_lora(model)
+    for path, layer in row_layers(model).items():
+        replace_layer(model, path, layer.base)
     parameters = dict(model.named_parameters())
     for name, before in model.replaced.items():
         parameters[name].set_value(before)
     model.replaced = {}
+    model.tokenizer = None
 
 
 def _check_has_adapter(model, what: str) -> None:

@@ -1,4 +1,4 @@
-"""LoRA layers, and what was trained beside them, of a model in memory -> an adapter's directory in PEFT's layout."""
+"""LoRA layers, rows of tokens, and what learned beside them, of a model in memory -> a directory in PEFT's layout."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from paddle_xc2.adapter_base import FACTS_VERSION, SETTINGS
 from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, ADAPTER_FACTS_FILE
 from paddle_xc2.models.lora import LoRALinear, is_linear, lora_layers, named_parameters
+from paddle_xc2.models.token_rows import row_layers
 from paddle_xc2.weights.adapter import ADAPTER_FILES
 from paddle_xc2.weights.base_fingerprint import base_fingerprint
 from paddle_xc2.weights.checkpoint_files import write_json, write_shard
@@ -25,7 +26,7 @@ def save_adapter(model, directory: str | Path, overwrite: bool = True) -> None:
     """Writes the model's adapter: adapter_config.json, adapter_model.safetensors, and a file of facts of our own.
 
     PEFT reads it but for PLoRA and the separators of tiles, if these were trained: PEFT mistakes their names for its
-    own. `merge` makes a checkpoint of all that every program reads.
+    own. `merge` makes a checkpoint of all that every program reads. A tokenizer with new tokens is written beside it.
 
     Args:
         model: XComposer2ForCausalLM with LoRA layers, or parameters that `model.replaced` names.
@@ -37,6 +38,8 @@ def save_adapter(model, directory: str | Path, overwrite: bool = True) -> None:
         raise ValueError("the model has no adapter to save")
     destination = Path(directory).resolve()
     with whole_directory(destination, overwrite) as partial:
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(partial)
         digest = write_shard(partial / ADAPTER_FILES[0], tensors, "pt")
         write_json(partial / ADAPTER_CONFIG_FILE, peft_config(model))
         write_json(partial / ADAPTER_FACTS_FILE, _facts(model, destination))
@@ -52,6 +55,9 @@ def adapter_tensors(model) -> dict[str, LazyTensor]:
         tensors[f"{module}.lora_B.weight"] = tensor_in_memory(layer.lora_b).transposed()
         if layer.magnitude is not None:
             tensors[f"{module}.lora_magnitude_vector"] = tensor_in_memory(layer.magnitude)
+    for path, layer in row_layers(model).items():
+        name = f"{_PREFIX}{_upstream_module(path)}.token_adapter.trainable_tokens_delta"
+        tensors[name] = tensor_in_memory(layer.rows)
     parameters = named_parameters(model)
     for name in model.replaced:
         upstream, transpose = to_hf(name)
@@ -61,13 +67,15 @@ def adapter_tensors(model) -> dict[str, LazyTensor]:
 
 
 def peft_config(model) -> dict:
-    """adapter_config.json: the keys of peft 0.12, which later ones read too."""
+    """adapter_config.json: the keys of peft 0.12, which later ones read too; with rows of tokens, one of 0.15 too."""
     layers = {_upstream_module(path): layer for path, layer in lora_layers(model).items()}
     rslora = bool(getattr(model, "rslora", False))
     ranks = {module: layer.rank for module, layer in layers.items()}
     alphas = {module: _alpha(layer, rslora) for module, layer in layers.items()}
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] if values else 8 for values in (ranks, alphas))
+    rows = {_upstream_module(path): list(layer.token_ids) for path, layer in row_layers(model).items()}
     return {
+        **({"trainable_token_indices": rows} if rows else {}),
         "alpha_pattern": {module: value for module, value in alphas.items() if value != alpha},
         "auto_mapping": None,
         "base_model_name_or_path": _base_name(model),

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from paddle_xc2 import __version__
 from paddle_xc2.adapter_base import find_base, is_adapter
+from paddle_xc2.data.tokenizer import XComposer2Tokenizer, has_tokenizer
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.weights.adapter import merge
 from paddle_xc2.weights.balance import balance
@@ -111,6 +112,8 @@ def convert(
         if dequantize:
             tensors = as_trained_with(tensors, adapter)
         tensors = merge_into_base(tensors, config, adapter)
+    with_tokens = adapter is not None and has_tokenizer(adapter)
+    tokenizer = XComposer2Tokenizer.from_pretrained(adapter) if with_tokens else None
     layout = layout_of(tensors)
     shapes = parameter_shapes(config)
     parameters, dropped = balance(tensors, layout, shapes, source)
@@ -141,6 +144,7 @@ def convert(
                 on_bytes=lambda count: bar.update(count / 2),
                 verify=True,
                 finished=finished,
+                tokenizer=tokenizer,
             )
         # What was written is a checkpoint of the same model to a reader who knows nothing of how it was written.
         balance(read_checkpoint(partial), to, shapes, partial)

@@ -68,6 +68,7 @@ def save_model(
             model.config,
             to,
             source_dir=model.source_dir,
+            tokenizer=model.tokenizer,
             dtype=dtype,
             config_dtype=dtype or prevailing_dtype(parameters.values()),
             max_shard_size=max_shard_size,
@@ -86,6 +87,7 @@ def write_files(
     on_bytes: Callable[[int], object] = lambda count: None,
     verify: bool = False,
     finished: FinishedShards | None = None,
+    tokenizer: XComposer2Tokenizer | None = None,
 ) -> None:
     """Writes everything that a checkpoint consists of, the manifest last.
 
@@ -98,6 +100,7 @@ def write_files(
         config_dtype: what config.json says of the dtype; None leaves what the original config.json says.
         max_shard_size: bytes, or as "5GB".
         on_bytes, verify, finished: as `write_checkpoint`.
+        tokenizer: is written in place of the tokenizer in `source_dir`.
     Raises: ValueError for an unknown layout, for parameters that weights/name_map.py doesn't know, for values that
         don't fit into `dtype`, or for a disk without enough room.
     """
@@ -121,6 +124,8 @@ def write_files(
         digests |= {f"{folder}/{name}".lstrip("/"): digest for name, digest in shards.items()}
     if source_dir is not None:
         _copy_companions(source_dir, directory)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory)
     write_config(directory, config, to, config_dtype)
     if finished:
         finished.complete()

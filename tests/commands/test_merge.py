@@ -52,7 +52,7 @@ def test_merged_logits_are_those_with_the_adapter(place, to, capsys):
     changed, differs = re.search(
         r"changes them by up to (\S+); merged, they differ from that by up to (\S+)", told
     ).groups()
-    assert float(changed) > 0.1 and float(differs) < 1e-4 and "3 low-rank updates, 1 tensors replaced whole" in told
+    assert float(changed) > 0.1 and float(differs) < 1e-4 and "3 low-rank updates, 1 tensor replaced whole" in told
     model = XComposer2ForCausalLM.from_pretrained(out)
     np.testing.assert_allclose(logits(model), want, atol=5e-5)  # 6e-6 measured
     assert model.config.chat_layout == "as_trained" and (out / "tokenizer.model").is_file() and not model.has_adapter

@@ -20,7 +20,10 @@ class Config(dict):
 
 
 def model_of(tensors):
-    """Modules under the tensors' names: nn.Linear where a matrix is a linear layer's, PLoRA within it as upstream."""
+    """Modules under the tensors' names: nn.Linear where a matrix is a linear layer's, PLoRA within it as upstream.
+
+    The token embedding is an nn.Embedding.
+    """
     root = torch.nn.Module()
     root.config, root.prepare_inputs_for_generation = Config(), None
     for name in sorted(tensors, key=lambda name: ("Plora" in name, name.endswith("bias"))):
@@ -35,6 +38,8 @@ def model_of(tensors):
             is_linear = last == "weight" and value.dim() == 2 and "embedding" not in name
             has_bias = f"{'.'.join(path)}.bias" in tensors
             module = torch.nn.Linear(*value.shape[::-1], bias=has_bias) if is_linear else torch.nn.Module()
+            if path[-1] == "tok_embeddings":
+                module = torch.nn.Embedding(*value.shape)
             owner.add_module(path[-1], module)
         module = owner._modules[path[-1]] if path else root
         module.register_parameter(last, torch.nn.Parameter(value.clone()))
@@ -54,7 +59,7 @@ def main(job, weights, *others):
         for name, parameter in model.named_parameters():
             if ".lora_B." in name:
                 parameter.data.normal_(0.0, 0.05)
-            elif "magnitude" in name or "modules_to_save" in name:
+            elif any(part in name for part in ("magnitude", "modules_to_save", "trainable_tokens_delta")):
                 parameter.data.mul_(1.1)
         model.save_pretrained(adapter)
     merged = model.merge_and_unload().state_dict()

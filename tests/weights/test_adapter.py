@@ -12,7 +12,7 @@ from paddle_xc2.models.lora import lora_layers
 from paddle_xc2.weights.adapter import LowRank, merge, read_adapter
 from paddle_xc2.weights.adapter_loading import apply_adapter
 from paddle_xc2.weights.checkpoint_files import read_checkpoint, read_shard
-from paddle_xc2.weights.lazy_tensor import LazyTensor
+from paddle_xc2.weights.lazy_tensor import LazyTensor, cast
 from tests.golden import Golden
 from tests.tiny import tiny_model
 
@@ -238,6 +238,100 @@ def test_adapters_of_xtuners_parts(tmp_path):
 
 
 PREFIX = "base_model.model."
+ROWS = ".token_adapter.trainable_tokens_delta"
+
+
+def test_rows_of_tokens_are_replaced_and_come_back(tmp_path):
+    """PEFT's trainable tokens: by the end of a module's name, in the order of the list."""
+    random = np.random.default_rng(1)
+    embedding, head = (random.standard_normal((n, 64)).astype(np.float32) for n in (3, 2))
+    tensors = {f"{PREFIX}model.tok_embeddings{ROWS}": embedding, f"{PREFIX}output{ROWS}.default": head}
+    ids = {"tok_embeddings": [90, 3, 399], "output": [5, 17]}
+    directory = write_peft(tmp_path / "adapter", tensors, trainable_token_indices=ids)
+    model = tiny_model()
+    before, plain = dict(model.state_dict()), logits(model)
+    before = {name: parameter.numpy() for name, parameter in before.items()}
+    report = model.load_adapter(directory)
+    assert str(report).startswith("0 low-rank updates, 5 rows of token tables replaced, norm of the change")
+    with_rows = logits(model)
+    assert np.abs(with_rows - plain).max() > 0.1
+    change = np.concatenate(
+        [embedding - before["model.tok_embeddings.weight"][[90, 3, 399]], head - before["output.weight"][:, [5, 17]].T]
+    )
+    assert report.change_norm == pytest.approx(np.linalg.norm(change), rel=1e-5)
+    model.unload_adapter()
+    assert not model.has_adapter
+    np.testing.assert_array_equal(logits(model), plain)
+    model.load_adapter(directory)
+    model.merge_adapter()
+    np.testing.assert_allclose(logits(model), with_rows, atol=1e-5)
+    want = before["model.tok_embeddings.weight"].copy()
+    want[[90, 3, 399]] = embedding
+    np.testing.assert_array_equal(model.model.tok_embeddings.weight.numpy(), want)
+    want = before["output.weight"].copy()
+    want[:, [5, 17]] = head.T
+    np.testing.assert_array_equal(model.output.weight.numpy(), want)
+    for name in before.keys() - {"model.tok_embeddings.weight", "output.weight"}:
+        np.testing.assert_array_equal(model.state_dict()[name].numpy(), before[name])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_in_files_are_those_in_memory(tmp_path, dtype):
+    """Saved, read, and merged into the files of the base, together with LoRA."""
+    model = tiny_model()
+    rows = {"tok_embeddings": [7, 2, 9]}  # a list would do as well, for the embedding
+    values = np.random.default_rng(1).standard_normal((3, 64)).astype(np.float32)
+    tensors = {**pairs(), f"{PREFIX}model.tok_embeddings{ROWS}": values}
+    model.load_adapter(write_peft(tmp_path / "first", tensors, trainable_token_indices=rows["tok_embeddings"]))
+    model.save_adapter(tmp_path / "second")
+    config = json.loads((tmp_path / "second" / "adapter_config.json").read_text())
+    assert config["trainable_token_indices"] == {"model.tok_embeddings": [7, 2, 9]}
+    adapter = read_adapter(tmp_path / "second", read_shard)
+    token_ids, stored = adapter.rows["model.tok_embeddings.weight"]
+    assert token_ids == (7, 2, 9) and adapter.updates.keys() == {f"{WQKV}.weight", f"{W2}.weight"}
+    np.testing.assert_array_equal(stored.load("float32", "rows"), values)
+    table = tiny_model().model.tok_embeddings.weight.numpy()
+    names = [f"{WQKV}.weight", f"{W2}.weight"]
+    base = {name: LazyTensor("float32", shape[::-1], lambda s=shape[::-1]: np.zeros(s, np.float32))
+            for name, shape in zip(names, SHAPES.values(), strict=True)}  # fmt: skip
+    stored_table = cast(table, "float32", dtype, "table")
+    base["model.tok_embeddings.weight"] = LazyTensor(dtype, table.shape, lambda: stored_table)
+    merged = merge(base, adapter, tmp_path)["model.tok_embeddings.weight"]
+    want = stored_table.copy()
+    want[[7, 2, 9]] = cast(values, "float32", dtype, "rows")
+    assert merged.dtype == dtype
+    np.testing.assert_array_equal(merged.read(), want)
+    np.testing.assert_array_equal(stored_table, cast(table, "float32", dtype, "table"))  # the file's own stay
+
+
+def rows_of(module, count=2, width=64):
+    return {f"{PREFIX}{module}{ROWS}": np.ones((count, width), np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "indices", "message"),
+    [
+        (rows_of("output"), None, r"trainable_token_indices doesn't say which tokens the \[2, 64\] rows of output"),
+        (rows_of("output"), {"tok_embeddings": [1, 2]}, "doesn't say which tokens the"),
+        (rows_of("output"), {"output": [1]}, "doesn't say which tokens the"),
+        (rows_of("output"), {"output": [1, 1]}, "doesn't say which tokens the"),
+        (rows_of("output"), {"output": [1, -1]}, "doesn't say which tokens the"),
+        (rows_of("output"), {"output": [1, "2"]}, "doesn't say which tokens the"),
+        ({}, {"output": [1]}, "trainable_token_indices names tokens, but the adapter holds no rows of them"),
+        (rows_of("output"), {"output": [1, 400]}, r"first output.weight \[401, 64\], which is \[400, 64\] there"),
+        (rows_of("output", width=63), {"output": [1, 2]}, r"first output.weight \[3, 63\], which is \[400, 64\] there"),
+        (rows_of("vision_proj.0", width=32), {"0": [1, 2]}, "holds rows of vision_proj.0, which is no token table"),
+        (rows_of(WQKV), {"wqkv": [1, 2]}, "holds rows of .*wqkv.*, which is no token table, or which it updates too"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused_and_change_nothing(tmp_path, tensors, indices, message):
+    model = tiny_model()
+    plain = logits(model)
+    directory = write_peft(tmp_path / "adapter", {**pairs(), **tensors}, trainable_token_indices=indices)
+    with pytest.raises(ValueError, match=message):
+        model.load_adapter(directory)
+    assert not model.has_adapter
+    np.testing.assert_array_equal(logits(model), plain)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +435,7 @@ def test_merging_goes_block_by_block(monkeypatch):
     lazy = [LazyTensor("float32", x.shape, lambda x=x: x) for x in (base, a, b)]
 
     class OneUpdate:
-        updates, replaced = {"w": LowRank(lazy[1], lazy[2], 0.5)}, {}
+        updates, replaced, rows = {"w": LowRank(lazy[1], lazy[2], 0.5)}, {}, {}
 
     merged = merge({"w": lazy[0]}, OneUpdate, "here")["w"]
     np.testing.assert_allclose(merged.read(), base + 0.5 * b @ a, atol=1e-5)

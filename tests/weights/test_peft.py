@@ -13,13 +13,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from paddle_xc2 import XComposer2ForCausalLM
-from paddle_xc2.models.lora import lora_layers
+from paddle_xc2.models.lora import layer_at, lora_layers, replace_layer
+from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.finetune import choose_trainable
 from paddle_xc2.training.lora import add_lora
 from tests.tiny import tiny_checkpoint
 
-# float32, merged by torch 2.13.0 and peft 0.12.0: 0 for LoRA, 3e-7 for DoRA; weights up to 1.
+# float32, merged by torch 2.13.0 and peft 0.12.0 or 0.21.2: 0 for LoRA, 3e-7 for DoRA; weights up to 1.
 ATOL = 2e-6
 
 
@@ -80,6 +81,26 @@ def test_adapters_written_here(run_peft, base, tmp_path, settings):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=ATOL, err_msg=name)
 
 
+def test_rows_of_tokens_written_here(run_peft, base, tmp_path):
+    """PEFT's trainable tokens, which it has since 0.15."""
+    model = XComposer2ForCausalLM.from_pretrained(base[0])
+    add_lora(model, FinetuneArguments(lora=True, lora_rank=4, lora_alpha=8))
+    for path, kind, ids in (("model.tok_embeddings", EmbeddingRows, [9, 4]), ("output", HeadRows, [4, 11, 2])):
+        layer = kind(layer_at(model, path), ids)
+        layer.rows.set_value(paddle.randn(layer.rows.shape))
+        replace_layer(model, path, layer)
+    model.save_pretrained(tmp_path / "adapter")
+    run_peft("merge", base[1], tmp_path / "adapter", tmp_path / "theirs.safetensors")
+    model.merge_adapter()
+    model.save_pretrained(tmp_path / "ours", to="hf")
+    before, theirs = load_file(base[1]), load_file(tmp_path / "theirs.safetensors")
+    ours = load_file(tmp_path / "ours" / "model.safetensors")
+    for name, ids in (("model.tok_embeddings.weight", [4, 9]), ("output.weight", [2, 4, 11])):
+        assert np.flatnonzero((theirs[name] != before[name]).any(axis=1)).tolist() == ids
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -87,8 +108,9 @@ def test_adapters_written_here(run_peft, base, tmp_path, settings):
         {"use_dora": True},
         {"modules_to_save": ["vision_proj"]},
         {"layers_to_transform": [1], "layers_pattern": "layers"},
+        {"trainable_token_indices": {"tok_embeddings": [7, 3], "output": [12]}},
     ],
-    ids=["patterns", "dora", "modules_to_save", "layers"],
+    ids=["patterns", "dora", "modules_to_save", "layers", "tokens"],
 )
 def test_adapters_written_by_peft(run_peft, base, tmp_path, settings):
     targets = ["attention.wqkv", "attention.wo", "feed_forward.w1"]
@@ -99,6 +121,7 @@ def test_adapters_written_by_peft(run_peft, base, tmp_path, settings):
     report = model.load_adapter(tmp_path / "adapter")
     assert report.num_updates == (3 if "layers_to_transform" in settings else 6)
     assert report.num_replaced == (4 if "modules_to_save" in settings else 0)
+    assert report.num_rows == (3 if "trainable_token_indices" in settings else 0)
     model.merge_adapter()
     model.save_pretrained(tmp_path / "ours", to="hf")
     ours, theirs = load_file(tmp_path / "ours" / "model.safetensors"), load_file(tmp_path / "theirs.safetensors")
