@@ -31,6 +31,8 @@ class FinetuneArguments:
 
     Model:
         model_name_or_path: checkpoint to start from: a directory, or a released name.
+        new_tokens: texts that become one token each, as in ["<defect>"], and are saved with the tokenizer. They take
+            the place of unused pieces of the vocabulary, and begin as the mean of the tokens that they replace.
         img_size: pixels, side of the square image; null is the checkpoint's, another size resizes its position table.
         hd_num: tiles that an image may take; null is upstream's number, -1 is for families without tiles.
         pad_image_to_square: of LLaVA: false takes the middle of an image as CLIP does, true pads it to a square; null
@@ -60,6 +62,10 @@ class FinetuneArguments:
         train_plora: train PLoRA's matrices whole beside LoRA. Like the vision encoder and the projector, where fix_vit
             and fix_sampler are false, they are saved with the adapter.
         train_separators: likewise the separators between the tiles of an image.
+        train_tokens: tokens whose rows of the embedding and of the output head learn whole; only these rows are saved.
+            null is what the training data needs: new_tokens, and the tokens in it that the model never learned, as far
+            as its tables show. [] is new_tokens alone.
+        train_embeddings: train both tables whole instead.
     Data:
         dataset: {"train": [{"name", "data_files", "image_folder", "num_samples", "ratio"}], "eval": [...]}; data_files
             (one or a list) are looked for from the current folder, then from the argument file's. num_samples, or
@@ -96,6 +102,7 @@ class FinetuneArguments:
         mm_projector_lr: the same for the projector.
         plora_lr: the same for PLoRA's matrices.
         separators_lr: the same for the separators between tiles.
+        embeddings_lr: the same for the embedding and the output head, whole or in rows.
         weight_decay: AdamW's, times the learning rate; matrices only, not biases and norm weights.
         adam_beta1: AdamW's decay of the first moment, per step.
         adam_beta2: AdamW's decay of the second moment, per step.
@@ -158,6 +165,7 @@ class FinetuneArguments:
 
     # Model
     model_name_or_path: str = "internlm/internlm-xcomposer2-7b"
+    new_tokens: list[str] | None = None
     img_size: int | None = None
     hd_num: int | None = None
     pad_image_to_square: bool | None = None
@@ -181,6 +189,8 @@ class FinetuneArguments:
     lora_path: str | None = None
     train_plora: bool = False
     train_separators: bool = False
+    train_tokens: list[str] | None = None
+    train_embeddings: bool = False
 
     # Data
     dataset: dict | None = None
@@ -211,6 +221,7 @@ class FinetuneArguments:
     mm_projector_lr: float | None = None
     plora_lr: float | None = None
     separators_lr: float | None = None
+    embeddings_lr: float | None = None
     weight_decay: float = 0.1
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
@@ -387,6 +398,7 @@ _AT_LEAST = {
     "mm_projector_lr": 0,
     "plora_lr": 0,
     "separators_lr": 0,
+    "embeddings_lr": 0,
     "lora_rank": 1,
     "vit_lora_rank": 1,
     "lora_plus_scale": 0,
@@ -646,6 +658,7 @@ _LORA_ONLY = {
     "lora_target_modules": None,
     "vit_lora_rank": None,
     "vit_lora_alpha": None,
+    "train_tokens": None,
 }
 
 
@@ -662,9 +675,11 @@ def _check_lora(arguments: FinetuneArguments, wrong: list[str]) -> None:
     elif arguments.quantization and arguments.do_train and not arguments.lora:
         wrong.append('"quantization" is "nf4", but quantized weights don\'t learn; set "lora": true, or leave it out')
     if not arguments.learning_rate:
-        for name in ("vit_lr", "mm_projector_lr", "plora_lr", "separators_lr"):
+        for name in ("vit_lr", "mm_projector_lr", "plora_lr", "separators_lr", "embeddings_lr"):
             if getattr(arguments, name):
                 wrong.append(f'"{name}" is {getattr(arguments, name)}, but "learning_rate" is 0; freeze parts instead')
+    if arguments.train_embeddings and arguments.train_tokens:
+        wrong.append('"train_embeddings" and "train_tokens" are both set, but whole tables hold all rows; keep one')
     if arguments.lora_target_modules == []:
         wrong.append('"lora_target_modules" is empty; leave it out for the language model\'s layers')
 

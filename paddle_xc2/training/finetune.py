@@ -18,6 +18,7 @@ import paddle_xc2
 from paddle_xc2 import runtime
 from paddle_xc2.data.mixture import load_datasets
 from paddle_xc2.data.processor import XComposer2Processor
+from paddle_xc2.data.tokenizer import XComposer2Tokenizer, has_tokenizer
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load_arguments
@@ -30,6 +31,7 @@ from paddle_xc2.training.plan import Plan, first_sample_text, plan_lines
 from paddle_xc2.training.reporting import check_installed
 from paddle_xc2.training.sample_answers import TABLE_FILE, read_questions
 from paddle_xc2.training.samples import Samples, fit_samples
+from paddle_xc2.training.token_rows import fresh_tokens, learn_token_rows, start_new_tokens, token_row_lines
 from paddle_xc2.training.trainable import set_learning_rates, set_trainable
 from paddle_xc2.training.trainer import STATE_FILE, StepTrainer, check_best_metric
 from paddle_xc2.weights.whole_directory import NoRoom
@@ -53,7 +55,7 @@ def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
     check_installed(arguments.reporters)
     start = choose_start(arguments)
     model_dir = resolve_model_path(arguments.model_name_or_path)
-    processor = build_processor(arguments, model_dir)
+    processor, original = build_processor(arguments, model_dir)
     train = read_samples(arguments, "train", config_path, processor) if arguments.do_train else None
     evaluation = read_samples(arguments, "eval", config_path, processor)
     questions = read_questions(arguments, config_path, processor)
@@ -62,17 +64,17 @@ def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
     plan = Plan(arguments, precision, start, train, evaluation, dist.get_world_size(), dist.get_rank(), questions)
     if not train:
         try:
-            StepTrainer(load_model(plan, model_dir, processor), processor, plan).evaluate()
+            StepTrainer(load_model(plan, model_dir, processor, original), processor, plan).evaluate()
         except OSError as error:
             return report_disk_error(arguments, error)
         return 0
     check_same_course(start, plan.course)
-    model = load_model(plan, model_dir, processor)
+    model = load_model(plan, model_dir, processor, original)
     learning = choose_trainable(model, arguments)
     if plan.num_processes > 1:
         dist.barrier()  # every process has looked at output_dir before the first one writes into it
     if plan.rank == 0:
-        print_plan(plan, model.config, learning, processor)
+        print_plan(plan, model, learning, processor)
     try:
         if plan.rank == 0:
             claim(Path(arguments.output_dir), facts_of(plan))
@@ -83,7 +85,7 @@ def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
         with trainer.stop.listening():
             seconds = train_to_the_end(trainer)
             if trainer.best and trainer.best["step"] != plan.num_steps:
-                load_best(trainer, model_dir, processor)
+                load_best(trainer, model_dir, processor, original)
             save_results(trainer, seconds)
         return 0
     except Stopped:
@@ -116,8 +118,12 @@ def prepare_device(arguments: FinetuneArguments) -> str:
     return runtime.choose_precision(arguments.bf16, arguments.fp16, device, arguments.allow_precision_fallback)
 
 
-def build_processor(arguments: FinetuneArguments, model_dir: Path) -> XComposer2Processor:
-    return XComposer2Processor.from_pretrained(
+def build_processor(arguments: FinetuneArguments, model_dir: Path) -> tuple[XComposer2Processor, XComposer2Tokenizer]:
+    """What encodes the samples, and the model's own tokenizer, without tokens of lora_path and new_tokens.
+
+    Raises: ValueError if new_tokens can't be tokens, or are new and nothing is trained.
+    """
+    processor = XComposer2Processor.from_pretrained(
         model_dir,
         max_length=arguments.max_length,
         hd_num=arguments.hd_num,
@@ -125,6 +131,17 @@ def build_processor(arguments: FinetuneArguments, model_dir: Path) -> XComposer2
         image_size=arguments.img_size,
         pad_image_to_square=arguments.pad_image_to_square,
     )
+    original = processor.tokenizer
+    if arguments.lora_path and has_tokenizer(adapter := resolve_model_path(arguments.lora_path)):
+        processor.tokenizer = XComposer2Tokenizer.from_pretrained(adapter)
+    if arguments.new_tokens:
+        processor.tokenizer = processor.tokenizer.with_new_tokens(arguments.new_tokens)
+        if not arguments.do_train and fresh_tokens(processor.tokenizer, original, arguments.new_tokens):
+            raise ValueError(
+                f'"new_tokens" are not all tokens of {arguments.model_name_or_path}, and "do_train" is false: nothing '
+                "teaches them; leave new_tokens out"
+            )
+    return processor, original
 
 
 def read_samples(arguments: FinetuneArguments, part: str, config_path, processor) -> Samples | None:
@@ -136,8 +153,10 @@ def read_samples(arguments: FinetuneArguments, part: str, config_path, processor
     return fit_samples(load_datasets(specs), processor, arguments.truncation == "leave_out", silent)
 
 
-def load_model(plan: Plan, model_dir: Path, processor: XComposer2Processor) -> XComposer2ForCausalLM:
-    """The model in the state to start from."""
+def load_model(
+    plan: Plan, model_dir: Path, processor: XComposer2Processor, original: XComposer2Tokenizer
+) -> XComposer2ForCausalLM:
+    """The model in the state to start from. original: the tokenizer of model_dir."""
     arguments = plan.arguments
     if plan.start.checkpoint and not arguments.lora:
         model = XComposer2ForCausalLM.from_pretrained(plan.start.checkpoint, dtype=plan.weight_dtype)
@@ -154,6 +173,13 @@ def load_model(plan: Plan, model_dir: Path, processor: XComposer2Processor) -> X
         continue_adapter(model, resolve_model_path(adapter), arguments)
     elif arguments.lora and plan.train:
         add_lora(model, arguments)
+    if plan.train and not plan.start.checkpoint:  # what checkpoints hold has begun already
+        if arguments.lora and not arguments.train_embeddings:
+            learn_token_rows(model, processor.tokenizer, arguments, plan.train, original)
+        else:
+            start_new_tokens(model, processor.tokenizer, original, arguments.new_tokens or ())
+    if processor.tokenizer is not original:
+        model.tokenizer = processor.tokenizer
     # Tokenizer and the like are copied from it when saving; a checkpoint may be gone by then.
     model.source_dir = model_dir
     is_path = Path(arguments.model_name_or_path).expanduser().is_dir()
@@ -174,7 +200,11 @@ def choose_trainable(model: XComposer2ForCausalLM, arguments: FinetuneArguments)
     """Sets what learns, and how fast. Returns: as `set_trainable`."""
     beside_lora = None
     if arguments.lora:
-        asked = {"PLoRA": arguments.train_plora, "other": arguments.train_separators}
+        asked = {
+            "PLoRA": arguments.train_plora,
+            "other": arguments.train_separators,
+            "embeddings": arguments.train_embeddings,
+        }
         beside_lora = [part for part in asked if asked[part]]
     patterns = (arguments.freeze_include, arguments.freeze_exclude)
     learning = set_trainable(model, arguments.fix_vit, arguments.fix_sampler, *patterns, beside_lora)
@@ -184,11 +214,18 @@ def choose_trainable(model: XComposer2ForCausalLM, arguments: FinetuneArguments)
     return learning
 
 
-def print_plan(plan: Plan, config, learning: dict[str, tuple[int, int]], processor: XComposer2Processor) -> None:
+def print_plan(
+    plan: Plan,
+    model: XComposer2ForCausalLM,
+    learning: dict[str, tuple[int, int]],
+    processor: XComposer2Processor,
+) -> None:
     """Says what is decided, and shows the first sample."""
     for note in plan.start.notes:
         print(note)
-    print("\n".join(plan_lines(plan, config, learning, runtime.prepare().device_name, device_memory())))
+    device = runtime.prepare().device_name
+    token_rows = token_row_lines(model, processor.tokenizer)
+    print("\n".join(plan_lines(plan, model.config, learning, device, device_memory(), token_rows)))
     conversation, example = processor.lay_out(plan.train.conversations[0])
     images = conversation.images
     image_tokens = [processor.num_image_tokens(image, training=True, num_images=len(images)) for image in images]
@@ -228,7 +265,9 @@ def train_to_the_end(trainer: StepTrainer) -> float:
     return seconds
 
 
-def load_best(trainer: StepTrainer, model_dir: Path, processor: XComposer2Processor) -> None:
+def load_best(
+    trainer: StepTrainer, model_dir: Path, processor: XComposer2Processor, original: XComposer2Tokenizer
+) -> None:
     """Puts the best state in the place of the last one. Raises: ValueError if its checkpoint is damaged."""
     plan, best = trainer.plan, trainer.best
     if plan.rank > 0:
@@ -242,7 +281,8 @@ def load_best(trainer: StepTrainer, model_dir: Path, processor: XComposer2Proces
     except ValueError as error:
         raise ValueError(f'{error}; it was the best, set "load_best_model_at_end" to false to save the last') from None
     trainer.model = trainer.model_wrapped = trainer.optimizer = None  # there may be no memory for two models
-    trainer.model = load_model(replace(plan, start=replace(plan.start, checkpoint=checkpoint)), model_dir, processor)
+    plan_of_best = replace(plan, start=replace(plan.start, checkpoint=checkpoint))
+    trainer.model = load_model(plan_of_best, model_dir, processor, original)
     choose_trainable(trainer.model, plan.arguments)  # an adapter is saved with all that learns beside it
     trainer.model_step = best["step"]
     trainer.answer_questions(best["step"])

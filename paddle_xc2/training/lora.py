@@ -11,6 +11,7 @@ import re
 
 from paddle_xc2 import runtime
 from paddle_xc2.models.lora import LoRALinear, is_linear, layer_at, lora_layers, lora_scaling, replace_layer
+from paddle_xc2.models.token_rows import is_rows
 from paddle_xc2.weights.adapter import read_adapter
 from paddle_xc2.weights.adapter_loading import apply_adapter
 from paddle_xc2.weights.checkpoint_files import read_shard
@@ -63,7 +64,8 @@ def continue_adapter(model, directory, arguments) -> None:
 
 def remember_trained(model) -> None:
     """Notes what learns whole, for it to be saved with the adapter; what an earlier adapter held whole stays noted."""
-    whole = {name for name, parameter in model.named_parameters() if not parameter.stop_gradient}
+    learning = {name for name, parameter in model.named_parameters() if not parameter.stop_gradient}
+    whole = {name for name in learning if not is_rows(name)}
     own = {f"{path}.{name}" for path, layer in lora_layers(model).items() for name, _ in layer.named_parameters()}
     model.replaced |= dict.fromkeys(sorted(whole - own - model.replaced.keys()))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,7 +31,7 @@ _GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
 _COURSE = (
     *("seed", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
     *("lr_scheduler_type", "num_cycles", "lr_end", "power", "fp16_opt_level", "img_size", "hd_num"),
-    "pad_image_to_square",
+    *("pad_image_to_square", "new_tokens"),
     *("mixture", "mixtoken", "max_tokens_per_batch", "group_by_length", "group_by_modality_length"),
     *("dataloader_drop_last", "fix_vit", "fix_sampler", "freeze_include", "freeze_exclude"),
     *PART_LEARNING_RATES.values(),
@@ -38,7 +39,8 @@ _COURSE = (
 # Of a run with LoRA. "lora" itself is in every course, as None where it is off.
 _LORA_COURSE = (
     *("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules", "rslora", "use_dora", "lora_plus_scale"),
-    *("lora_path", "train_plora", "train_separators", "vit_lora_rank", "vit_lora_alpha", "quantization"),
+    *("lora_path", "train_plora", "train_separators", "train_tokens", "train_embeddings"),
+    *("vit_lora_rank", "vit_lora_alpha", "quantization"),
 )
 
 
@@ -150,7 +152,12 @@ class Plan:
 
 
 def plan_lines(
-    plan: Plan, config: XComposer2Config, learning: dict[str, tuple[int, int]], device: str, device_memory: int
+    plan: Plan,
+    config: XComposer2Config,
+    learning: dict[str, tuple[int, int]],
+    device: str,
+    device_memory: int,
+    token_rows: Sequence[str] = (),
 ) -> list[str]:
     """The plan as text.
 
@@ -159,6 +166,7 @@ def plan_lines(
         learning: what `set_trainable` returned.
         device: name of what computes.
         device_memory: bytes that it has.
+        token_rows: lines on which rows of the token tables learn.
     """
     arguments = plan.arguments
     first, *others = trainable_table(learning)
@@ -168,6 +176,7 @@ def plan_lines(
         ("trained", first),
         *(("", line) for line in others),
         *_lora_rows(arguments),
+        *(("" if index else "tokens", line) for index, line in enumerate(token_rows)),
         *_sample_rows("samples", plan.train),
         *_mixture_rows(plan),
         *(_sample_rows("evaluation", plan.evaluation) if plan.evaluation else ()),

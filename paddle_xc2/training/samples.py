@@ -18,6 +18,7 @@ from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.video import is_video
 from paddle_xc2.data.worker_processes import made_ahead
 from paddle_xc2.runtime import usable_cpus
+from paddle_xc2.special_tokens import IGNORE_INDEX
 
 _NUM_UNUSABLE_SHOWN = 20
 _CHUNK = 256  # samples that a worker measures at a time
@@ -39,6 +40,8 @@ class Samples:
         refused: why each of the others is left out.
         num_shortened: samples that lose turns to fit.
         notes: oddities that were read in spite of.
+        token_ids: int64 [distinct], the tokens that the samples hold.
+        trained_ids: int64 [distinct], those of them that are trained.
     """
 
     conversations: Sequence[Conversation]
@@ -50,6 +53,8 @@ class Samples:
     refused: list[str]
     num_shortened: int
     notes: Notes
+    token_ids: np.ndarray
+    trained_ids: np.ndarray
 
     def __len__(self) -> int:
         return len(self.conversations)
@@ -81,7 +86,7 @@ class _Fitting(Sequence):
 
 @dataclass
 class _Measured:
-    """Of a chunk of records. `lengths` [fitting, 3]; `refused`, `unusable`: reasons."""
+    """Of a chunk of records. `lengths` [fitting, 3]; `refused`, `unusable`: reasons; `tokens`: distinct ids, twice."""
 
     fitting: list[int]
     lengths: list[tuple[int, int, int]]
@@ -90,6 +95,7 @@ class _Measured:
     unusable: list[str]
     num_shortened: int
     notes: Notes
+    tokens: tuple[np.ndarray, np.ndarray]  # token_ids and trained_ids of Samples
 
 
 class _Chunks(Sequence):
@@ -103,7 +109,8 @@ class _Chunks(Sequence):
         return -(-len(self.records) // _CHUNK)
 
     def __getitem__(self, chunk: int) -> _Measured:
-        measured, digests = _Measured([], [], b"", [], [], 0, Notes()), []
+        none = np.empty(0, np.int64)
+        measured, digests, held, trained = _Measured([], [], b"", [], [], 0, Notes(), (none, none)), [], [], []
         is_records = isinstance(self.records, Records)
         for index in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, len(self.records))):
             try:
@@ -127,7 +134,11 @@ class _Chunks(Sequence):
             measured.fitting.append(index)
             measured.lengths.append(lengths)
             measured.num_shortened += example.num_dropped_turns > 0
+            held.append(example.input_ids[~example.image_mask])
+            trained.append(example.labels[example.labels != IGNORE_INDEX])
         measured.digests = b"".join(digests)
+        if held:
+            measured.tokens = (np.unique(np.concatenate(held)), np.unique(np.concatenate(trained)))
         return measured
 
 
@@ -148,6 +159,7 @@ def fit_samples(
     fitting, lengths, refused, unusable, num_shortened = [], [], [], [], 0
     notes = records.notes() if isinstance(records, Records) else Notes()
     digest = hashlib.sha256()
+    held, trained = np.empty(0, np.int64), np.empty(0, np.int64)
     # A bar only if it takes long; where nobody watches, a line every now and then.
     interval = 0.2 if sys.stderr.isatty() else 10.0
     with tqdm(
@@ -161,6 +173,7 @@ def fit_samples(
             num_shortened += measured.num_shortened
             notes.update(measured.notes)
             digest.update(measured.digests)
+            held, trained = np.union1d(held, measured.tokens[0]), np.union1d(trained, measured.tokens[1])
             bar.update(min(_CHUNK, num_records - bar.n))
     if unusable:
         raise DataError(_listed(f"{len(unusable)} of {num_records} records can't be used:", unusable))
@@ -186,6 +199,8 @@ def fit_samples(
         refused,
         num_shortened,
         notes,
+        held,
+        trained,
     )
 
 

@@ -7,22 +7,25 @@ from fnmatch import fnmatchcase
 
 from paddle_xc2.models.lora import is_lora, lora_layers, named_parameters
 from paddle_xc2.models.nf4 import NF4Linear
+from paddle_xc2.models.token_rows import is_rows, row_layers
 
 # Parts of the model, by the names of their parameters; the first pattern that matches decides.
 PARTS = (
     ("PLoRA", r"model\..*\.plora_[ab]\."),
-    ("language model", r"(model|output)\."),
+    ("embeddings", r"(model\.tok_embeddings|output)\."),  # the output head is one of them
+    ("language model", r"model\."),
     ("ViT", r"vit\."),
     ("projector", r"vision_proj\."),
     ("other", r""),  # the separators of families with tiles
 )
-LORA = "LoRA"
+LORA, TOKENS = "LoRA", "rows of tokens"
 # Arguments that hold the learning rate of a part.
 PART_LEARNING_RATES = {
     "ViT": "vit_lr",
     "projector": "mm_projector_lr",
     "PLoRA": "plora_lr",
     "other": "separators_lr",
+    "embeddings": "embeddings_lr",
 }
 
 
@@ -40,20 +43,21 @@ def set_trainable(
     freeze what only `freeze_include` matches and free what only `freeze_exclude` matches, as in PaddleMIX.
 
     Args:
-        beside_lora: parts that learn whole beside LoRA, of "PLoRA" and "other", in a run that trains LoRA: its own
-            parameters learn always, the language model never. None is a run without LoRA, in which all of them learn.
-    Returns: {part: (parameters that learn, all its parameters)}, counted in numbers; with LoRA, LoRA is one of them.
+        beside_lora: parts that learn whole beside LoRA, of "PLoRA", "embeddings" and "other", in a run that trains
+            LoRA: its own parameters and rows of tokens learn always, the language model never. None is a run without
+            LoRA, in which all of them learn.
+    Returns: {part: (parameters that learn, all its parameters)}, counted in numbers; LoRA and rows of tokens are parts.
     Raises: ValueError for a pattern that matches no parameter, if nothing is left to learn, or if a layer is to learn
         both whole and by LoRA.
     """
     named = named_parameters(model)
     include = _matches(freeze_include, named, "freeze_include")
     exclude = _matches(freeze_exclude, named, "freeze_exclude")
-    counts = {part: (0, 0) for part in ((LORA,) if beside_lora is not None else ()) + tuple(part for part, _ in PARTS)}
+    counts = dict.fromkeys((LORA, TOKENS, *(part for part, _ in PARTS)), (0, 0))
     for name, parameter in named.items():
-        part = LORA if is_lora(name) else part_of(name)
+        part = LORA if is_lora(name) else TOKENS if is_rows(name) else part_of(name)
         frozen = part == "ViT" and fix_vit or part == "projector" and fix_sampler
-        if beside_lora is not None and part not in (LORA, "ViT", "projector"):
+        if beside_lora is not None and part not in (LORA, TOKENS, "ViT", "projector"):
             frozen = part not in beside_lora
         if (name in include) != (name in exclude):
             frozen = name in include
@@ -70,15 +74,27 @@ def set_trainable(
     return {part: count for part, count in counts.items() if count[1]}
 
 
+_HOW_TO_FREEZE = {
+    "ViT": 'set "fix_vit": true',
+    "projector": 'set "fix_sampler": true',
+    "embeddings": 'set "train_embeddings": false',
+}
+
+
 def _check_not_both(model) -> None:
     for path, layer in lora_layers(model).items():
         if any(not parameter.stop_gradient for parameter in layer.base.parameters()):
             part = part_of(f"{path}.")
-            key = {"ViT": "fix_vit", "projector": "fix_sampler"}.get(part)
-            freeze = f'set "{key}": true' if key else f'take "{path}.*" out of freeze_exclude'
+            freeze = _HOW_TO_FREEZE.get(part, f'take "{path}.*" out of freeze_exclude')
             raise ValueError(
                 f"{path} would learn whole and by LoRA at once; {freeze}, or leave the {part} out of "
                 "lora_target_modules"
+            )
+    for path, layer in row_layers(model).items():
+        if any(not parameter.stop_gradient for parameter in layer.base.parameters()):
+            raise ValueError(
+                f"{path} would learn whole and in rows at once; take it out of freeze_exclude, or set "
+                '"train_tokens": []'
             )
 
 
