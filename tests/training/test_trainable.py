@@ -25,7 +25,7 @@ def test_everything_learns_by_default(model):
 def test_parts():
     assert part_of("model.layers.0.attention.wqkv.linear.weight") == "language model"
     assert part_of("model.layers.0.attention.wqkv.plora_a.weight") == "PLoRA"
-    assert part_of("output.weight") == "language model"
+    assert part_of("output.weight") == part_of("model.tok_embeddings.weight") == "embeddings"
     assert part_of("vit.layers.0.mlp.fc1.bias") == "ViT"
     assert part_of("vision_proj.0.weight") == "projector"
     assert part_of("plora_glb_GN") == "other"
