@@ -9,10 +9,9 @@ from safetensors.numpy import load_file
 
 from paddle_xc2 import XComposer2ForCausalLM
 from paddle_xc2.models.lora import is_lora, lora_layers, named_parameters
-from paddle_xc2.training.arguments import FinetuneArguments, load_arguments
+from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.finetune import choose_trainable, finetune
 from paddle_xc2.training.lora import add_lora, target_layers
-from tests.conftest import ROOT
 from tests.tiny import tiny_model
 
 LORA = {"lora": True, "lora_rank": 4, "lora_alpha": 8, "save_strategy": "steps", "save_steps": 2}
@@ -220,17 +219,3 @@ def test_a_finished_adapter_is_evaluated_and_not_overwritten(config, tmp_path, m
         model_name_or_path=str(tmp_path / "out"), do_train=False, do_eval=True, output_dir=str(tmp_path / "2")
     )
     assert finetune(only) == 0
-
-
-@pytest.mark.parametrize("name", ["lora_sft_argument", "lora_sft_argument_v100"])
-def test_configs_run_on_a_cpu_through_overrides(name, workspace, tmp_path, capsys):
-    path = ROOT / "config" / f"{name}.json"
-    arguments = load_arguments(path)
-    assert arguments.lora and arguments.fix_vit and arguments.fix_sampler and arguments.fp16_opt_level == "O2"
-    assert (arguments.fp16, arguments.bf16) == ((True, False) if name.endswith("v100") else (False, True))
-    data = {part: [{"data_files": str(workspace / f"{part}.json")}] for part in ("train", "eval")}
-    words = ["--model_name_or_path", str(workspace / "model"), "--dataset", json.dumps(data)]
-    words += ["--output_dir", str(tmp_path / "out"), "--max_steps", "2", "--dataloader_num_workers", "0"]
-    assert finetune(path, [*words, "--bf16", "false", "--fp16", "false", "--max_length", "512"]) == 0
-    assert "LoRA of rank 64, alpha 64" in capsys.readouterr().out
-    assert XComposer2ForCausalLM.from_pretrained(tmp_path / "out").adapter_report.num_updates == 10
