@@ -1,5 +1,7 @@
 """Linear layers whose weights are stored in four bits: NF4 with double quantization, in Paddle's own operations.
 
+A GPU's own kernel dequantizes where there is one (models/nf4_kernel.py), to the same bits.
+
 Follows QLoRA (arXiv:2305.14314) and the formats of bitsandbytes, so that a checkpoint becomes the same weights here as
 in training with PyTorch: blocks of 64 weights along the inputs of one output share a scale, their largest magnitude;
 256 of these scales, less the mean of all, share a scale of their own and are stored in eight bits.
@@ -18,6 +20,8 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer
 
+from paddle_xc2.models.nf4_kernel import find_kernel
+
 # Quantiles of a normal distribution, zero among them, scaled to [-1, 1]: appendix E of the paper.
 NF4_VALUES = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
@@ -31,6 +35,7 @@ NUM_BYTES = 0.5 + 1 / BLOCK + 4 / (BLOCK * SCALE_BLOCK)  # that a weight takes
 # Weights that are computed at once: what comes between stays in the cache, and small beside the result. Dequantizing
 # 2048 x 2048 takes 22 ms in pieces and 34 ms as a whole.
 CHUNK = 2**20
+KERNEL_CHUNK = 2**24  # the same on a GPU, whose memory is what counts there
 
 
 class NF4Linear(nn.Layer):
@@ -40,7 +45,8 @@ class NF4Linear(nn.Layer):
 
     Attributes:
         packed: uint8 [in_features, out_features / 2]: each byte the codes of two neighbouring outputs, the first in
-            its upper half.
+            its upper half. With `by_output`, [out_features, in_features / 2]: of two neighbouring inputs.
+        by_output: whether the codes of a block lie one after the other, as a GPU's own kernel wants them.
         scale_codes: uint8 [out_features * blocks]: of one output after the other, as in bitsandbytes. The last block
             of an output is shorter where in_features is no multiple of 64.
         scale_scales: float32 [ceil(out_features * blocks / 256)].
@@ -56,6 +62,7 @@ class NF4Linear(nn.Layer):
             )
         self.in_features, self.out_features = in_features, out_features
         self.num_blocks = -(-in_features // BLOCK)
+        self.by_output = False
         num_scales = out_features * self.num_blocks
         zero = NF4_VALUES.index(0.0)
         self.register_buffer("packed", paddle.full([in_features, out_features // 2], zero * 17, "uint8"))
@@ -76,6 +83,8 @@ class NF4Linear(nn.Layer):
             pieces: the weight in order, in pieces of some of its rows: float [rows, out_features], rows a multiple of
                 BLOCK but for the last.
         """
+        if self.by_output:
+            self.packed, self.by_output = _regrouped(self.packed), False
         scales, start = [], 0
         for piece in pieces:
             packed, scale = _quantize_blocks(piece.astype("float32"))
@@ -89,18 +98,23 @@ class NF4Linear(nn.Layer):
         for buffer, value in zip((self.scale_codes, self.scale_scales), _quantize_scales(scales - mean), strict=True):
             buffer.copy_(value, True)
         self.scale_mean.copy_(mean.reshape([1]), True)
+        if self._kernel() and self.in_features % BLOCK == 0:
+            self.packed, self.by_output = _regrouped(self.packed), True
 
     @paddle.no_grad()
     def dequantize(self, dtype: str = "float32"):
         """The weight, float [in_features, out_features]; computed in float32."""
+        if self.by_output and (kernel := self._kernel()):
+            return self._dequantize_by(kernel, dtype)
+        packed = _regrouped(self.packed) if self.by_output else self.packed
         pairs = _on_device(_pairs, paddle.device.get_device())
-        scales = self._scales()
+        scales = self._scales().T.contiguous()
         weight = paddle.empty([self.in_features, self.out_features], dtype)
         rows = max(1, CHUNK // (BLOCK * self.out_features)) * BLOCK
         for start in range(0, self.in_features, rows):
             end = min(start + rows, self.in_features)
             # Pairs of outputs from a table of all bytes: half the look-ups, and no halves of bytes to take apart.
-            piece = paddle.gather(pairs, self.packed._slice(start, end).flatten().astype("int32"))
+            piece = paddle.gather(pairs, packed._slice(start, end).flatten().astype("int32"))
             piece = piece.reshape([end - start, self.out_features])
             scale = scales[start // BLOCK : -(-end // BLOCK)].unsqueeze(1)
             if (end - start) % BLOCK:
@@ -110,13 +124,27 @@ class NF4Linear(nn.Layer):
             weight._slice(start, end).copy_(piece.astype(dtype), True)
         return weight
 
+    def _dequantize_by(self, kernel, dtype: str):
+        """`dequantize` of codes that lie by output."""
+        scales = self._scales()
+        weight = paddle.empty([self.out_features, self.in_features], dtype)
+        rows = max(1, KERNEL_CHUNK // self.in_features)
+        for start in range(0, self.out_features, rows):
+            end = min(start + rows, self.out_features)
+            piece = kernel(self.packed._slice(start, end), scales[start:end].flatten())
+            weight._slice(start, end).copy_(piece.astype(dtype), True)
+        return weight.T
+
+    def _kernel(self):
+        return find_kernel(paddle.device.get_device(), NF4_VALUES, BLOCK)
+
     def _scales(self):
-        """float32 [blocks, out_features]."""
+        """float32 [out_features, blocks]."""
         values = _on_device(dynamic_values, paddle.device.get_device())
         scales = paddle.gather(values, self.scale_codes.astype("int32"))
         scales = _in_blocks(scales, SCALE_BLOCK) * self.scale_scales.unsqueeze(1)
         scales = scales.flatten()[: self.out_features * self.num_blocks] + self.scale_mean
-        return scales.reshape([self.out_features, self.num_blocks]).T.contiguous()
+        return scales.reshape([self.out_features, self.num_blocks])
 
     def forward(self, x):
         """float [.., in_features] -> float [.., out_features] in the precision that a dense layer would compute in."""
@@ -154,6 +182,13 @@ def _quantize_blocks(weight):
     normalized = (blocks / _nonzero(scales).unsqueeze(1)).reshape([-1, out])[:rows]
     codes = _nearest(normalized, np.asarray(NF4_VALUES)).reshape([rows, out // 2, 2])
     return (codes[:, :, 0] * 16 + codes[:, :, 1]).astype("uint8"), scales
+
+
+def _regrouped(packed):
+    """Codes in pairs along the columns as codes in pairs along the rows: uint8 [m, n / 2] -> uint8 [n, m / 2]."""
+    codes = packed.astype("int32")
+    codes = paddle.stack([codes // 16, codes % 16], axis=-1).reshape([packed.shape[0], -1]).T
+    return (codes[:, 0::2] * 16 + codes[:, 1::2]).astype("uint8")
 
 
 def _quantize_scales(scales):
