@@ -197,17 +197,16 @@ def load_model(
 
 
 def choose_trainable(model: XComposer2ForCausalLM, arguments: FinetuneArguments) -> dict[str, tuple[int, int]]:
-    """Sets what learns, and how fast. Returns: as `set_trainable`."""
+    """Sets what learns, and how fast. Returns: as `set_trainable`. Raises: as it, and for a part that is not there."""
     beside_lora = None
     if arguments.lora:
-        asked = {
-            "PLoRA": arguments.train_plora,
-            "other": arguments.train_separators,
-            "embeddings": arguments.train_embeddings,
-        }
-        beside_lora = [part for part in asked if asked[part]]
+        keys = {"PLoRA": "train_plora", "other": "train_separators", "embeddings": "train_embeddings"}
+        beside_lora = [part for part, key in keys.items() if getattr(arguments, key)]
     patterns = (arguments.freeze_include, arguments.freeze_exclude)
     learning = set_trainable(model, arguments.fix_vit, arguments.fix_sampler, *patterns, beside_lora)
+    for part in beside_lora or ():
+        if part not in learning:
+            raise ValueError(f'"{keys[part]}" is true, but {model.config.family.name} has none; leave it out')
     set_learning_rates(model, arguments)
     if arguments.lora:
         remember_trained(model)

@@ -100,6 +100,17 @@ def test_a_layer_does_not_learn_whole_and_by_lora_at_once():
         add_lora(model, arguments)
 
 
+@pytest.mark.parametrize(
+    ("key", "family"), [("train_plora", "llava-internlm2"), ("train_separators", "xcomposer2-vl-7b")]
+)
+def test_a_part_that_the_family_does_not_have(key, family):
+    model = tiny_model(xc2_family=family, **({"img_size": 56} if family.startswith("llava") else {}))
+    arguments = FinetuneArguments(lora=True, **{key: True})
+    add_lora(model, arguments)
+    with pytest.raises(ValueError, match=f'"{key}" is true, but {family} has none; leave it out'):
+        choose_trainable(model, arguments)
+
+
 def test_learning_rates_of_the_parts():
     arguments = FinetuneArguments(
         **{"lora": True, "learning_rate": 1e-3, "fix_vit": False, "fix_sampler": False, "train_plora": True},
