@@ -31,7 +31,7 @@ NUM_EXAMPLES = 1000  # kept for each rule; all are counted
 
 NEAR_DUPLICATE = 0.8  # share of three-word runs in common
 MANY_PIXELS = 25_000_000  # decoding takes about a second
-FEW_PIXELS = 14  # side of a ViT patch
+FEW_PIXELS = 14  # side of a released model's ViT patch
 FEW_TRAINED = 0.01  # share of a sample's text tokens
 
 _RANGE = 64  # records that a worker checks at a time; of some, each has a dozen large images
@@ -279,6 +279,7 @@ class _Checker:
     def __init__(self, sources: list[DataSource], processor, leave_out: bool, decode: bool):
         self.sources = sources
         self.processor = processor
+        self.few_pixels = FEW_PIXELS if processor is None else processor.patch_size
         self.leave_out = leave_out
         self.decode = decode
         self.starts = np.cumsum([0] + [len(source.records) for source in sources])
@@ -449,7 +450,7 @@ def _note_odd_size(facts: ImageFacts, checker: _Checker, findings: dict[str, Fin
     size = f"{checker.name(facts.record)}: {facts.path}: {facts.width} x {facts.height} pixels"
     if facts.width * facts.height > MANY_PIXELS:
         _add(findings, "large image", False, facts.record, f"{size} take long to decode; make it smaller")
-    elif facts.width and min(facts.width, facts.height) < FEW_PIXELS:
+    elif facts.width and min(facts.width, facts.height) < checker.few_pixels:
         _add(findings, "tiny image", False, facts.record, f"{size} hardly show anything; look whether it is meant")
 
 

@@ -46,7 +46,7 @@ def summary_lines(report: DataReport) -> list[str]:
             lines += ["", title]
         for rule, finding in findings.items():
             meaning = f" ({WARNINGS[rule]})" if rule in WARNINGS else ""
-            lines.append(f"  {finding.count:,} {rule}{meaning}")
+            lines.append(f"  {rule}: {finding.count:,}{meaning}")
             lines += [f"      {_printable(message)}" for _, message in finding.examples[:_NUM_LISTED]]
             if finding.count > _NUM_LISTED:
                 lines.append(f"      and {finding.count - _NUM_LISTED:,} more")
@@ -354,7 +354,7 @@ _PAGE = textwrap.dedent("""\
     {% for title, findings in groups if findings %}
     <h2>{{ title }}</h2>
     {% for rule, finding in findings.items() %}
-    <h3>{{ "{:,}".format(finding.count) }} {{ rule }}{% if rule in meanings %} ({{ meanings[rule] }}){% endif %}</h3>
+    <h3>{{ rule }}: {{ "{:,}".format(finding.count) }}{% if rule in meanings %} ({{ meanings[rule] }}){% endif %}</h3>
     <ul>
     {% for record, message in finding.examples[:num_listed] %}
     <li>{% if record in shown %}<a href="#record-{{ record }}">{{ message }}</a>{% else %}{{ message }}{% endif %}</li>

@@ -48,11 +48,11 @@ def test_a_set_in_order(folder, capsys):
 def test_a_set_that_would_train_wrongly(folder, capsys):
     assert run("good.json", "bad.jsonl") == 1
     out = capsys.readouterr().out
-    assert '  1 misspelt key\n      bad.jsonl[0]: there is a key "imgae" but no "image"' in out
-    assert '  1 image missing\n      bad.jsonl[1]: there is no image "none.png" in' in out
+    assert '  misspelt key: 1\n      bad.jsonl[0]: there is a key "imgae" but no "image"' in out
+    assert '  image missing: 1\n      bad.jsonl[1]: there is no image "none.png" in' in out
     (folder / "damaged.json").write_text("[{]")
     assert run("good.json", "damaged.json") == 1
-    assert "  1 unreadable file\n      damaged.json: this is not valid JSON at line 1" in capsys.readouterr().out
+    assert "  unreadable file: 1\n      damaged.json: this is not valid JSON at line 1" in capsys.readouterr().out
     assert run("damaged.json", "--fix", "fixed.json") == 1
     assert not (folder / "fixed.json").exists()
 
@@ -62,7 +62,7 @@ def test_with_a_model(folder, model, capsys):
     out = capsys.readouterr().out
     assert "more than max_length 12; raise max_length" in out and "max_length is 12; " in out
     assert run("good.json", "--model_name_or_path", model, "--max_length", 20, "--truncation", "leave_out") == 0
-    assert "left out (too long, and truncation leave_out goes on without them)" in capsys.readouterr().out
+    assert "left out: 1 (too long, and truncation leave_out goes on without them)" in capsys.readouterr().out
 
 
 def test_the_arguments_of_a_run(folder, model, capsys):

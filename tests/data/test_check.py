@@ -194,8 +194,10 @@ def test_unread_image(folder):
     assert message == 'train.jsonl[0]: "img_path" names red.png, which is not read; call it "image" if it is meant'
 
 
-def test_odd_sizes(folder, monkeypatch):
+def test_odd_sizes(folder, tokenizer, monkeypatch):
     (message,) = warned(checked(folder, [turns("Q", "A", image="thin.png")]), "tiny image")
+    small_patches = square(tokenizer, patch_size=4)  # of the model: 9 pixels are two of them
+    assert "tiny image" not in checked(folder, [turns("Q", "A", image="thin.png")], small_patches).findings
     assert message == f"train.jsonl[0]: {folder}/thin.png: 60 x 9 pixels hardly show anything; look whether it is meant"
     monkeypatch.setattr(check, "MANY_PIXELS", 1000)
     (message,) = warned(checked(folder, [turns("Q", "A", image="red.png")]), "large image")

@@ -137,13 +137,13 @@ def test_the_terminal(folder, processor):
     text = "\n".join(summary_lines(checked(folder, records, processor)))
     path = folder / "train.json"
     assert text.startswith(
-        f"{path}: 9 records\n\n9 records: 2 can be trained on, 7 can't\n\nerrors\n  5 misspelt key\n"
+        f"{path}: 9 records\n\n9 records: 2 can be trained on, 7 can't\n\nerrors\n  misspelt key: 5\n"
     )
     assert f'      {path}[2]: there is a key "imgae" but no "image"; correct it, or call it otherwise\n' in text
     assert "      and 2 more\n" in text
-    assert "  1 empty answer\n" in text
+    assert "  empty answer: 1\n" in text
     assert "\x1b" not in text and r'message 0 is from "\x1b[2J\n"' in text
-    assert "warnings\n  1 duplicate record (the same texts and images as an earlier record)\n" in text
+    assert "warnings\n  duplicate record: 1 (the same texts and images as an earlier record)\n" in text
     assert re.search(r"tokens a record: (\d+) to \1, mean \1, median \1; [\d.]+% of all are trained, [\d.]+%", text)
     assert "  max_length is 300; 0 records are longer\n" in text
     assert "image files, read whole: 1 in 2 places, 0.0 MB: 1 png\n" in text
@@ -180,7 +180,7 @@ def test_no_records_and_no_images(folder):
     report = checked(folder, [])
     assert summary_lines(report) == [
         *(f"{folder}/train.json: 0 records", "", "0 records: 0 can be trained on, 0 can't", "", "errors"),
-        *("  1 nothing to train on", "      no record is left to train on; see the warnings"),
+        *("  nothing to train on: 1", "      no record is left to train on; see the warnings"),
     ]
     write_html(report, folder / "report.html")
     assert "0 records: 0 can be trained on" in Page(folder / "report.html").text
