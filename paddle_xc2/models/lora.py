@@ -76,14 +76,20 @@ class LoRALinear(nn.Layer):
         """float [.., in] -> float [.., out]."""
         y = self.base(x)
         x = self.dropout(x)
-        update = paddle.matmul(paddle.matmul(x, self.lora_a), self.lora_b)
-        if self.scaling != 1.0:
-            update = update * self.scaling
+        update = paddle.matmul(self._low_rank(x), self.lora_b)
         if self.magnitude is None:
             return y + update
         weight = dense_weight(self.base).astype(y.dtype)
         factor = self._norm_factor(weight).astype(y.dtype)
         return y + (factor - 1.0) * F.linear(x, weight) + factor * update
+
+    def low_rank(self, x):
+        """What `lora_b` is multiplied with: float [.., in] -> float [.., rank], after dropout and scaling."""
+        return self._low_rank(self.dropout(x))
+
+    def _low_rank(self, x):
+        x = paddle.matmul(x, self.lora_a)
+        return x if self.scaling == 1.0 else x * self.scaling
 
     def _norm_factor(self, weight):
         """DoRA's magnitude / ||V||, [out]; the norm is a constant to the gradient (section 4.3 of the paper)."""

@@ -11,7 +11,7 @@ from paddle_xc2.special_tokens import IGNORE_INDEX
 CHUNK_ELEMENTS = 2**24
 
 
-def token_loss_sum(hidden_states, weight, labels, own_rows=None, row_ids=()):
+def token_loss_sum(hidden_states, weight, labels, own_rows=None, row_ids=(), update=None):
     """Sum of the cross-entropy of every trained token, and each of them.
 
     The token at position t is predicted from position t - 1. Only rows that predict a trained token are multiplied
@@ -23,6 +23,8 @@ def token_loss_sum(hidden_states, weight, labels, own_rows=None, row_ids=()):
         weight: float [hidden, vocab].
         labels: int64 [batch, seq], IGNORE_INDEX where a token is not trained.
         own_rows: float [tokens, hidden], what the columns `row_ids` of `weight` are replaced by; None replaces none.
+        update: of low rank, (float [batch, seq, rank], float [rank, vocab]): their product is added to the logits, but
+            where `own_rows` give them; or None.
     Returns: (float32 scalar, float32 [trained tokens]): the sum in nats, and what it is the sum of, in reading order
         and without a gradient.
     Raises: ValueError if no token is trained.
@@ -34,27 +36,40 @@ def token_loss_sum(hidden_states, weight, labels, own_rows=None, row_ids=()):
             f"the labels hold no trained token: all of labels[:, 1:] is {IGNORE_INDEX}; "
             "such a batch would train nothing, check the answers of its samples"
         )
-    hidden = hidden_states[:, :-1].reshape([-1, hidden_states.shape[-1]])
-    hidden, targets = paddle.gather(hidden, rows), paddle.gather(targets, rows)
-    return _ChunkedCrossEntropy.apply(hidden, weight, targets, own_rows, tuple(row_ids), paddle.is_grad_enabled())
+    hidden, targets = _predicting(hidden_states, rows), paddle.gather(targets, rows)
+    low, high = (None, None) if update is None else (_predicting(update[0], rows), update[1])
+    learning = paddle.is_grad_enabled()
+    return _ChunkedCrossEntropy.apply(hidden, weight, targets, own_rows, tuple(row_ids), low, high, learning)
+
+
+def _predicting(states, rows):
+    """The given ones of all positions that predict another: float [batch, seq, n] -> float [rows, n]."""
+    return paddle.gather(states[:, :-1].reshape([-1, states.shape[-1]]), rows)
 
 
 class _ChunkedCrossEntropy(PyLayer):
     """hidden [tokens, hidden], weight [hidden, vocab], targets [tokens] -> sum of losses, losses [tokens], float32.
 
     `learning` is whether gradients are wanted at all; Paddle hides that inside of `forward`. The columns `row_ids` of
-    the weight, if any, are `own_rows` instead, [columns, hidden].
+    the weight, if any, are `own_rows` instead, [columns, hidden]. `low` [tokens, rank] times `high` [rank, vocab] is
+    added to the logits of the others; both are None without.
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, own_rows, row_ids, learning):
+    def forward(ctx, hidden, weight, targets, own_rows, row_ids, low, high, learning):
         per_chunk = max(1, CHUNK_ELEMENTS // weight.shape[1])
         train_hidden, train_weight = learning and not hidden.stop_gradient, learning and not weight.stop_gradient
         train_rows = learning and own_rows is not None and not own_rows.stop_gradient
-        total, losses, grads, grad_weight, grad_rows = paddle.zeros([], "float32"), [], [], None, None
+        train_update = learning and low is not None and not (low.stop_gradient and high.stop_gradient)
+        total, losses, grads, grads_low = paddle.zeros([], "float32"), [], [], []
+        grad_weight, grad_rows, grad_high = None, None, None
         for start in range(0, hidden.shape[0], per_chunk):
             rows, target = hidden[start : start + per_chunk], targets[start : start + per_chunk].unsqueeze(1)
-            logits = paddle.matmul(rows, weight).astype("float32")
+            logits = paddle.matmul(rows, weight)
+            if low is not None:
+                update = low[start : start + per_chunk]
+                logits = logits + paddle.matmul(update, high)
+            logits = logits.astype("float32")
             if own_rows is not None:
                 columns = paddle.to_tensor(row_ids, dtype="int64").expand([rows.shape[0], len(row_ids)])
                 own = paddle.matmul(rows, own_rows, transpose_y=True).astype("float32")
@@ -62,7 +77,7 @@ class _ChunkedCrossEntropy(PyLayer):
             log_sum = paddle.logsumexp(logits, axis=1, keepdim=True)
             losses.append((log_sum - paddle.take_along_axis(logits, target, axis=1)).flatten())
             total = total + losses[-1].sum()
-            if train_hidden or train_weight or train_rows:
+            if train_hidden or train_weight or train_rows or train_update:
                 # In place, here and below: copies of this size cost as much time as the products.
                 grad = logits.subtract_(log_sum).exp_()
                 minus_one = paddle.full_like(target, -1.0, dtype="float32")
@@ -82,9 +97,15 @@ class _ChunkedCrossEntropy(PyLayer):
                 if train_weight:
                     part = paddle.matmul(rows, grad, transpose_x=True).astype(weight.dtype)
                     grad_weight = part if grad_weight is None else grad_weight.add_(part)
+                if train_update:
+                    grads_low.append(paddle.matmul(grad, high, transpose_y=True).astype(low.dtype))
+                    part = paddle.matmul(update, grad, transpose_x=True).astype(high.dtype)
+                    grad_high = part if grad_high is None else grad_high.add_(part)
         ctx.grads = [paddle.concat(grads) if grads else None, grad_weight, None]  # the last: of the targets
         if own_rows is not None:
             ctx.grads.append(grad_rows)
+        if low is not None:
+            ctx.grads += [paddle.concat(grads_low) if grads_low else None, grad_high]
         losses = paddle.concat(losses)
         ctx.mark_non_differentiable(losses)
         return total, losses

@@ -152,11 +152,20 @@ class XComposer2ForCausalLM(PretrainedModel):
         hidden_states = self.model(embeddings, attention_mask, position_ids, image_mask, past_key_values)
         loss, num_trained, token_losses = None, None, None
         if labels is not None:
-            own = (self.output.rows, self.output.token_ids) if isinstance(self.output, HeadRows) else ()
-            loss_sum, token_losses = token_loss_sum(hidden_states, self.output.weight, labels, *own)
+            loss_sum, token_losses = self._token_loss_sum(hidden_states, labels)
             num_trained = token_losses.shape[0]
             loss = loss_sum / (num_trained if loss_denominator is None else loss_denominator)
         return CausalLMOutput(hidden_states, self.output, loss, num_trained, past_key_values, token_losses)
+
+    def _token_loss_sum(self, hidden_states, labels):
+        """`token_loss_sum` of the output head, which may have rows of its own, or an update of low rank."""
+        head = self.output
+        if isinstance(head, HeadRows):
+            return token_loss_sum(hidden_states, head.weight, labels, head.rows, head.token_ids)
+        if isinstance(head, LoRALinear) and head.magnitude is None:
+            update = (head.low_rank(hidden_states), head.lora_b)
+            return token_loss_sum(hidden_states, head.base.weight, labels, update=update)
+        return token_loss_sum(hidden_states, head.weight, labels)
 
     def image_tokens(self, pixel_values):
         """list of float32 [3, height, width] -> float [tokens of all images, hidden], one image after the other."""

@@ -46,8 +46,8 @@ class FinetuneArguments:
         lora: train low-rank updates of linear layers instead of the language model; what is saved is an adapter.
         lora_rank: rank of the updates.
         lora_alpha: the updates are scaled by alpha / rank.
-        lora_dropout: probability, on what enters the updates; not on that of the output head, which the loss takes as
-            one with its weight.
+        lora_dropout: probability, on what enters the updates; not on DoRA's of the output head, which the loss takes
+            as one with its weight.
         lora_target_modules: layers to update: language_model (attention.wqkv, attention.wo, feed_forward.w1, w2 and w3
             of every decoder layer, which is null too), vit, projector, output; or names, ends of names, regular
             expressions.

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 import pytest
 from paddle import nn
 
@@ -212,3 +213,48 @@ def test_gradients_reach_the_update_through_recomputation():
     assert gradients[0].keys() == gradients[1].keys() and all(is_lora(name) for name in gradients[0])
     for name in gradients[0]:
         np.testing.assert_allclose(gradients[1][name], gradients[0][name], rtol=1e-4, atol=1e-6)
+
+
+def head_batch():
+    ids = inputs()["input_ids"]
+    labels = ids.clone()
+    labels[:, :5] = -100
+    return {"input_ids": ids, "labels": labels}
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_the_loss_of_an_output_head_with_lora_is_that_of_its_logits(dora):
+    model = tiny_model()
+    head = LoRALinear(model.output, 4, 2.0, dora=dora)
+    head.lora_b.set_value(0.2 * paddle.randn(head.lora_b.shape))
+    head.base.weight.stop_gradient = True
+    replace_layer(model, "output", head)
+    model.eval()
+    batch, gradients = head_batch(), []
+    for chunked in (True, False):
+        out = model(**batch)
+        loss = out.loss
+        if not chunked:
+            targets = batch["labels"][:, 1:].flatten()
+            loss = F.cross_entropy(out.logits[:, :-1].flatten(0, 1), targets, reduction="sum") / (targets >= 0).sum()
+        loss.backward()
+        learned = [head.lora_a, head.lora_b, model.model.norm.weight] + ([head.magnitude] if dora else [])
+        gradients.append([float(loss), *(parameter.grad.numpy() for parameter in learned)])
+        assert head.base.weight.grad is None
+        for parameter in model.parameters():
+            parameter.clear_gradient()
+    for got, expected in zip(*gradients, strict=True):
+        np.testing.assert_allclose(got, expected, atol=2e-6)
+        assert np.abs(expected).max() > 1e-3
+
+
+def test_dropout_acts_on_the_update_of_the_output_head_in_the_loss():
+    model = tiny_model()
+    head = LoRALinear(model.output, 4, 2.0, dropout=0.5)
+    head.lora_b.set_value(0.2 * paddle.randn(head.lora_b.shape))
+    replace_layer(model, "output", head)
+    with paddle.no_grad():
+        model.eval()
+        assert len({float(model(**head_batch()).loss) for _ in range(4)}) == 1
+        model.train()
+        assert len({float(model(**head_batch()).loss) for _ in range(4)}) == 4

@@ -2,6 +2,7 @@
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 import pytest
 from paddle import nn
 
@@ -118,6 +119,30 @@ def test_the_chunked_loss_with_rows(monkeypatch, chunk):
     np.testing.assert_allclose(losses, dense_losses, atol=1e-6)
     np.testing.assert_allclose(states, dense_states, atol=1e-6)
     np.testing.assert_allclose(of_rows, of_table[:, IDS].T, atol=1e-6)
+
+
+def test_the_chunked_loss_with_rows_and_an_update(monkeypatch):
+    """An update of low rank is added to all columns but those that have rows of their own."""
+    monkeypatch.setattr("paddle_xc2.models.loss.CHUNK_ELEMENTS", 400 * 3)
+    shapes = {"hidden": [1, 9, 6], "low": [1, 9, 2], "high": [2, 400], "rows": [3, 6]}
+    paddle.seed(1)
+    weight, values = paddle.randn([6, 400]), {name: paddle.randn(shape) for name, shape in shapes.items()}
+    labels = paddle.to_tensor([[1, 7, 3, 8, -100, 390, 3, 9, 12]])
+    gradients = []
+    for chunked in (True, False):
+        x = {name: value.clone().detach() for name, value in values.items()}
+        for value in x.values():
+            value.stop_gradient = False
+        if chunked:
+            total, _ = token_loss_sum(x["hidden"], weight, labels, x["rows"], IDS, (x["low"], x["high"]))
+        else:
+            logits = paddle.matmul(x["hidden"], weight) + paddle.matmul(x["low"], x["high"])
+            logits = put_columns(logits, IDS, paddle.matmul(x["hidden"], x["rows"], transpose_y=True))
+            total = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+        total.backward()
+        gradients.append({"total": float(total), **{name: value.grad.numpy() for name, value in x.items()}})
+    for name in gradients[0]:
+        np.testing.assert_allclose(gradients[0][name], gradients[1][name], rtol=1e-5, atol=2e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("ids", [[], [3, 3], [-1], [400]])
