@@ -48,6 +48,15 @@ def base(tmp_path_factory):
     return directory, directory / "model-00001-of-00001.safetensors"
 
 
+def merged_on_both_sides(model, run_peft, base, folder):
+    """Saves the model's adapter and merges it there and here. Returns: tensors of the base, ours, and theirs."""
+    model.save_pretrained(folder / "adapter")
+    run_peft("merge", base, folder / "adapter", folder / "theirs.safetensors")
+    model.merge_adapter()
+    model.save_pretrained(folder / "ours", to="hf")
+    return [load_file(path) for path in (base, folder / "ours" / "model.safetensors", folder / "theirs.safetensors")]
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -68,12 +77,7 @@ def test_adapters_written_here(run_peft, base, tmp_path, settings):
     parameters = dict(model.named_parameters())
     for name in model.replaced:
         parameters[name].set_value(parameters[name] + 0.1)
-    model.save_pretrained(tmp_path / "adapter")
-    run_peft("merge", base[1], tmp_path / "adapter", tmp_path / "theirs.safetensors")
-    model.merge_adapter()
-    model.save_pretrained(tmp_path / "ours", to="hf")
-    before, theirs = load_file(base[1]), load_file(tmp_path / "theirs.safetensors")
-    ours = load_file(tmp_path / "ours" / "model.safetensors")
+    before, ours, theirs = merged_on_both_sides(model, run_peft, base[1], tmp_path)
     assert ours.keys() == theirs.keys() == before.keys()
     changed = {name for name in before if np.abs(ours[name] - before[name]).max() > 1e-3}
     assert len(changed) >= 3
@@ -89,12 +93,7 @@ def test_rows_of_tokens_written_here(run_peft, base, tmp_path):
         layer = kind(layer_at(model, path), ids)
         layer.rows.set_value(paddle.randn(layer.rows.shape))
         replace_layer(model, path, layer)
-    model.save_pretrained(tmp_path / "adapter")
-    run_peft("merge", base[1], tmp_path / "adapter", tmp_path / "theirs.safetensors")
-    model.merge_adapter()
-    model.save_pretrained(tmp_path / "ours", to="hf")
-    before, theirs = load_file(base[1]), load_file(tmp_path / "theirs.safetensors")
-    ours = load_file(tmp_path / "ours" / "model.safetensors")
+    before, ours, theirs = merged_on_both_sides(model, run_peft, base[1], tmp_path)
     for name, ids in (("model.tok_embeddings.weight", [4, 9]), ("output.weight", [2, 4, 11])):
         assert np.flatnonzero((theirs[name] != before[name]).any(axis=1)).tolist() == ids
     for name in ours:
