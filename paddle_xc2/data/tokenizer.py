@@ -20,7 +20,7 @@ import sentencepiece
 from paddle_xc2.adapter_base import find_base, is_adapter
 from paddle_xc2.checkpoint_config import XTUNER_LLM, xtuner_folder
 from paddle_xc2.model_path import resolve_model_path
-from paddle_xc2.special_tokens import BOS, EOS, RESERVED, UNK
+from paddle_xc2.special_tokens import BOS, EOS, IMAGE_PLACEHOLDER, LLAVA_IMAGE, LLAVA_VIDEO, RESERVED, UNK
 
 MODEL_FILE = "tokenizer.model"
 PADDLENLP_MODEL_FILE = "sentencepiece.bpe.model"  # the same under the name that PaddleNLP gives it
@@ -28,6 +28,7 @@ CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 
 _SPECIAL_TOKENS = {"bos_token": BOS, "eos_token": EOS, "unk_token": UNK, "pad_token": EOS}
+_PLACEHOLDERS = (IMAGE_PLACEHOLDER, LLAVA_IMAGE, LLAVA_VIDEO)  # where an image stands
 _GIT_LFS_POINTER = b"version https://git-lfs"
 _UNUSED_PIECE = re.compile(r"\[UNUSED_TOKEN_\d+\]")
 _NO_BYTES_OF_UTF8 = (0xC0, 0xC1, *range(0xF5, 0x100))  # no text holds these bytes
@@ -91,20 +92,9 @@ class XComposer2Tokenizer:
 
     def save_pretrained(self, directory) -> None:
         """Writes upstream's tokenizer files: byte for byte what was read, upstream's defaults where there was none."""
-        defaults = {
-            CONFIG_FILE: {
-                **_SPECIAL_TOKENS,
-                "auto_map": {"AutoTokenizer": ["tokenization_internlm_xcomposer2.InternLMXComposer2Tokenizer", None]},
-                "clean_up_tokenization_spaces": False,
-                "padding_side": self.padding_side,
-                "tokenizer_class": "InternLMXComposer2Tokenizer",
-            },
-            SPECIAL_TOKENS_FILE: _SPECIAL_TOKENS,
-        }
-        files = {name: json.dumps(value, indent=2).encode() + b"\n" for name, value in defaults.items()}
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        for name, content in {**files, **self._files}.items():
+        for name, content in {**self._default_files(), **self._files}.items():
             (directory / name).write_bytes(content)
 
     def with_new_tokens(self, texts: list[str]) -> XComposer2Tokenizer:
@@ -113,24 +103,22 @@ class XComposer2Tokenizer:
         Each takes the first unused piece of the vocabulary. They are no special tokens: they are shown in answers.
 
         Args:
-            texts: those that are a token already are left as they are.
+            texts: those that are a token already, an added one or a piece of the vocabulary, are left as they are.
         Raises: ValueError for a text that can't be a token, or if there are not so many unused pieces.
         """
-        new = [text for text in dict.fromkeys(texts) if text not in self._special_ids]
-        for text in new:
-            inside = next((token for token in self._special_ids if token in text), None)
-            if not text or text != text.strip() or "\0" in text:
-                raise ValueError(f"new token {text!r} is empty, begins or ends with a space, or holds NUL; change it")
-            if inside is not None:
-                raise ValueError(f"new token {text!r} holds the special token {inside}; change it")
+        texts = list(dict.fromkeys(texts))
+        for text in texts:
+            if reason := self._why_no_token(text):
+                raise ValueError(f"new token {text!r} {reason}; change it, or leave it out")
+        new = [text for text in texts if len(self.encode(text, add_special_tokens=False)) != 1]
         free = [i for i in self.unused_ids if _UNUSED_PIECE.fullmatch(self._sp.id_to_piece(i))]
         if len(new) > len(free):
             raise ValueError(
                 f"{len(new)} new tokens are too many: {self._source} has {len(free)} unused pieces "
-                "([UNUSED_TOKEN_0] and so on), and this version can't grow a vocabulary"
+                "([UNUSED_TOKEN_0] and so on), and this version can't grow a vocabulary; name fewer"
             )
         name = f"{self._source}/{CONFIG_FILE}"
-        config = _read_json_object(self._files[CONFIG_FILE], name) if CONFIG_FILE in self._files else {}
+        config = _read_json_object({**self._default_files(), **self._files}[CONFIG_FILE], name)
         added = {
             str(i): {
                 "content": text, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,
@@ -141,6 +129,39 @@ class XComposer2Tokenizer:
         config["added_tokens_decoder"] = {**config.get("added_tokens_decoder", {}), **added}
         content = json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"
         return XComposer2Tokenizer({**self._files, CONFIG_FILE: content}, self._source)
+
+    def _default_files(self) -> dict[str, bytes]:
+        """What upstream writes beside its tokenizer.model."""
+        defaults = {
+            CONFIG_FILE: {
+                **_SPECIAL_TOKENS,
+                "auto_map": {"AutoTokenizer": ["tokenization_internlm_xcomposer2.InternLMXComposer2Tokenizer", None]},
+                "clean_up_tokenization_spaces": False,
+                "padding_side": self.padding_side,
+                "tokenizer_class": "InternLMXComposer2Tokenizer",
+            },
+            SPECIAL_TOKENS_FILE: _SPECIAL_TOKENS,
+        }
+        return {name: json.dumps(value, indent=2).encode() + b"\n" for name, value in defaults.items()}
+
+    def _why_no_token(self, text: str) -> str:
+        """What keeps a text from being a new token; "" if nothing does."""
+        if not text or text != text.strip() or "\0" in text:
+            return "is empty, begins or ends with a space, or holds NUL"
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            return "holds half of a surrogate pair, which is no character"
+        if text in self._special_ids:
+            return ""
+        hidden = [token for token, token_id in self._special_ids.items() if token_id not in self._visible_ids]
+        holds = next((token for token in (*hidden, *RESERVED, *_PLACEHOLDERS) if token in text), None)
+        if holds is not None:
+            return f"holds {holds}, which has a meaning of its own"
+        if len(self.encode(text, add_special_tokens=False)) == 1:
+            # Its id would be given to another text.
+            return "is an unused piece of the vocabulary itself" if _UNUSED_PIECE.fullmatch(text) else ""
+        # As a token it would be taken out of the midst of them: no turn would begin or end.
+        whole = next((token for token in RESERVED if text in token and token not in self._special_ids), None)
+        return f"is a part of {whole}, which has a meaning of its own" if whole else ""
 
     @property
     def unused_ids(self) -> list[int]:

@@ -341,6 +341,35 @@ def test_new_tokens_take_unused_pieces(roomy, tmp_path):
     assert more.encode("<defect>", add_special_tokens=False) == [first]
 
 
+def test_new_tokens_that_are_tokens_already(roomy):
+    """Pieces of the vocabulary stay what they are, alone and within words."""
+    text = "Which digit is it, the second?"
+    piece = next(piece for piece in roomy.convert_ids_to_tokens(roomy.encode(text, False)) if len(piece) == 2)
+    tokenizer = roomy.with_new_tokens([piece, "</s>", "<defect>", "<defect>"])
+    assert tokenizer.encode(text) == roomy.encode(text)
+    assert tokenizer.encode("<defect>", add_special_tokens=False) == [TINY_VOCAB_SIZE - 6]
+
+
+@pytest.mark.parametrize("stages", [[["<a>", "<a>b"]], [["<a>b", "<a>"]], [["<a>"], ["<a>b"]]])
+def test_new_tokens_that_begin_alike(roomy, stages):
+    """The longest wins, also where it is added later."""
+    tokenizer = roomy
+    for texts in stages:
+        tokenizer = tokenizer.with_new_tokens(texts)
+    ids = tokenizer.encode("<a>b<a>", add_special_tokens=False)
+    assert tokenizer.convert_ids_to_tokens(ids) == ["<a>b", "<a>"] and tokenizer.decode(ids) == "<a>b<a>"
+
+
+def test_settings_of_a_tokenizer_with_new_tokens(roomy, tmp_path):
+    """What upstream needs to load it is there, also where the checkpoint had no settings."""
+    roomy.save_pretrained(tmp_path)
+    without = json.loads((tmp_path / CONFIG_FILE).read_text())
+    roomy.with_new_tokens(["<defect>"]).save_pretrained(tmp_path)
+    with_tokens = json.loads((tmp_path / CONFIG_FILE).read_text())
+    assert with_tokens.pop("added_tokens_decoder").keys() == {str(TINY_VOCAB_SIZE - 6)}
+    assert with_tokens == without and without["tokenizer_class"] == "InternLMXComposer2Tokenizer"
+
+
 def test_the_released_vocabularys_unused_pieces(shared):
     """147 of them, of which two open and close turns; and 13 bytes that no UTF-8 text holds."""
     real_tokenizer = XComposer2Tokenizer.from_pretrained(shared / "tokenizer")
@@ -356,7 +385,12 @@ def test_the_released_vocabularys_unused_pieces(shared):
     [
         ([" box"], "new token ' box' is empty, begins or ends with a space"),
         ([""], "new token '' is empty"),
-        (["a<s>b"], "new token 'a<s>b' holds the special token <s>; change it"),
+        (["a<s>b"], "new token 'a<s>b' holds <s>, which has a meaning of its own; change it, or leave it out"),
+        (["<ImageHere>"], "new token '<ImageHere>' holds <ImageHere>, which has a meaning of its own"),
+        ([TURN_END], r"new token '\[UNUSED_TOKEN_145\]' holds \[UNUSED_TOKEN_145\], which has a meaning of its own"),
+        (["TOKEN"], r"new token 'TOKEN' is a part of \[UNUSED_TOKEN_14[56]\], which has a meaning of its own"),
+        (["[UNUSED_TOKEN_1]"], "is an unused piece of the vocabulary itself; change it, or leave it out"),
+        (["\ud83d"], "holds half of a surrogate pair, which is no character; change it"),
         ([f"<{i}>" for i in range(5)], r"5 new tokens are too many: .* has 4 unused pieces"),
     ],
 )
