@@ -12,6 +12,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from paddle_xc2.models.lora import replace_layer
+
 
 class EmbeddingRows(nn.Layer):
     """A token embedding of which some rows are `rows` instead.
@@ -99,6 +101,13 @@ def put_columns(values, columns: Sequence[int], new):
 def row_layers(model) -> dict[str, EmbeddingRows | HeadRows]:
     """The model's layers of this kind by their paths."""
     return {path: layer for path, layer in model.named_sublayers() if isinstance(layer, (EmbeddingRows, HeadRows))}
+
+
+def merge_rows(model) -> None:
+    """Writes every row into the table that it belongs to, and takes the layers of this kind out."""
+    for path, layer in row_layers(model).items():
+        layer.write_into_base()
+        replace_layer(model, path, layer.base)
 
 
 def is_rows(name: str) -> bool:

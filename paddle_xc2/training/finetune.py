@@ -20,13 +20,14 @@ from paddle_xc2.data.mixture import load_datasets
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer, has_tokenizer
 from paddle_xc2.model_path import resolve_model_path
+from paddle_xc2.models.token_rows import merge_rows
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load_arguments
 from paddle_xc2.training.checkpoints import check_whole
 from paddle_xc2.training.interruption import Stopped, is_disk_error
 from paddle_xc2.training.lora import add_lora, continue_adapter, remember_trained
 from paddle_xc2.training.metrics import LOSS_PLOT, device_memory, draw_metrics
-from paddle_xc2.training.output import check_same_course, choose_start, claim
+from paddle_xc2.training.output import Start, check_same_course, choose_start, claim
 from paddle_xc2.training.plan import Plan, first_sample_text, plan_lines
 from paddle_xc2.training.reporting import check_installed
 from paddle_xc2.training.sample_answers import TABLE_FILE, read_questions
@@ -55,7 +56,7 @@ def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
     check_installed(arguments.reporters)
     start = choose_start(arguments)
     model_dir = resolve_model_path(arguments.model_name_or_path)
-    processor, original = build_processor(arguments, model_dir)
+    processor, original = build_processor(arguments, model_dir, start)
     train = read_samples(arguments, "train", config_path, processor) if arguments.do_train else None
     evaluation = read_samples(arguments, "eval", config_path, processor)
     questions = read_questions(arguments, config_path, processor)
@@ -118,8 +119,10 @@ def prepare_device(arguments: FinetuneArguments) -> str:
     return runtime.choose_precision(arguments.bf16, arguments.fp16, device, arguments.allow_precision_fallback)
 
 
-def build_processor(arguments: FinetuneArguments, model_dir: Path) -> tuple[XComposer2Processor, XComposer2Tokenizer]:
-    """What encodes the samples, and the model's own tokenizer, without tokens of lora_path and new_tokens.
+def build_processor(
+    arguments: FinetuneArguments, model_dir: Path, start: Start
+) -> tuple[XComposer2Processor, XComposer2Tokenizer]:
+    """What encodes the samples, and the tokenizer of what the run starts from, without what new_tokens adds.
 
     Raises: ValueError if new_tokens can't be tokens, or are new and nothing is trained.
     """
@@ -131,15 +134,17 @@ def build_processor(arguments: FinetuneArguments, model_dir: Path) -> tuple[XCom
         image_size=arguments.img_size,
         pad_image_to_square=arguments.pad_image_to_square,
     )
+    if arguments.lora and (adapter := start.checkpoint or arguments.lora_path):
+        adapter = resolve_model_path(adapter)
+        if has_tokenizer(adapter):
+            processor.tokenizer = XComposer2Tokenizer.from_pretrained(adapter)
     original = processor.tokenizer
-    if arguments.lora_path and has_tokenizer(adapter := resolve_model_path(arguments.lora_path)):
-        processor.tokenizer = XComposer2Tokenizer.from_pretrained(adapter)
     if arguments.new_tokens:
         processor.tokenizer = processor.tokenizer.with_new_tokens(arguments.new_tokens)
         if not arguments.do_train and fresh_tokens(processor.tokenizer, original, arguments.new_tokens):
             raise ValueError(
-                f'"new_tokens" are not all tokens of {arguments.model_name_or_path}, and "do_train" is false: nothing '
-                "teaches them; leave new_tokens out"
+                f'"new_tokens" are not all tokens of {arguments.lora_path or arguments.model_name_or_path}, and '
+                '"do_train" is false: nothing teaches them; leave new_tokens out'
             )
     return processor, original
 
@@ -156,7 +161,7 @@ def read_samples(arguments: FinetuneArguments, part: str, config_path, processor
 def load_model(
     plan: Plan, model_dir: Path, processor: XComposer2Processor, original: XComposer2Tokenizer
 ) -> XComposer2ForCausalLM:
-    """The model in the state to start from. original: the tokenizer of model_dir."""
+    """The model in the state to start from. original: the tokenizer of that state."""
     arguments = plan.arguments
     if plan.start.checkpoint and not arguments.lora:
         model = XComposer2ForCausalLM.from_pretrained(plan.start.checkpoint, dtype=plan.weight_dtype)
@@ -174,6 +179,8 @@ def load_model(
     elif arguments.lora and plan.train:
         add_lora(model, arguments)
     if plan.train and not plan.start.checkpoint:  # what checkpoints hold has begun already
+        if arguments.train_embeddings:
+            merge_rows(model)  # those of lora_path: whole tables hold all rows
         if arguments.lora and not arguments.train_embeddings:
             learn_token_rows(model, processor.tokenizer, arguments, plan.train, original)
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from paddle_xc2 import runtime
+from paddle_xc2.data.tokenizer import XComposer2Tokenizer, has_tokenizer
 from paddle_xc2.models.lora import LoRALinear, is_linear, layer_at, lora_layers, lora_scaling, replace_layer
 from paddle_xc2.models.token_rows import is_rows
 from paddle_xc2.weights.adapter import read_adapter
@@ -53,11 +54,13 @@ def add_lora(model, arguments) -> None:
 
 
 def continue_adapter(model, directory, arguments) -> None:
-    """Applies an adapter, to go on training it with this run's dropout.
+    """Applies an adapter and takes its tokenizer, if it has one, to go on training it with this run's dropout.
 
     Raises: as `apply_adapter`.
     """
     apply_adapter(model, read_adapter(directory, read_shard), directory, keep_replaced=False)
+    if has_tokenizer(directory):
+        model.tokenizer = XComposer2Tokenizer.from_pretrained(directory)
     for layer in lora_layers(model).values():
         layer.dropout.p = arguments.lora_dropout
 

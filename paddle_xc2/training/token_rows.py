@@ -34,7 +34,7 @@ def learn_token_rows(model, tokenizer: XComposer2Tokenizer, arguments, samples, 
         tokenizer: of the run.
         arguments: FinetuneArguments.
         samples: Samples to train on.
-        original: the tokenizer of the model that the run starts from.
+        original: the tokenizer of what the run starts from.
     Raises: ValueError for a text in train_tokens that is no token, or if the output head learns by LoRA and a token is
         asked for.
     """

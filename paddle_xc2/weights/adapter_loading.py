@@ -21,7 +21,7 @@ from paddle_xc2.models.lora import (
     replace_layer,
     weight_shape,
 )
-from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows, row_layers
+from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows, merge_rows, row_layers
 from paddle_xc2.weights.adapter import Adapter, LowRank, check_fits, read_adapter
 from paddle_xc2.weights.checkpoint_files import read_shard
 from paddle_xc2.weights.lazy_tensor import LazyTensor
@@ -62,9 +62,9 @@ def load_adapter(model, path: str | Path) -> AdapterReport:
     Raises: FileNotFoundError, or ValueError naming what does not fit; then the model is as before.
     """
     directory = resolve_model_path(path)
+    tokenizer = XComposer2Tokenizer.from_pretrained(directory) if has_tokenizer(directory) else None
     model.adapter_report = apply_adapter(model, read_adapter(directory, read_shard), directory)
-    if has_tokenizer(directory):
-        model.tokenizer = XComposer2Tokenizer.from_pretrained(directory)
+    model.tokenizer = tokenizer or model.tokenizer
     return model.adapter_report
 
 
@@ -121,9 +121,7 @@ def merge_adapter(model) -> None:
     """Writes the adapter's change into the weights; the model is then one without an adapter."""
     _check_has_adapter(model, "merge")
     merge_lora(model)
-    for path, layer in row_layers(model).items():
-        layer.write_into_base()
-        replace_layer(model, path, layer.base)
+    merge_rows(model)
     model.replaced = {}
 
 

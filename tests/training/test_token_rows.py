@@ -202,6 +202,51 @@ def test_an_adapter_with_tokens_learns_more_of_them(config, roomy, lesson, tmp_p
     assert tokenizer.encode("<defect><scratch>", False) == [FIRST, FIRST + 1]
 
 
+@pytest.mark.parametrize(
+    "stages", [(True, True), (True, False), (False, True)], ids=["whole", "then rows", "then whole"]
+)
+def test_rows_and_whole_tables_follow_each_other(config, roomy, lesson, tmp_path, stages):
+    """What a stage learned of its tokens is what the next one begins with, though new_tokens names them again."""
+    settings = {**LORA, "model_name_or_path": str(roomy), "dataset": {"train": lesson}, "max_steps": 4,
+                "new_tokens": ["<defect>"], "lora_dropout": 0.0, "learning_rate": 1e-2}  # fmt: skip
+    first = {"output_dir": str(tmp_path / "first"), "train_embeddings": stages[0]}
+    assert finetune(config("first.json", **{**settings, **first})) == 0
+    second = {"output_dir": str(tmp_path / "second"), "train_embeddings": stages[1], "learning_rate": 0.0}
+    assert finetune(config("second.json", **{**settings, **second}, lora_path=str(tmp_path / "first"))) == 0
+    models = [XComposer2ForCausalLM.from_pretrained(tmp_path / name) for name in ("first", "second")]
+    for model in models:
+        model.merge_adapter()
+    before, after = ({name: value.numpy() for name, value in model.named_parameters()} for model in models)
+    assert before.keys() == after.keys()
+    for name in before:
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+    assert XComposer2Tokenizer.from_pretrained(tmp_path / "second").encode("<defect>", False) == [FIRST]
+
+
+def test_tokens_of_an_adapter_that_is_gone_on_with(config, roomy, lesson, tmp_path, capsys):
+    """Evaluated with the settings that it was trained with; a checkpoint knows them though lora_path is gone."""
+    settings = {**LORA, "model_name_or_path": str(roomy), "dataset": {"train": lesson, "eval": lesson}, "max_steps": 4}
+    settings |= {"new_tokens": ["<defect>"], "save_total_limit": 3}
+    assert finetune(config("first.json", **settings, output_dir=str(tmp_path / "first"), do_eval=True)) == 0
+    then = {"output_dir": str(tmp_path / "then"), "lora_path": str(tmp_path / "first")}
+    evaluated = config("evaluated.json", **{**settings, **then}, do_train=False, do_eval=True)
+    assert finetune(evaluated) == 0
+    losses = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "evaluation loss" in line]
+    assert len(losses) == 2 and float(losses[0]) == pytest.approx(float(losses[1]), abs=2e-4)
+    then |= {"new_tokens": ["<scratch>"], "output_dir": str(tmp_path / "second")}
+    second = config("second.json", **{**settings, **then})
+    assert finetune(second) == 0
+    (tmp_path / "first").rename(tmp_path / "elsewhere")
+    third = config("third.json", **{**settings, **then, "output_dir": str(tmp_path / "third")})
+    assert finetune(third, ["--resume_from_checkpoint", str(tmp_path / "second" / "checkpoint-2")]) == 0
+    want, got = tensors(tmp_path / "second"), tensors(tmp_path / "third")
+    assert want.keys() == got.keys() and want[f"base_model.model.output{ROWS}"].shape == (2, 64)
+    for name in want:
+        np.testing.assert_array_equal(got[name], want[name], err_msg=name)
+    tokenizer = XComposer2Tokenizer.from_pretrained(tmp_path / "third")
+    assert tokenizer.encode("<defect><scratch>", False) == [FIRST, FIRST + 1]
+
+
 def test_new_tokens_without_lora(config, roomy, lesson, tmp_path):
     """The whole model learns; the tokenizer is saved with it, and the checkpoint is a model to start from."""
     settings = {"model_name_or_path": str(roomy), "dataset": {"train": lesson}, "max_steps": 1}
