@@ -54,7 +54,8 @@ def learn_token_rows(model, tokenizer: XComposer2Tokenizer, arguments, samples, 
             needed[HEAD] |= set(new_to_head(model, samples.trained_ids, unused))
     starts = starting_rows(model, added)
     for path, kind in ((EMBEDDING, EmbeddingRows), (HEAD, HeadRows)):
-        ids = needed[path] - {model.config.pad_token_id}  # its embedding never learns, as upstream
+        # The pad token's embedding never learns, as upstream; it is </s> too, which is answered.
+        ids = needed[path] - ({model.config.pad_token_id} if path == EMBEDDING else set())
         _add_rows(model, path, kind, sorted(ids), {i: rows[path] for i, rows in starts.items()})
 
 

@@ -247,6 +247,16 @@ def test_tokens_of_an_adapter_that_is_gone_on_with(config, roomy, lesson, tmp_pa
     assert tokenizer.encode("<defect><scratch>", False) == [FIRST, FIRST + 1]
 
 
+def test_the_closing_token_learns_in_the_head_alone(roomy):
+    """It is the pad token too, whose embedding never learns."""
+    tokenizer = XComposer2Tokenizer.from_pretrained(roomy)
+    arguments = FinetuneArguments(lora=True, train_tokens=["</s>"])
+    model = tiny_model()
+    add_lora(model, arguments)
+    token_rows.learn_token_rows(model, tokenizer, arguments, None, tokenizer)
+    assert {path: layer.token_ids for path, layer in row_layers(model).items()} == {"output": (tokenizer.eos_token_id,)}
+
+
 def test_new_tokens_without_lora(config, roomy, lesson, tmp_path):
     """The whole model learns; the tokenizer is saved with it, and the checkpoint is a model to start from."""
     settings = {"model_name_or_path": str(roomy), "dataset": {"train": lesson}, "max_steps": 1}
