@@ -157,21 +157,28 @@ def _take_rows(tensors: dict[str, LazyTensor], indices, config_path: Path) -> di
     Raises: ValueError if the ids and the rows are not of one adapter.
     """
     found = {match["module"]: name for name in tensors if (match := _ROWS_NAME.fullmatch(name))}
-    rows = {}
+    rows, ends = {}, set()
     for module, name in found.items():
         tensor = tensors.pop(name)
         ids = indices
         if isinstance(indices, dict):
-            ids = next((ids for end, ids in indices.items() if f".{module}".endswith(f".{end}")), None)
-        whole = isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids) and len(set(ids)) == len(ids)
+            end = next((end for end in indices if f".{module}".endswith(f".{end}")), None)
+            ids = indices.get(end)
+            ends.add(end)
+        whole = isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids) and 0 < len(ids) == len(set(ids))
         if not whole or len(tensor.shape) != 2 or tensor.shape[0] != len(ids):
             raise ValueError(
                 f"{config_path}: trainable_token_indices doesn't say which tokens the {list(tensor.shape)} rows of "
                 f"{module} belong to; the adapter's files are not of one adapter, copy it again"
             )
         rows[f"{module}.weight"] = TokenRows(tuple(ids), tensor)
-    if indices and not rows:
-        raise ValueError(f"{config_path}: trainable_token_indices names tokens, but the adapter holds no rows of them")
+    named = indices if isinstance(indices, dict) else {"the embedding": [] if rows else indices}
+    lacking = [end for end, ids in named.items() if ids and end not in ends]
+    if lacking:
+        raise ValueError(
+            f"{config_path}: trainable_token_indices names tokens of {', '.join(lacking)}, but the adapter holds no "
+            "rows of them; the adapter's files are not of one adapter, copy it again"
+        )
     return rows
 
 

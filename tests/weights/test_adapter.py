@@ -304,6 +304,17 @@ def test_rows_in_files_are_those_in_memory(tmp_path, dtype):
     np.testing.assert_array_equal(stored_table, cast(table, "float32", dtype, "table"))  # the file's own stay
 
 
+def test_tokenizer_that_is_damaged_leaves_the_model_as_it_was(tmp_path):
+    model = tiny_model()
+    plain = logits(model)
+    directory = write_peft(tmp_path / "adapter", pairs())
+    (directory / "tokenizer.model").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match="this is a Git LFS pointer"):
+        model.load_adapter(directory)
+    assert not model.has_adapter
+    np.testing.assert_array_equal(logits(model), plain)
+
+
 def rows_of(module, count=2, width=64):
     return {f"{PREFIX}{module}{ROWS}": np.ones((count, width), np.float32)}
 
@@ -317,7 +328,10 @@ def rows_of(module, count=2, width=64):
         (rows_of("output"), {"output": [1, 1]}, "doesn't say which tokens the"),
         (rows_of("output"), {"output": [1, -1]}, "doesn't say which tokens the"),
         (rows_of("output"), {"output": [1, "2"]}, "doesn't say which tokens the"),
-        ({}, {"output": [1]}, "trainable_token_indices names tokens, but the adapter holds no rows of them"),
+        (rows_of("output", count=0), {"output": []}, "doesn't say which tokens the"),
+        ({}, [1], "trainable_token_indices names tokens of the embedding, but the adapter holds no rows of"),
+        ({}, {"output": [1]}, "trainable_token_indices names tokens of output, but the adapter holds no rows of them"),
+        (rows_of("output"), {"output": [1, 2], "tok_embeddings": [1]}, "names tokens of tok_embeddings, but the adapt"),
         (rows_of("output"), {"output": [1, 400]}, r"first output.weight \[401, 64\], which is \[400, 64\] there"),
         (rows_of("output", width=63), {"output": [1, 2]}, r"first output.weight \[3, 63\], which is \[400, 64\] there"),
         (rows_of("vision_proj.0", width=32), {"0": [1, 2]}, "holds rows of vision_proj.0, which is no token table"),
