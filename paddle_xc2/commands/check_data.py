@@ -27,6 +27,8 @@ class Asked:
     hd_num: int | None = None
     img_size: int | None = None
     truncation: str | None = None
+    adapter: str | None = None
+    new_tokens: list[str] | None = None
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -74,6 +76,7 @@ def run(args: Namespace) -> int:
     from paddle_xc2.data.check import check_data, open_sources
     from paddle_xc2.data.check_report import report_values, summary_lines, write_html
     from paddle_xc2.data.processor import XComposer2Processor
+    from paddle_xc2.data.tokenizer import with_tokens_of_run
     from paddle_xc2.runtime import usable_cpus
 
     check_outputs(args)
@@ -87,6 +90,7 @@ def run(args: Namespace) -> int:
             truncation="turns" if asked.truncation == "turns" else "refuse",
             image_size=asked.img_size,
         )
+        processor.tokenizer, _ = with_tokens_of_run(processor.tokenizer, asked.adapter, asked.new_tokens)
     sources, findings = open_sources(asked.files)
     mends = planned_mends(args.fix, sources)
     num_workers = usable_cpus() if args.num_workers is None else args.num_workers
@@ -182,6 +186,8 @@ def asked_by_run(path: str) -> Asked:
         arguments.hd_num,
         arguments.img_size,
         arguments.truncation,
+        arguments.lora_path,
+        arguments.new_tokens,
     )
 
 

@@ -390,6 +390,22 @@ class StreamDecoder:
         return 0
 
 
+def with_tokens_of_run(
+    tokenizer: XComposer2Tokenizer, adapter, new_tokens: list[str] | None
+) -> tuple[XComposer2Tokenizer, XComposer2Tokenizer]:
+    """The tokenizer of a fine-tuning run, and the one that the run begins with.
+
+    Args:
+        tokenizer: of the model.
+        adapter: what the run goes on with: a directory or a released name; None for nothing.
+        new_tokens: what the run adds.
+    Raises: as `with_new_tokens`; FileNotFoundError.
+    """
+    if adapter is not None and has_tokenizer(adapter := resolve_model_path(adapter)):
+        tokenizer = XComposer2Tokenizer.from_pretrained(adapter)
+    return tokenizer.with_new_tokens(new_tokens) if new_tokens else tokenizer, tokenizer
+
+
 def has_tokenizer(directory: Path) -> bool:
     """Whether a directory holds a tokenizer's model; of an adapter: whether its training added tokens."""
     return any((directory / name).is_file() for name in (MODEL_FILE, PADDLENLP_MODEL_FILE))

@@ -18,7 +18,7 @@ import paddle_xc2
 from paddle_xc2 import runtime
 from paddle_xc2.data.mixture import load_datasets
 from paddle_xc2.data.processor import XComposer2Processor
-from paddle_xc2.data.tokenizer import XComposer2Tokenizer, has_tokenizer
+from paddle_xc2.data.tokenizer import XComposer2Tokenizer, with_tokens_of_run
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.models.token_rows import merge_rows
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
@@ -134,18 +134,13 @@ def build_processor(
         image_size=arguments.img_size,
         pad_image_to_square=arguments.pad_image_to_square,
     )
-    if arguments.lora and (adapter := start.checkpoint or arguments.lora_path):
-        adapter = resolve_model_path(adapter)
-        if has_tokenizer(adapter):
-            processor.tokenizer = XComposer2Tokenizer.from_pretrained(adapter)
-    original = processor.tokenizer
-    if arguments.new_tokens:
-        processor.tokenizer = processor.tokenizer.with_new_tokens(arguments.new_tokens)
-        if not arguments.do_train and fresh_tokens(processor.tokenizer, original, arguments.new_tokens):
-            raise ValueError(
-                f'"new_tokens" are not all tokens of {arguments.lora_path or arguments.model_name_or_path}, and '
-                '"do_train" is false: nothing teaches them; leave new_tokens out'
-            )
+    adapter = start.checkpoint or arguments.lora_path if arguments.lora else None
+    processor.tokenizer, original = with_tokens_of_run(processor.tokenizer, adapter, arguments.new_tokens)
+    if not arguments.do_train and fresh_tokens(processor.tokenizer, original, arguments.new_tokens or ()):
+        raise ValueError(
+            f'"new_tokens" are not all tokens of {arguments.lora_path or arguments.model_name_or_path}, and "do_train" '
+            "is false: nothing teaches them; leave new_tokens out"
+        )
     return processor, original
 
 

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from paddle_xc2.cli import main
+from paddle_xc2.data.tokenizer import XComposer2Tokenizer
 from tests.conftest import ROOT
 from tests.golden import Golden
+from tests.tiny import tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,20 @@ def test_the_arguments_of_a_run(folder, model, capsys):
     assert run("sft.json", "--max_length", 12, "--image_folder", ".") == 1
     assert "max_length is 12; " in capsys.readouterr().out
     assert not (folder / "out").exists()
+
+
+def test_new_tokens_of_a_run(folder, capsys):
+    """They are counted as the one token that they are in the run: its own, and those of the adapter it goes on with."""
+    model = tiny_checkpoint(folder / "model", num_unused=4)
+    (folder / "adapter").mkdir()
+    XComposer2Tokenizer.from_pretrained(model).with_new_tokens(["<defect>"]).save_pretrained(folder / "adapter")
+    (folder / "new.json").write_text(json.dumps([{"conversations": [["Q", "<defect><scratch>" * 9]]}]))
+    arguments = {"model_name_or_path": str(model), "data_path": "new.json", "output_dir": "o", "max_length": 40}
+    added = {"lora": True, "lora_path": "adapter", "new_tokens": ["<scratch>"]}
+    for keys, status, longer in (({}, 1, 1), (added, 0, 0)):
+        (folder / "sft.json").write_text(json.dumps(arguments | keys))
+        assert run("sft.json") == status
+        assert f"max_length is 40; {longer} record" in capsys.readouterr().out
 
 
 def test_a_data_list(folder, model, capsys):
