@@ -275,6 +275,24 @@ def test_rows_of_tokens_are_replaced_and_come_back(tmp_path):
         np.testing.assert_array_equal(model.state_dict()[name].numpy(), before[name])
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_rows_in_half_precision_merge_on_a_cpu(tmp_path, dtype):
+    values = np.random.default_rng(1).standard_normal((2, 64)).astype(np.float32)
+    tensors = {**pairs(), f"{PREFIX}model.tok_embeddings{ROWS}": values, f"{PREFIX}output{ROWS}": values}
+    ids = {"tok_embeddings": [90, 3], "output": [5, 17]}
+    directory = write_peft(tmp_path / "adapter", tensors, trainable_token_indices=ids)
+    tiny_model().save_pretrained(tmp_path / "model")
+    model = XComposer2ForCausalLM.from_pretrained(tmp_path / "model", dtype=dtype)
+    before = [table.astype("float32").numpy() for table in (model.model.tok_embeddings.weight, model.output.weight.t())]
+    model.load_adapter(directory)
+    model.merge_adapter()
+    after = [table.astype("float32").numpy() for table in (model.model.tok_embeddings.weight, model.output.weight.t())]
+    rounded = paddle.to_tensor(values).astype(dtype).astype("float32").numpy()
+    for old, new, rows in zip(before, after, ids.values(), strict=True):
+        old[rows] = rounded
+        np.testing.assert_array_equal(new, old)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_rows_in_files_are_those_in_memory(tmp_path, dtype):
     """Saved, read, and merged into the files of the base, together with LoRA."""
