@@ -16,6 +16,7 @@ from paddlenlp.trainer import TrainerState
 
 import paddle_xc2
 from paddle_xc2 import runtime
+from paddle_xc2.counted import counted
 from paddle_xc2.data.mixture import load_datasets
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer, with_tokens_of_run
@@ -301,8 +302,8 @@ def save_results(trainer: StepTrainer, seconds: float) -> None:
     trainer.state.save_to_json(str(output_dir / STATE_FILE))
     draw_metrics(entries, output_dir / LOSS_PLOT)
     losses = [entry["loss"] for entry in entries if entry.get("loss") is not None]
-    num_steps = trainer.plan.num_steps - trainer.plan.start.step
-    told = f"trained {num_steps} steps in {seconds:.0f} s" + (f", last loss {losses[-1]:.4f}" if losses else "")
+    steps = counted(trainer.plan.num_steps - trainer.plan.start.step, "step")
+    told = f"trained {steps} in {seconds:.0f} s" + (f", last loss {losses[-1]:.4f}" if losses else "")
     print(f"{told}; {output_dir} holds metrics.jsonl and {LOSS_PLOT}")
     if compared := trainer.answers.before_and_after(trainer.model_step):
         print("\n".join([f"sample answers, all of them in {output_dir / TABLE_FILE}:", *compared]))

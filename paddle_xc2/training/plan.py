@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from paddle_xc2.configuration import XComposer2Config
+from paddle_xc2.counted import counted
 from paddle_xc2.data.batching import Layout, StepOrder
 from paddle_xc2.data.encode import Example
 from paddle_xc2.data.marked_text import marked_pieces
@@ -288,7 +289,7 @@ def _filling_line(plan: Plan) -> str:
 
 def _schedule_line(plan: Plan) -> str:
     arguments = plan.arguments
-    length = f"{plan.num_steps} steps"
+    length = counted(plan.num_steps, "step")
     if arguments.max_steps < 1:
         length += f" in {arguments.num_train_epochs:g} epoch{'' if arguments.num_train_epochs == 1 else 's'}"
     return (
@@ -305,7 +306,7 @@ def _part_rates(arguments: FinetuneArguments) -> str:
 
 
 def _checkpoint_line(arguments: FinetuneArguments) -> str:
-    steps = f"every {arguments.save_steps} steps"
+    steps = "every step" if arguments.save_steps == 1 else f"every {arguments.save_steps} steps"
     often = {"no": "none", "epoch": "every epoch", "steps": steps}[arguments.save_strategy]
     if arguments.save_strategy != "no" and arguments.save_total_limit:
         often += f", the newest {arguments.save_total_limit} kept"

@@ -14,6 +14,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+from paddle_xc2.counted import counted
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer
 from paddle_xc2.models.lora import LoRALinear, replace_layer
 from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows, put_columns, row_layers
@@ -171,8 +172,7 @@ def token_row_lines(model, tokenizer: XComposer2Tokenizer) -> list[str]:
         pieces = tokenizer.convert_ids_to_tokens(ids[:_SHOWN])
         more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
         table = "the embedding" if path == EMBEDDING else "the output head"
-        tokens = f"{len(ids)} token{'s' if len(ids) > 1 else ''}"
-        lines.append(f"rows of {table} for {tokens}: {' '.join(map(_visible, pieces))}{more}")
+        lines.append(f"rows of {table} for {counted(len(ids), 'token')}: {' '.join(map(_visible, pieces))}{more}")
     return lines
 
 

@@ -149,6 +149,13 @@ def test_lines(samples):
         assert re.search(said, text), said
 
 
+def test_a_plan_of_one_step(samples):
+    model = tiny_model()
+    plan = plan_of(samples, max_steps=1, save_strategy="steps", save_steps=1)
+    text = "\n".join(plan_lines(plan, model.config, set_trainable(model), "a CPU", 10**9))
+    assert "schedule     1 step, " in text and "checkpoints  every step, " in text
+
+
 def test_refused_samples_are_listed(workspace, samples):
     short = XComposer2Processor.from_pretrained(workspace / "model", max_length=31)
     fitting = fit_samples(load_conversations(workspace / "train.json"), short, leave_out=True)
