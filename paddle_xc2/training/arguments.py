@@ -32,7 +32,8 @@ class FinetuneArguments:
     Model:
         model_name_or_path: checkpoint to start from: a directory, or a released name.
         new_tokens: texts that become one token each, as in ["<defect>"], and are saved with the tokenizer. They take
-            the place of unused pieces of the vocabulary, and begin as the mean of the tokens that they replace.
+            the place of unused pieces of the vocabulary, and begin as the mean of the tokens that they replace; a text
+            that is one token already stays it.
         img_size: pixels, side of the square image; null is the checkpoint's, another size resizes its position table.
         hd_num: tiles that an image may take; null is upstream's number, -1 is for families without tiles.
         pad_image_to_square: of LLaVA: false takes the middle of an image as CLIP does, true pads it to a square; null

@@ -40,12 +40,12 @@ def learn_token_rows(model, tokenizer: XComposer2Tokenizer, arguments, samples, 
         asked for.
     """
     added = fresh_tokens(tokenizer, original, arguments.new_tokens or ())
-    asked = [*added, *token_ids(tokenizer, arguments.train_tokens or ())]
+    asked = token_ids(tokenizer, [*(arguments.new_tokens or ()), *(arguments.train_tokens or ())])
     head_has_lora = isinstance(model.output, LoRALinear)
     if asked and head_has_lora:
         raise ValueError(
             "new_tokens and train_tokens let rows of the output head learn, which learns by LoRA; leave output out of "
-            "lora_target_modules"
+            "lora_target_modules, or merge lora_path first: paddle-xc2 merge"
         )
     needed = {EMBEDDING: set(asked), HEAD: set(asked)}
     if arguments.train_tokens is None:
@@ -165,7 +165,7 @@ def _in_pieces(measure, ids: list[int]) -> np.ndarray:
 
 
 def token_row_lines(model, tokenizer: XComposer2Tokenizer) -> list[str]:
-    """Which tokens' rows learn, for people: a line for each table."""
+    """Which tokens' rows learn, for people: a line for each table, and one if PEFT can't read them."""
     lines = []
     for path, layer in row_layers(model).items():
         ids = layer.token_ids
@@ -173,6 +173,8 @@ def token_row_lines(model, tokenizer: XComposer2Tokenizer) -> list[str]:
         more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
         table = "the embedding" if path == EMBEDDING else "the output head"
         lines.append(f"rows of {table} for {counted(len(ids), 'token')}: {' '.join(map(_visible, pieces))}{more}")
+    if any(f"{path}.weight" in model.replaced for path in row_layers(model)):
+        lines.append("lora_path holds the whole table too; PEFT does not read both together: merge first")
     return lines
 
 

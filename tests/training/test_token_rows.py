@@ -309,6 +309,24 @@ def test_new_tokens_that_nothing_teaches(config, roomy, workspace, tmp_path):
         finetune(path)
 
 
+def test_rows_of_a_table_that_an_adapter_holds_whole(roomy):
+    model, tokenizer = tiny_model(), XComposer2Tokenizer.from_pretrained(roomy)
+    token_rows.learn_token_rows(model, tokenizer, FinetuneArguments(lora=True, train_tokens=["e"]), None, tokenizer)
+    assert len(token_rows.token_row_lines(model, tokenizer)) == 2
+    model.replaced = {"output.weight": None}
+    assert token_rows.token_row_lines(model, tokenizer)[2].endswith("PEFT does not read both together: merge first")
+
+
+def test_new_tokens_that_are_one_already_learn_too(roomy):
+    """A piece of the vocabulary, or a token that an earlier run has added."""
+    tokenizer = XComposer2Tokenizer.from_pretrained(roomy).with_new_tokens(["<defect>"])
+    model, arguments = tiny_model(), FinetuneArguments(lora=True, new_tokens=["<defect>", "e"], train_tokens=[])
+    before = model.output.weight.numpy()
+    token_rows.learn_token_rows(model, tokenizer, arguments, None, tokenizer)
+    assert model.output.token_ids == tuple(sorted([FIRST, *tokenizer.encode("e", add_special_tokens=False)]))
+    np.testing.assert_array_equal(model.output.rows.numpy(), before[:, list(model.output.token_ids)].T)
+
+
 def test_learning_rate_of_rows():
     arguments = FinetuneArguments(lora=True, learning_rate=1e-3, embeddings_lr=5e-3, train_tokens=["e"])
     model = tiny_model()
