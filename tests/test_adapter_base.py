@@ -139,6 +139,6 @@ def test_chat_with_an_adapter(place, capsys):
     (folder / "base").rename(folder / "moved")
     words = ["chat", "--from_pretrained", str(folder / "adapter"), "--text", "Which digit?", "--max_new_tokens", "2"]
     assert main([*words, "--base", str(folder / "moved")]) == 0
-    assert "4 low-rank updates, 1 tensors replaced whole, norm of the change" in capsys.readouterr().err
+    assert "4 low-rank updates, 1 tensor replaced whole, norm of the change" in capsys.readouterr().err
     assert main(words) == 2
     assert "give the base with --base" in capsys.readouterr().err
