@@ -40,6 +40,7 @@ STEPS = 10
 LORA = {
     **{"lora": True, "lora_rank": 4, "lora_alpha": 8, "lora_dropout": 0.1},
     **{"fix_sampler": False, "mm_projector_lr": 3e-4},
+    **{"new_tokens": ["digit is"], "train_tokens": ["e"], "embeddings_lr": 2e-3},
 }
 MEASURED = ("tokens_per_second", "peak_memory_gb", "eval_seconds")  # never the same twice
 
@@ -67,7 +68,7 @@ def make_workspace(folder: Path) -> int:
 
     from tests.tiny import tiny_checkpoint
 
-    tiny_checkpoint(folder / "model")
+    tiny_checkpoint(folder / "model", num_unused=2)
     draw = np.random.default_rng(0)
     for name, indexes in (("train", range(11)), ("eval", range(100, 103))):
         records = []
@@ -140,9 +141,9 @@ def train(config: Path, log: Path, full_at: int | None = None) -> int:
 
 
 def outcome(output_dir: Path) -> dict:
-    """What has to be the same: SHA-256 of the model and the predictions, what was logged, which files there are."""
+    """What has to be the same: SHA-256 of model, tokenizer and predictions, what was logged, which files there are."""
     files = sorted(path for path in output_dir.iterdir() if path.is_file())
-    same = [path for path in files if path.suffix == ".safetensors" or path.name.startswith("predictions-")]
+    same = [path for path in files if path.suffix == ".safetensors" or path.name.startswith(("predictions-", "token"))]
     entries = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
     return {
         "sums": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in same},
@@ -299,7 +300,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="runs that are killed (%(default)s)")
     parser.add_argument("--full-disks", type=int, default=5, help="runs whose disk fills up (%(default)s)")
-    parser.add_argument("--lora", action="store_true", help="train LoRA and the projector, not the whole model")
+    parser.add_argument("--lora", action="store_true", help="train LoRA, the projector and tokens, not the whole model")
     parser.add_argument("--no-mount", action="store_true", help="mount nothing, inject ENOSPC")
     parser.add_argument("--seed", type=int, help="of the moments; drawn if it is left out")
     args = parser.parse_args()
