@@ -17,7 +17,7 @@ import paddle.nn.functional as F
 from paddle_xc2.counted import counted
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer
 from paddle_xc2.models.lora import LoRALinear, replace_layer
-from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows, put_columns, row_layers
+from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows, row_layers
 
 EMBEDDING, HEAD = "model.tok_embeddings", "output"
 _DEVIATIONS = 2.5  # standard deviations of the rows of unused tokens: within so many, a row is like theirs
@@ -67,12 +67,12 @@ def start_new_tokens(
     starts = starting_rows(model, fresh_tokens(tokenizer, original, texts))
     if not starts:
         return
-    ids = list(starts)
+    ids = paddle.to_tensor(list(starts))
     embedding, head = (paddle.stack([rows[path] for rows in starts.values()]) for path in (EMBEDDING, HEAD))
+    tables = model.model.tok_embeddings.weight, model.output.weight
     with paddle.no_grad():
-        tables = model.model.tok_embeddings.weight, model.output.weight
-        tables[0].set_value(paddle.scatter(tables[0], paddle.to_tensor(ids), embedding.astype(tables[0].dtype)))
-        tables[1].set_value(put_columns(tables[1], ids, head.t().astype(tables[1].dtype)))
+        tables[0][ids] = embedding.astype(tables[0].dtype)
+        tables[1][:, ids] = head.t().astype(tables[1].dtype)
 
 
 def fresh_tokens(tokenizer, original, texts: Sequence[str]) -> dict[int, list[int]]:
