@@ -16,7 +16,15 @@ from typing import NamedTuple
 import numpy as np
 
 from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, PADDLENLP_ADAPTER_CONFIG_FILE, read_json
-from paddle_xc2.weights.lazy_tensor import NUMPY_DTYPES, LazyTensor, cast, release_pages, row_blocks
+from paddle_xc2.weights.lazy_tensor import (
+    NUMPY_DTYPES,
+    STRIP_BYTES,
+    LazyTensor,
+    cast,
+    lies_transposed,
+    release_pages,
+    row_blocks,
+)
 from paddle_xc2.weights.name_map import to_hf, to_paddle
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -357,7 +365,7 @@ def _fitting_shape(rows: TokenRows, base: tuple[int, ...] | None) -> tuple[int, 
 
 def _row_reader(name: str, base: LazyTensor, rows: TokenRows):
     def read() -> np.ndarray:
-        table = np.array(base.read())
+        table = base.load(base.dtype, name)
         table[list(rows.token_ids)] = rows.rows.load(base.dtype, name)
         return table
 
@@ -366,17 +374,26 @@ def _row_reader(name: str, base: LazyTensor, rows: TokenRows):
 
 def _reader(name: str, base: LazyTensor, update: LowRank):
     def read() -> np.ndarray:
-        """A few rows at a time: in float32 the whole would take several times the room of the result."""
+        """Some rows at a time, few enough for the cache: larger arrays would get new memory of the system each time.
+
+        In the order of the file, if no row has to be brought to a norm.
+        """
         view = base.read()
-        a, b = (side.load("float32", name) for side in (update.a, update.b))
+        left, right = (side.load("float32", name) for side in (update.b, update.a))
         magnitude = None if update.magnitude is None else update.magnitude.load("float32", name)
-        merged = np.empty(base.shape, NUMPY_DTYPES[base.dtype])
-        for rows in row_blocks(base.shape, "float32"):
-            block = cast(view[rows], base.dtype, "float32", name) + np.float32(update.scale) * (b[rows] @ a)
-            if magnitude is not None:
-                block *= (magnitude[rows] / np.linalg.norm(block, axis=1))[:, None]
-            merged[rows] = cast(block, "float32", base.dtype, name)
+        turned = magnitude is None and lies_transposed(view)
+        if turned:
+            view, left, right = view.T, right.T, left.T
+        merged = np.empty(view.shape, NUMPY_DTYPES[base.dtype])
+        step = max(1, STRIP_BYTES // (4 * view.shape[1]))
+        for block in row_blocks(view.shape, "float32"):
+            for start in range(block.start, block.stop, step):
+                rows = slice(start, min(start + step, block.stop))
+                values = cast(view[rows], base.dtype, "float32", name) + np.float32(update.scale) * (left[rows] @ right)
+                if magnitude is not None:
+                    values *= (magnitude[rows] / np.linalg.norm(values, axis=1))[:, None]
+                merged[rows] = cast(values, "float32", base.dtype, name)
             release_pages(view)
-        return merged
+        return merged.T if turned else merged
 
     return read
