@@ -20,7 +20,19 @@ import sentencepiece
 from paddle_xc2.adapter_base import find_base, is_adapter
 from paddle_xc2.checkpoint_config import XTUNER_LLM, xtuner_folder
 from paddle_xc2.model_path import resolve_model_path
-from paddle_xc2.special_tokens import BOS, EOS, IMAGE_PLACEHOLDER, LLAVA_IMAGE, LLAVA_VIDEO, RESERVED, UNK
+from paddle_xc2.special_tokens import (
+    BOS,
+    EOS,
+    IM_END,
+    IM_START,
+    IMAGE_PLACEHOLDER,
+    LLAVA_IMAGE,
+    LLAVA_VIDEO,
+    RESERVED,
+    TURN_END,
+    TURN_START,
+    UNK,
+)
 
 MODEL_FILE = "tokenizer.model"
 PADDLENLP_MODEL_FILE = "sentencepiece.bpe.model"  # the same under the name that PaddleNLP gives it
@@ -117,15 +129,25 @@ class XComposer2Tokenizer:
                 f"{len(new)} new tokens are too many: {self._source} has {len(free)} unused pieces "
                 "([UNUSED_TOKEN_0] and so on), and this version can't grow a vocabulary; name fewer"
             )
+        return self._with_added(dict(zip(free, new, strict=False)), special=False)
+
+    def with_turn_tokens(self) -> XComposer2Tokenizer:
+        """A tokenizer that knows <|im_start|> and <|im_end|>, as InternLM2-chat's does.
+
+        The vocabulary holds pieces for them, which a language model without chat has no names for.
+        """
+        pieces = {IM_START: TURN_START, IM_END: TURN_END}
+        lacking = {self._sp.piece_to_id(piece): name for name, piece in pieces.items() if name not in self._special_ids}
+        if not lacking or self._sp.unk_id() in lacking:
+            return self
+        return self._with_added(lacking, special=True)
+
+    def _with_added(self, tokens: dict[int, str], special: bool) -> XComposer2Tokenizer:
+        """tokens: ids that have a piece already, and the texts that they are from now on."""
         name = f"{self._source}/{CONFIG_FILE}"
         config = _read_json_object({**self._default_files(), **self._files}[CONFIG_FILE], name)
-        added = {
-            str(i): {
-                "content": text, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,
-                "special": False,
-            }
-            for text, i in zip(new, free, strict=False)
-        }  # fmt: skip
+        settings = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": special}
+        added = {str(i): {"content": text, **settings} for i, text in tokens.items()}
         config["added_tokens_decoder"] = {**config.get("added_tokens_decoder", {}), **added}
         content = json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"
         return XComposer2Tokenizer({**self._files, CONFIG_FILE: content}, self._source)

@@ -89,7 +89,8 @@ def convert(
         base: of an adapter as `source`, if it is not where the adapter remembers it. An adapter is merged into its
             base, a few rows of a tensor at a time.
         dequantize: merges an adapter of QLoRA into the weights that quantizing its base gives.
-        visual_encoder: a CLIP, which makes a LLaVA of a language model in `source`, with a fresh projector.
+        visual_encoder: a CLIP, which makes a LLaVA of a language model in `source`, with a fresh projector, and with
+            <|im_start|> and <|im_end|> in its tokenizer.
     Raises: FileNotFoundError, or ValueError naming the file or the tensors: what is missing, damaged or doesn't fit.
     """
     started = time.perf_counter()
@@ -112,8 +113,11 @@ def convert(
         if dequantize:
             tensors = as_trained_with(tensors, adapter)
         tensors = merge_into_base(tensors, config, adapter)
-    with_tokens = adapter is not None and has_tokenizer(adapter)
-    tokenizer = XComposer2Tokenizer.from_pretrained(adapter) if with_tokens else None
+    tokenizer = None  # the source's
+    if adapter is not None and has_tokenizer(adapter):
+        tokenizer = XComposer2Tokenizer.from_pretrained(adapter)
+    elif visual_encoder is not None and has_tokenizer(source):  # the template of the family needs turns
+        tokenizer = XComposer2Tokenizer.from_pretrained(source).with_turn_tokens()
     layout = layout_of(tensors)
     shapes = parameter_shapes(config)
     parameters, dropped = balance(tensors, layout, shapes, source)

@@ -380,6 +380,20 @@ def test_the_released_vocabularys_unused_pieces(shared):
     assert real_tokenizer.with_new_tokens(["<box>"]).encode("<box>", False) == [92397]
 
 
+def test_turn_tokens_of_a_language_model_without_chat(roomy, tmp_path):
+    """They get the ids that they have in InternLM2-chat; what has them already stays as it is."""
+    tokenizer = roomy.with_turn_tokens()
+    turns = ["<|im_start|>", "<|im_end|>"]
+    ids = [TINY_VOCAB_SIZE - 1, TINY_VOCAB_SIZE - 2]
+    assert tokenizer.encode("".join(turns), add_special_tokens=False) == ids
+    assert roomy.convert_tokens_to_ids([TURN_START, TURN_END]) == ids
+    assert tokenizer.decode([*ids, *tokenizer.encode("a", False)], skip_special_tokens=True) == "a"
+    tokenizer.save_pretrained(tmp_path)
+    again = XComposer2Tokenizer.from_pretrained(tmp_path)
+    assert again.with_turn_tokens() is again and again.convert_tokens_to_ids(turns) == ids
+    assert tokenizer.with_new_tokens(["<defect>"]).encode("<|im_end|><defect>", False) == [ids[1], TINY_VOCAB_SIZE - 6]
+
+
 @pytest.mark.parametrize(
     ("texts", "message"),
     [

@@ -98,6 +98,13 @@ def test_pretraining_trains_the_projector_alone(folder, pretrained):
     assert answered_at(pretrained) == [0, 0, 3, 3, 6, 6]
 
 
+def test_turns_begin_and_end_with_one_token(folder, pretrained):
+    """Though the language model that it was made of knows no chat: else an answer would never end."""
+    for path in (folder / "fresh", pretrained):
+        tokenizer = XComposer2Processor.from_pretrained(path).tokenizer
+        assert tokenizer.encode("<|im_start|><|im_end|>", add_special_tokens=False) == [399, 398]
+
+
 def test_pretraining_looks_at_the_middle_of_a_picture(folder, pretrained):
     """And so does chat with what it trained."""
     trained, fresh = (XComposer2Processor.from_pretrained(path) for path in (pretrained, folder / "fresh"))
