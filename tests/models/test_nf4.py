@@ -176,6 +176,18 @@ def test_odd_number_of_outputs():
         NF4Linear(64, 5)
 
 
+@pytest.mark.parametrize("shape", [(64, 2), (200, 34), (1, 8), (256, 128)])
+def test_the_way_of_a_cpu_and_that_of_other_devices_are_one(shape):
+    weight = random_weight(*shape, seed=5)
+    weight[:64, 0] = 0.0  # a block without a scale
+    weight[: len(THRESHOLDS), 1] = np.array(THRESHOLDS, np.float32)[: shape[0]]  # between two values, of scale 1
+    weight[-1, 1] = 1.0
+    ways = [function(paddle.to_tensor(weight)) for function in (nf4._quantize_on_cpu, nf4._quantize_blocks)]
+    for ours, theirs in zip(*ways, strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
 # The kernel that PaddleNLP uses on a GPU: what it computes, in NumPy, in its place
 
 
