@@ -99,6 +99,11 @@ def convert(
     adapter = source if is_adapter(source) else None
     if adapter is not None:
         source = find_base(adapter, base)
+        for kind, path in (("adapter", adapter), ("base", source)):
+            if Path(destination).exists() and path.samefile(destination):
+                raise ValueError(
+                    f"{destination} is the {kind} itself, which merging would replace; choose another folder"
+                )
         check_base(adapter, source)
     elif dequantize:
         raise ValueError(f"{source}: is no adapter; dequantize is for merging one of QLoRA")

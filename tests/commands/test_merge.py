@@ -139,3 +139,15 @@ def test_an_adapter_of_qlora_into_the_base_as_it_is_or_as_it_was_trained_with(tm
     assert main(["merge", "--lora_path", str(tmp_path / "plain"), *words]) == 2
     assert "--dequantize is for adapters that were trained on a base in four bits" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("what", ["adapter", "base"])
+def test_merging_does_not_replace_what_it_merges(place, what, capsys):
+    folder, _ = place
+    XComposer2ForCausalLM.from_pretrained(folder / "base").save_pretrained(folder / "base2")  # ours to overwrite
+    out = folder / {"adapter": "adapter", "base": "base2"}[what]
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    words = ["merge", "--base", str(folder / "base2"), "--lora_path", str(folder / "adapter"), "--overwrite"]
+    assert main([*words, "--output_path", str(out), "--disable_tqdm"]) == 2
+    assert f"{out} is the {what} itself, which merging would replace" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
