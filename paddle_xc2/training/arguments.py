@@ -110,7 +110,7 @@ class FinetuneArguments:
         adam_epsilon: AdamW's epsilon.
         max_grad_norm: gradients are scaled down to this global norm; 0 leaves them.
         lr_scheduler_type: cosine, linear, constant, constant_with_warmup or polynomial.
-        warmup_ratio: share of the steps in which the learning rate rises from 0.
+        warmup_ratio: share of the steps in which the learning rate rises from 0; of constant, none does.
         warmup_steps: the same as a number of steps; if positive, warmup_ratio is not looked at.
         num_cycles: waves of the cosine; 0.5 ends at 0.
         lr_end: learning rate at the end of polynomial.
@@ -388,6 +388,7 @@ _CHOICES = {
     "fp16_opt_level": ("O1", "O2"),
 }
 _AT_LEAST = {
+    "img_size": 1,
     "max_length": 1,
     "max_tokens_per_batch": 1,
     "dataloader_num_workers": 0,
@@ -406,6 +407,9 @@ _AT_LEAST = {
     "weight_decay": 0,
     "max_grad_norm": 0,
     "warmup_steps": 0,
+    "num_cycles": 0,
+    "lr_end": 0,
+    "power": 0,
     "eval_steps": 1,
     "evaluation_freq": 1,
     "evaluation_max_new_tokens": 1,
@@ -416,6 +420,8 @@ _AT_LEAST = {
     "logging_steps": 1,
     "seed": 0,
 }
+_ABOVE_0 = ("adam_epsilon", "scale_loss")
+_LARGEST_SEED = 2**32 - 1  # of NumPy's generators
 _SHARES = ("adam_beta1", "adam_beta2", "warmup_ratio", "lora_dropout")  # from 0 to below 1
 
 
@@ -629,6 +635,11 @@ def _check_together(arguments: FinetuneArguments, wrong: list[str]) -> None:
     for name, least in _AT_LEAST.items():
         if (value := getattr(arguments, name)) is not None and value < least:
             wrong.append(f'"{name}" is {value}, but must be at least {least}')
+    for name in _ABOVE_0:
+        if (value := getattr(arguments, name)) <= 0:
+            wrong.append(f'"{name}" is {value:g}, but must be above 0')
+    if arguments.seed > _LARGEST_SEED:
+        wrong.append(f'"seed" is {arguments.seed}, but must be at most {_LARGEST_SEED}')
     for name in _SHARES:
         if not 0 <= getattr(arguments, name) < 1:
             wrong.append(f'"{name}" is {getattr(arguments, name)}, but must be from 0 to below 1')
@@ -642,6 +653,7 @@ def _check_together(arguments: FinetuneArguments, wrong: list[str]) -> None:
         arguments.resume_from_checkpoint = "auto"
     if not arguments.do_train and not arguments.do_eval:
         wrong.append('"do_train" and "do_eval" are both false: there is nothing to do')
+    _check_schedule(arguments, wrong)
     _check_questions(arguments, wrong)
     _check_batches(arguments, wrong)
     _check_generation(arguments, wrong)
@@ -649,6 +661,18 @@ def _check_together(arguments: FinetuneArguments, wrong: list[str]) -> None:
         wrong.append(f'"report_to" names "{name}", but knows only {", ".join(REPORTERS)} and none')
     _check_lora(arguments, wrong)
     _check_dataset(arguments, wrong)
+
+
+def _check_schedule(arguments: FinetuneArguments, wrong: list[str]) -> None:
+    if arguments.lr_scheduler_type == "polynomial" and arguments.lr_end >= arguments.learning_rate:
+        wrong.append(
+            f'"lr_end" is {arguments.lr_end:g}, but must be below "learning_rate", which is {arguments.learning_rate:g}'
+        )
+    if arguments.lr_scheduler_type == "constant" and arguments.warmup_steps:
+        wrong.append(
+            f'"warmup_steps" is {arguments.warmup_steps}, but "lr_scheduler_type" is "constant", which has no warm-up; '
+            "set that to constant_with_warmup, or leave warmup_steps out"
+        )
 
 
 _LORA_ONLY = {
@@ -690,6 +714,11 @@ def _check_questions(arguments: FinetuneArguments, wrong: list[str]) -> None:
     for name in ("evaluation_images", "evaluation_freq"):
         if getattr(arguments, name) is not None and not questions:
             wrong.append(f'"{name}" is set, but "evaluation_inputs" holds no question to ask')
+    if questions and not arguments.do_train:
+        wrong.append(
+            '"evaluation_inputs" are asked before, during and after training, but "do_train" is false; leave them out, '
+            "and ask with paddle-xc2 chat"
+        )
     if any(not question.strip() for question in questions):
         wrong.append('"evaluation_inputs" holds an empty question')
     if questions and len(images) not in (0, 1, len(questions)):

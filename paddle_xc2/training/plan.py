@@ -121,6 +121,8 @@ class Plan:
     @property
     def warmup_steps(self) -> int:
         """Steps in which the learning rate rises; a begun one counts, as in Hugging Face's Trainer."""
+        if self.arguments.lr_scheduler_type == "constant":
+            return 0
         return self.arguments.warmup_steps or math.ceil(self.arguments.warmup_ratio * self.num_steps)
 
     @property

@@ -195,7 +195,8 @@ class StepTrainer(Trainer):
             arguments.lr_scheduler_type,
             learning_rate=arguments.learning_rate,
             num_warmup_steps=self.plan.warmup_steps,
-            num_training_steps=num_training_steps,
+            # After a run that is all warm-up, polynomial would divide by the steps that are left.
+            num_training_steps=max(num_training_steps, self.plan.warmup_steps + 1),
             num_cycles=arguments.num_cycles,
             lr_end=arguments.lr_end,
             power=arguments.power,

@@ -255,6 +255,23 @@ def test_keys_of_paddlenlp_at_their_defaults_are_accepted(load):
         ({"fp16_opt_level": "O3"}, "must be one of O1, O2"),
         ({"gradient_accumulation_steps": 0}, '"gradient_accumulation_steps" is 0, but must be at least 1'),
         ({"save_total_limit": 0}, "must be at least 1"),
+        ({"img_size": 0}, '"img_size" is 0, but must be at least 1'),
+        ({"adam_epsilon": 0}, '"adam_epsilon" is 0, but must be above 0'),
+        ({"scale_loss": -1}, '"scale_loss" is -1, but must be above 0'),
+        ({"seed": 2**32}, '"seed" is 4294967296, but must be at most 4294967295'),
+        ({"lr_scheduler_type": "polynomial", "power": -1}, '"power" is -1.0, but must be at least 0'),
+        (
+            {"lr_scheduler_type": "polynomial", "lr_end": 1, "learning_rate": 0.1},
+            '"lr_end" is 1, but must be below "learning_rate", which is 0.1',
+        ),
+        (
+            {"lr_scheduler_type": "constant", "warmup_steps": 3},
+            '"constant", which has no warm-up; set that to constant_with_warmup, or leave warmup_steps out',
+        ),
+        (
+            {"do_train": False, "do_eval": True, "evaluation_inputs": ["What?"]},
+            '"evaluation_inputs" are asked before, during and after training, but "do_train" is false',
+        ),
         ({"top_p": 0.0}, '"top_p" is 0.0, but must be above 0 and at most 1'),
         ({"eval_with_do_generation": True}, '"eval_with_do_generation" is true, but nothing is evaluated; set evalua'),
         ({"save_generation_output": True}, "but nothing is generated; set eval_with_do_generation to true"),

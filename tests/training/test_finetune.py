@@ -509,3 +509,8 @@ def test_loss_that_is_not_finite(config, capsys):
 def test_another_image_size(config, tmp_path):
     assert finetune(config(img_size=56, max_steps=1)) == 0
     assert json.loads((tmp_path / "out" / "config.json").read_text())["img_size"] == 56
+
+
+def test_polynomial_schedule_that_is_all_warm_up(config, tmp_path, metrics):
+    assert finetune(config(lr_scheduler_type="polynomial", max_steps=2, warmup_steps=2)) == 0
+    assert [entry["learning_rate"] for entry in metrics(tmp_path / "out")] == [0.0, 5e-4]

@@ -40,6 +40,7 @@ def test_number_of_steps(samples):
     assert plan_of(samples, num_train_epochs=1.5).num_steps == 6
     assert plan_of(samples, max_steps=7, warmup_ratio=0.5).warmup_steps == 4
     assert plan_of(samples, warmup_steps=3, warmup_ratio=0.0).warmup_steps == 3
+    assert plan_of(samples, lr_scheduler_type="constant", warmup_ratio=0.5).warmup_steps == 0
     assert replace(plan, num_processes=2).num_steps == 6
 
 
