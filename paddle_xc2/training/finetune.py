@@ -26,7 +26,7 @@ from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load_arguments
 from paddle_xc2.training.checkpoints import check_whole
 from paddle_xc2.training.interruption import Stopped, is_disk_error
-from paddle_xc2.training.lora import add_lora, continue_adapter, remember_trained
+from paddle_xc2.training.lora import add_lora, check_continues, continue_adapter, remember_trained
 from paddle_xc2.training.metrics import LOSS_PLOT, device_memory, draw_metrics
 from paddle_xc2.training.output import Start, check_same_course, choose_start, claim
 from paddle_xc2.training.plan import Plan, first_sample_text, plan_lines
@@ -172,6 +172,8 @@ def load_model(
         )
     if arguments.lora and (adapter := plan.start.checkpoint or arguments.lora_path):
         continue_adapter(model, resolve_model_path(adapter), arguments)
+        if not plan.start.checkpoint:
+            check_continues(model, adapter, arguments)
     elif arguments.lora and plan.train:
         add_lora(model, arguments)
     if plan.train and not plan.start.checkpoint:  # what checkpoints hold has begun already

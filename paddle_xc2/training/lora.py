@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from paddle_xc2 import runtime
+from paddle_xc2.counted import counted
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer, has_tokenizer
 from paddle_xc2.models.lora import LoRALinear, is_linear, layer_at, lora_layers, lora_scaling, replace_layer
 from paddle_xc2.models.token_rows import is_rows
@@ -39,12 +40,19 @@ def add_lora(model, arguments) -> None:
     """
     if model.has_adapter:
         raise ValueError(
-            f"model_name_or_path {model.source_dir} has an adapter already; go on training it with lora_path, or merge "
-            "it first: paddle-xc2 merge"
+            f"model_name_or_path {arguments.model_name_or_path} has an adapter already; go on training it with "
+            "lora_path, or merge it first: paddle-xc2 merge"
         )
     model.rslora = arguments.rslora
     runtime.set_seed(arguments.seed)  # the same on every process
-    for path in target_layers(model, arguments.lora_target_modules or DEFAULT_TARGETS):
+    paths = target_layers(model, arguments.lora_target_modules or DEFAULT_TARGETS)
+    for name in ("vit_lora_rank", "vit_lora_alpha"):
+        if getattr(arguments, name) is not None and not any(path.startswith("vit.") for path in paths):
+            raise ValueError(
+                f'"{name}" is set, but lora_target_modules names no layer of the vision encoder; add "vit" to it, or '
+                f"leave {name} out"
+            )
+    for path in paths:
         rank, alpha = arguments.lora_rank, arguments.lora_alpha
         if path.startswith("vit."):
             rank, alpha = arguments.vit_lora_rank or rank, arguments.vit_lora_alpha or alpha
@@ -65,6 +73,34 @@ def continue_adapter(model, directory, arguments) -> None:
         layer.dropout.p = arguments.lora_dropout
 
 
+def check_continues(model, directory, arguments) -> None:
+    """Args:
+        model: with the adapter of `directory`, which lora_path names.
+    Raises: ValueError naming what is set otherwise than in the adapter, which decides it.
+    """
+    layers = lora_layers(model)
+    wrong = []
+    if arguments.rslora and not model.rslora:
+        wrong.append('"rslora" is true, and its updates are scaled by alpha / rank')
+    if arguments.use_dora and not any(layer.magnitude is not None for layer in layers.values()):
+        wrong.append('"use_dora" is true, and it is LoRA')
+    if targets := arguments.lora_target_modules:
+        asked = set(target_layers(model, targets))
+        if lacking := sorted(asked - layers.keys()):
+            wrong.append(f'"lora_target_modules" names {counted(len(lacking), "layer")} like {lacking[0]} without any')
+        if others := sorted(path for path in layers.keys() - asked if not path.startswith(_idle(model))):
+            wrong.append(f'"lora_target_modules" leaves out {counted(len(others), "layer")} like {others[0]}')
+    of_vit = [layer for path, layer in layers.items() if path.startswith("vit.")]
+    rank, alpha = arguments.vit_lora_rank, arguments.vit_lora_alpha
+    if rank is not None and {layer.rank for layer in of_vit} != {rank}:
+        wrong.append(f'"vit_lora_rank" is {rank}, and it has another, or none')
+    scales = {lora_scaling(alpha, layer.rank, model.rslora) / layer.scaling for layer in of_vit} if alpha else {1.0}
+    if alpha is not None and (not of_vit or any(abs(scale - 1) > 1e-6 for scale in scales)):
+        wrong.append(f'"vit_lora_alpha" is {alpha:g}, and it has another, or none')
+    if wrong:
+        raise ValueError(f"lora_path {directory} goes on as it is, but {'; '.join(wrong)}; leave that out")
+
+
 def remember_trained(model) -> None:
     """Notes what learns whole, for it to be saved with the adapter; what an earlier adapter held whole stays noted."""
     learning = {name for name, parameter in model.named_parameters() if not parameter.stop_gradient}
@@ -82,10 +118,10 @@ def target_layers(model, targets) -> list[str]:
 
     Raises: ValueError for a target that names nothing, listing what there is.
     """
-    layers = {path: _names(path) for path, layer in model.named_sublayers() if is_linear(layer)}
+    paths = (path for path, layer in model.named_sublayers() if is_linear(layer))
+    layers = {path: _names(path) for path in (re.sub(r"(\.base)+$", "", path) for path in paths)}  # wrapped, or not
     layers = {path: names for path, names in layers.items() if not re.search(r"\.plora_[ab]$", path)}
-    # LLaVA takes the hidden state before the last layer of its vision encoder.
-    idle = tuple(f"vit.layers.{index}." for index in range(model.vit.num_layers_run, len(model.vit.layers)))
+    idle = _idle(model)
     chosen: set[str] = set()
     for target in targets:
         found = {path for path, names in layers.items() if any(_matches(target, name) for name in names)}
@@ -99,6 +135,11 @@ def target_layers(model, targets) -> list[str]:
             )
         chosen |= found
     return [path for path in layers if path in chosen]
+
+
+def _idle(model) -> tuple[str, ...]:
+    """What the paths of layers that never run begin with: LLaVA takes what enters the last of its vision encoder."""
+    return tuple(f"vit.layers.{index}." for index in range(model.vit.num_layers_run, len(model.vit.layers)))
 
 
 def _names(path: str) -> list[str]:

@@ -98,13 +98,33 @@ def _check_not_both(model) -> None:
             )
 
 
+_HOW_TO_LEARN = {
+    "ViT": 'set "fix_vit": false, or ',
+    "projector": 'set "fix_sampler": false, or ',
+    "PLoRA": 'set "train_plora": true, or ',
+}
+_SPOKEN = {"other": "separators"}
+
+
 def set_learning_rates(model, arguments) -> None:
     """Gives every parameter its factor of the run's learning rate: by part, and of LoRA's B by lora_plus_scale.
 
     Args:
         arguments: FinetuneArguments.
+    Raises: ValueError for a learning rate of a part of which nothing learns.
     """
-    for name, parameter in named_parameters(model).items():
+    named = named_parameters(model)
+    learning = {part_of(name) for name, parameter in named.items() if not parameter.stop_gradient}
+    for part, key in PART_LEARNING_RATES.items():
+        # Rows of the tables learn by need: where the data needs none, their learning rate asks for nothing wrong.
+        by_need = part == "embeddings" and arguments.lora and arguments.train_tokens is None
+        if getattr(arguments, key) is not None and part not in learning and not by_need:
+            how = _HOW_TO_LEARN.get(part, "")
+            raise ValueError(
+                f'"{key}" is {getattr(arguments, key):g}, but nothing of the {_SPOKEN.get(part, part)} learns; '
+                f"{how}leave {key} out"
+            )
+    for name, parameter in named.items():
         own = getattr(arguments, PART_LEARNING_RATES.get(part_of(name), ""), None)
         factor = 1.0 if own in (None, arguments.learning_rate) else own / arguments.learning_rate
         if name.endswith(".lora_b"):

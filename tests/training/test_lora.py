@@ -11,7 +11,7 @@ from paddle_xc2 import XComposer2ForCausalLM
 from paddle_xc2.models.lora import is_lora, lora_layers, named_parameters
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.finetune import choose_trainable, finetune
-from paddle_xc2.training.lora import add_lora, target_layers
+from paddle_xc2.training.lora import add_lora, check_continues, target_layers
 from tests.tiny import tiny_model
 
 LORA = {"lora": True, "lora_rank": 4, "lora_alpha": 8, "save_strategy": "steps", "save_steps": 2}
@@ -109,6 +109,41 @@ def test_a_part_that_the_family_does_not_have(key, family):
     add_lora(model, arguments)
     with pytest.raises(ValueError, match=f'"{key}" is true, but {family} has none; leave it out'):
         choose_trainable(model, arguments)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"lora": True, "vit_lr": 1e-5}, '"vit_lr" is 1e-05, but nothing of the ViT learns; set "fix_vit": false, or'),
+        ({"lora": True, "mm_projector_lr": 1e-5}, 'of the projector learns; set "fix_sampler": false, or leave mm_pro'),
+        ({"lora": True, "plora_lr": 1e-5}, 'nothing of the PLoRA learns; set "train_plora": true, or leave plora_lr'),
+        ({"separators_lr": 1e-5}, "nothing of the separators learns; leave separators_lr out"),
+        (
+            {"freeze_include": ["*tok_embeddings*", "output*"], "embeddings_lr": 1e-5},
+            "nothing of the embeddings learns",
+        ),
+    ],
+)
+def test_learning_rate_of_what_does_not_learn(values, said):
+    arguments, model = FinetuneArguments(**values), tiny_model()
+    if arguments.lora:
+        add_lora(model, arguments)
+    with pytest.raises(ValueError) as caught:
+        choose_trainable(model, arguments)
+    assert said in str(caught.value)
+
+
+def test_learning_rate_of_updates_and_of_rows_by_need():
+    arguments = FinetuneArguments(lora=True, lora_target_modules=["vit"], vit_lr=1e-5, embeddings_lr=1e-5)
+    model = tiny_model()
+    add_lora(model, arguments)
+    choose_trainable(model, arguments)
+    assert named_parameters(model)["vit.layers.0.mlp.fc1.lora_a"].optimize_attr["learning_rate"] == pytest.approx(0.2)
+
+
+def test_rank_of_vision_layers_that_are_not_wrapped():
+    with pytest.raises(ValueError, match='"vit_lora_rank" is set, but lora_target_modules names no layer of the vis'):
+        add_lora(tiny_model(), FinetuneArguments(lora=True, vit_lora_rank=2))
 
 
 def test_learning_rates_of_the_parts():
@@ -212,13 +247,41 @@ def test_training_goes_on_with_an_adapter(config, tmp_path):
         np.testing.assert_array_equal(second[name], first[name])
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lora_target_modules": ["vit"]}, '"lora_target_modules" names 12 layers like vit.layers.0.mlp.fc1 without'),
+        ({"lora_target_modules": ["attention.wqkv"]}, "leaves out 8 layers like model.layers.0.attention.wo.linear"),
+        ({"rslora": True}, '"rslora" is true, and its updates are scaled by alpha / rank; leave that out'),
+        ({"use_dora": True}, '"use_dora" is true, and it is LoRA'),
+        ({"vit_lora_rank": 4}, '"vit_lora_rank" is 4, and it has another, or none'),
+        ({"vit_lora_alpha": 4}, '"vit_lora_alpha" is 4, and it has another, or none'),
+    ],
+)
+def test_what_an_adapter_to_go_on_with_decides(changes, said):
+    arguments, model = FinetuneArguments(lora=True), tiny_model()
+    add_lora(model, arguments)
+    check_continues(model, "first", FinetuneArguments(lora=True, lora_target_modules=["language_model"]))
+    with pytest.raises(ValueError) as caught:
+        check_continues(model, "first", FinetuneArguments(lora=True, **changes))
+    assert str(caught.value).startswith("lora_path first goes on as it is, but ") and said in str(caught.value)
+
+
+def test_an_adapter_to_go_on_with_is_as_asked():
+    settings = {"lora": True, "use_dora": True, "rslora": True, "vit_lora_rank": 2, "vit_lora_alpha": 3}
+    arguments = FinetuneArguments(**settings, lora_target_modules=["vit", "output"])
+    model = tiny_model()
+    add_lora(model, arguments)
+    check_continues(model, "first", arguments)
+
+
 def test_an_adapter_is_not_trained_whole(config, tmp_path):
     assert finetune(config(**LORA, max_steps=1)) == 0
     whole = config(model_name_or_path=str(tmp_path / "out"), output_dir=str(tmp_path / "2"))
     with pytest.raises(ValueError, match="is an adapter, which can't be trained whole; merge it first"):
         finetune(whole)
     again = config(**LORA, model_name_or_path=str(tmp_path / "out"), output_dir=str(tmp_path / "2"))
-    with pytest.raises(ValueError, match="has an adapter already; go on training it with lora_path"):
+    with pytest.raises(ValueError, match="out has an adapter already; go on training it with lora_path"):
         finetune(again)
 
 
