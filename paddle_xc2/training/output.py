@@ -42,7 +42,7 @@ def choose_start(arguments: FinetuneArguments) -> Start:
     if not arguments.do_train:
         return Start(None, 0, {}, time.time_ns())
     output_dir = Path(arguments.output_dir)
-    check_ours(output_dir, Path(arguments.model_name_or_path))
+    check_ours(output_dir, Path(arguments.model_name_or_path), arguments.lora_path and Path(arguments.lora_path))
     resume = arguments.resume_from_checkpoint
     notes: list[str] = []
     checkpoint = None
@@ -69,12 +69,20 @@ def choose_start(arguments: FinetuneArguments) -> Start:
     return Start(checkpoint, marker["step"], marker["course"], marker["started"], tuple(notes))
 
 
-def check_ours(output_dir: Path, model_dir: Path) -> None:
-    """Raises: ValueError if `output_dir` is a file, holds something else than our runs, or the model to start from."""
+def check_ours(output_dir: Path, model_dir: Path, adapter_dir: Path | None = None) -> None:
+    """Raises: ValueError if `output_dir` is a file or below one, holds something else than our runs, or what the run
+    is to start from: model or adapter.
+    """
+    for parent in output_dir.parents:
+        if parent.exists() and not parent.is_dir():
+            raise ValueError(f"output_dir {output_dir} can't be made, {parent} is a file; give another folder")
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"output_dir {output_dir} is a file; give a folder")
-    if output_dir.exists() and model_dir.exists() and output_dir.samefile(model_dir):
-        raise ValueError(f"output_dir {output_dir} is the folder of the model to start from; choose another folder")
+    for what, path in (("model", model_dir), ("adapter", adapter_dir)):
+        if output_dir.exists() and path and path.exists() and output_dir.samefile(path):
+            raise ValueError(
+                f"output_dir {output_dir} is the folder of the {what} to start from; choose another folder"
+            )
     if output_dir.exists() and any(output_dir.iterdir()) and not _is_ours(output_dir):
         raise ValueError(
             f"output_dir {output_dir} is not empty, and what it holds was not written by paddle-xc2 finetune "

@@ -67,6 +67,18 @@ def test_model_in_the_way(tmp_path):
         choose_start(FinetuneArguments(str(tmp_path), output_dir=f"{tmp_path}/"))
 
 
+def test_adapter_in_the_way(choose, ours):
+    out = ours()
+    with pytest.raises(ValueError, match="is the folder of the adapter to start from"):
+        choose(lora=True, lora_path=str(out), overwrite_output_dir=True)
+
+
+def test_file_above_the_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file/a/b can't be made, .*/file is a file; give another folder"):
+        choose_start(FinetuneArguments("model", output_dir=str(tmp_path / "file" / "a" / "b")))
+
+
 def test_goes_on_by_default(choose, ours):
     out = ours(3, 6)
     start = choose()
