@@ -8,7 +8,7 @@ import paddle
 import pytest
 
 from paddle_xc2 import XComposer2ForCausalLM, XComposer2Processor, XComposer2Tokenizer
-from paddle_xc2.adapter_base import is_adapter
+from paddle_xc2.adapter_base import adapter_facts, is_adapter
 from paddle_xc2.cli import main
 from paddle_xc2.models.lora import LoRALinear, layer_at, lora_layers, replace_layer
 from paddle_xc2.weights.base_fingerprint import base_fingerprint, is_same_base
@@ -142,3 +142,17 @@ def test_chat_with_an_adapter(place, capsys):
     assert "4 low-rank updates, 1 tensor replaced whole, norm of the change" in capsys.readouterr().err
     assert main(words) == 2
     assert "give the base with --base" in capsys.readouterr().err
+
+
+def test_a_wrong_base_in_memory_is_refused(place):
+    folder, want = place
+    tiny_checkpoint(folder / "other", seed=1)
+    model = XComposer2ForCausalLM.from_pretrained(folder / "other")
+    with pytest.raises(ValueError, match="was trained on another model than .*other .* right one to from_pretrained"):
+        model.load_adapter(folder / "adapter")
+    assert not model.has_adapter
+    model = XComposer2ForCausalLM.from_pretrained(folder / "adapter")
+    model.merge_adapter()
+    model.load_adapter(folder / "adapter")  # what it was merged into is no longer what source_dir holds: not known
+    model.save_pretrained(folder / "second")
+    assert "fingerprint" not in adapter_facts(folder / "second")["base"]

@@ -56,6 +56,9 @@ class XComposer2ForCausalLM(PretrainedModel):
             by zero) through ViT and projector, so that every rank reduces the same gradients.
         source_dir: the directory it was loaded from, or None.
         source_name: the released name that it was loaded by, or None.
+        source_fingerprint: of the weights in source_dir (`weights.base_fingerprint`), where it was taken already; else
+            None. An adapter remembers it.
+        is_source: whether the weights, but for an adapter that is on, are those of source_dir.
         tokenizer: what is saved with it in place of source_dir's tokenizer, because it has tokens more; or None.
         quantization: "nf4" if the decoder's linear layers are models/nf4.py's, or None.
         replaced: parameters that its adapter holds whole, by name, with the values that they had without it (None where
@@ -83,6 +86,8 @@ class XComposer2ForCausalLM(PretrainedModel):
         self.run_vision_always = False
         self.source_dir = None
         self.source_name = None
+        self.source_fingerprint = None
+        self.is_source = True
         self.tokenizer = None
         self.quantization = None
         self.replaced = {}

@@ -36,6 +36,7 @@ from paddle_xc2.training.samples import Samples, fit_samples
 from paddle_xc2.training.token_rows import fresh_tokens, learn_token_rows, start_new_tokens, token_row_lines
 from paddle_xc2.training.trainable import set_learning_rates, set_trainable
 from paddle_xc2.training.trainer import STATE_FILE, StepTrainer, check_best_metric
+from paddle_xc2.weights.base_fingerprint import base_fingerprint, check_base
 from paddle_xc2.weights.whole_directory import NoRoom
 
 EXIT_FAILURE, EXIT_INTERRUPTED = 1, 130
@@ -170,7 +171,12 @@ def load_model(
             f"model_name_or_path {model_dir} is an adapter, which can't be trained whole; merge it first (paddle-xc2 "
             'merge), or set "lora": true with its base as model_name_or_path and it as lora_path'
         )
+    is_base = not model.has_adapter  # else it is told below that it can't be trained
+    if arguments.lora and plan.train and is_base:
+        model.source_fingerprint = base_fingerprint(model_dir)  # now: it may be gone when an adapter is saved
     if arguments.lora and (adapter := plan.start.checkpoint or arguments.lora_path):
+        if is_base:
+            check_base(resolve_model_path(adapter), model_dir, "as model_name_or_path")
         continue_adapter(model, resolve_model_path(adapter), arguments)
         if not plan.start.checkpoint:
             check_continues(model, adapter, arguments)

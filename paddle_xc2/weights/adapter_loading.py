@@ -23,6 +23,7 @@ from paddle_xc2.models.lora import (
 )
 from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows, merge_rows, row_layers
 from paddle_xc2.weights.adapter import Adapter, LowRank, check_fits, read_adapter
+from paddle_xc2.weights.base_fingerprint import check_base
 from paddle_xc2.weights.checkpoint_files import read_shard
 from paddle_xc2.weights.lazy_tensor import LazyTensor
 from paddle_xc2.weights.merging import with_our_prefixes
@@ -59,9 +60,12 @@ def load_adapter(model, path: str | Path) -> AdapterReport:
 
     Args:
         path: a directory in PEFT's or PaddleNLP's layout, or a released name.
-    Raises: FileNotFoundError, or ValueError naming what does not fit; then the model is as before.
+    Raises: FileNotFoundError, or ValueError naming what does not fit, or if the adapter was trained on another model;
+        then the model is as before.
     """
     directory = resolve_model_path(path)
+    if model.source_dir is not None and model.is_source:
+        check_base(directory, Path(model.source_dir), "to from_pretrained")
     tokenizer = XComposer2Tokenizer.from_pretrained(directory) if has_tokenizer(directory) else None
     model.adapter_report = apply_adapter(model, read_adapter(directory, read_shard), directory)
     model.tokenizer = tokenizer or model.tokenizer
@@ -123,6 +127,7 @@ def merge_adapter(model) -> None:
     merge_lora(model)
     merge_rows(model)
     model.replaced = {}
+    model.is_source = False
 
 
 @paddle.no_grad()

@@ -104,7 +104,8 @@ def _facts(model, destination: Path) -> dict:
     base: dict = {"name": _base_name(model)}
     if model.source_dir is not None:
         base["relative_path"] = os.path.relpath(Path(model.source_dir).resolve(), destination)
-        base["fingerprint"] = base_fingerprint(Path(model.source_dir))
+        if model.is_source:
+            base["fingerprint"] = model.source_fingerprint or base_fingerprint(Path(model.source_dir))
     settings = {name: getattr(model.config, name) for name in SETTINGS}
     # The base's own values, or what quantizing made of them: `merge --dequantize` gives the latter.
     base["quantization"] = model.quantization

@@ -49,15 +49,18 @@ def base_fingerprint(directory: Path) -> dict:
     return {"shapes": shapes.hexdigest(), "values": {dtype: digest.hexdigest() for dtype, digest in values.items()}}
 
 
-def check_base(adapter: Path, base: Path) -> None:
-    """Raises: ValueError if the adapter remembers another base; one that remembers none passes."""
+def check_base(adapter: Path, base: Path, how: str = "with --base (base=...)") -> None:
+    """Args:
+        how: the base is given, for the message.
+    Raises: ValueError if the adapter remembers another base; one that remembers none passes.
+    """
     facts = adapter_facts(adapter).get("base", {})
     fingerprint = facts.get("fingerprint")
     if fingerprint is None or is_same_base(fingerprint, base_fingerprint(base)):
         return
     raise ValueError(
         f"{adapter}: was trained on another model than {base} (its base was {facts.get('name')!r}; names, shapes or "
-        "sampled values of the weights differ); give the right one with --base (base=...)"
+        f"sampled values of the weights differ); give the right one {how}"
     )
 
 

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from paddle_xc2 import XComposer2Processor
+from paddle_xc2.adapter_base import adapter_facts
 from paddle_xc2.cli import main
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 from paddle_xc2.training.finetune import finetune
 from paddle_xc2.training.interruption import StopRequest
 from paddle_xc2.training.trainer import StepTrainer
+from paddle_xc2.weights.base_fingerprint import base_fingerprint
 
 TRAINED_KEYS = {
     *("step", "epoch", "loss", "learning_rate", "grad_norm", "trained_tokens", "image_tokens", "tokens"),
@@ -514,3 +516,18 @@ def test_another_image_size(config, tmp_path):
 def test_polynomial_schedule_that_is_all_warm_up(config, tmp_path, metrics):
     assert finetune(config(lr_scheduler_type="polynomial", max_steps=2, warmup_steps=2)) == 0
     assert [entry["learning_rate"] for entry in metrics(tmp_path / "out")] == [0.0, 5e-4]
+
+
+def test_the_base_may_go_while_an_adapter_learns(config, tmp_path, workspace, at_step):
+    shutil.copytree(workspace / "model", tmp_path / "base")
+    expected = base_fingerprint(tmp_path / "base")
+    at_step(1, lambda: shutil.rmtree(tmp_path / "base"))
+    assert (
+        finetune(
+            config(
+                lora=True, lora_rank=4, save_strategy="steps", save_steps=2, model_name_or_path=str(tmp_path / "base")
+            )
+        )
+        == 0
+    )
+    assert adapter_facts(tmp_path / "out")["base"]["fingerprint"] == expected

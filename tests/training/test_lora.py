@@ -12,7 +12,7 @@ from paddle_xc2.models.lora import is_lora, lora_layers, named_parameters
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.finetune import choose_trainable, finetune
 from paddle_xc2.training.lora import add_lora, check_continues, target_layers
-from tests.tiny import tiny_model
+from tests.tiny import tiny_checkpoint, tiny_model
 
 LORA = {"lora": True, "lora_rank": 4, "lora_alpha": 8, "save_strategy": "steps", "save_steps": 2}
 
@@ -245,6 +245,15 @@ def test_training_goes_on_with_an_adapter(config, tmp_path):
     assert second.keys() == first.keys()
     for name in first:
         np.testing.assert_array_equal(second[name], first[name])
+
+
+def test_a_run_goes_on_with_its_own_base_only(config, tmp_path):
+    tiny_checkpoint(tmp_path / "other", seed=1)
+    assert finetune(config(**LORA)) == 0
+    for keys in ({"lora_path": "out"}, {"resume_from_checkpoint": "out/checkpoint-4"}):
+        paths = {name: str(tmp_path / path) for name, path in {**keys, "output_dir": "2"}.items()}
+        with pytest.raises(ValueError, match="was trained on another model than .*give the right one as model_name_or"):
+            finetune(config(**LORA, model_name_or_path=str(tmp_path / "other"), **paths))
 
 
 @pytest.mark.parametrize(
