@@ -17,10 +17,10 @@ _ANLS_THRESHOLD = 0.5  # of ST-VQA (arXiv:1907.00490): an answer further away th
 _CHINESE = r"\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CHINESE}]|[^\W_{_CHINESE}]+|\S")  # a Chinese character is a word
 _OPTION = re.compile(r"(?:^|(?<=[\s(（]))([A-Z])\s{0,2}[.:)、．：）]")
-_LETTER_FIRST = re.compile(r"[(（]?([A-Z])[)）]?(?:[.,:、．：。]|$)")
+_LETTER_FIRST = re.compile(r"\*{0,2}[(（]?([A-Z])(?:[)）](?![A-Za-z])|\*{0,2}(?:[.,:、．：。]|$))")
 _LETTER_ALONE = re.compile(r"[(（]?([a-z])[)）]?[.:。：]?")
 _LETTER_NAMED = re.compile(
-    r"(?:answer|option|choice)(?:\s+is)?\s{0,2}:?\s{0,2}[(（]?([A-Z])(?![A-Za-z])"
+    r"(?i:answer|option|choice)(?:\s+is)?\s{0,2}:?\s{0,2}[(（]?([A-Z])(?![A-Za-z])"
     r"|(?:答案|选项|选)(?:是|为)?\s{0,2}[:：]?\s{0,2}[(（]?([A-Z])(?![A-Za-z])"
 )
 _NUMBER = r"\s*(-?\d{1,9}(?:\.\d{1,9})?)\s*"

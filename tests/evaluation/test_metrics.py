@@ -105,6 +105,8 @@ def test_options(question, options):
         *(("A cat", "A"), ("The answer is B", "B"), ("The answer is (B).", "B"), ("答案是A。", "A"), ("选B", "B")),
         *(("C", None), ("", None), ("neither", None), ("The answer is A or the answer is B", None), ("Apple", None)),
         ("The answer is Banana", None),
+        *(("B) a dog", "B"), ("(B) a dog", "B"), ("（B）狗", "B"), ("**B**", "B"), ("**B.** A dog", "B")),
+        *(("Answer: B", "B"), ("Option A", "A"), ("ANSWER: A.", "A"), ("B)arbara", None)),
     ],
 )
 def test_choices(answer, letter):
