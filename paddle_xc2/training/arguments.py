@@ -155,7 +155,7 @@ class FinetuneArguments:
         save_steps: steps between checkpoints.
         save_total_limit: checkpoints to keep; null keeps all.
         logging_strategy: when to log: steps, epoch or no.
-        logging_steps: steps between two logged ones.
+        logging_steps: steps between two logged ones; the last one is logged in any case.
         logging_first_step: log the first step in any case.
         report_to: visualdl, tensorboard or a list of these, which show what metrics.jsonl holds; null is neither.
         logging_dir: folder of their records, with one in it for every run; null is "runs" in output_dir.

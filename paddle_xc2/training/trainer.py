@@ -307,8 +307,11 @@ class StepTrainer(Trainer):
         """
         step = self.state.global_step
         self.state.epoch = self.plan.order.epochs_after(step)
-        if self.control.should_log:
+        ends = step >= self.plan.num_steps
+        if self.control.should_log or ends and self.arguments.logging_strategy != "no":
             self._log_window()
+        elif ends:
+            self._window_losses()  # what is saved now has to be sound
         if self.control.should_evaluate:
             self.evaluate()
         self._answer_questions(step)

@@ -531,3 +531,17 @@ def test_the_base_may_go_while_an_adapter_learns(config, tmp_path, workspace, at
         == 0
     )
     assert adapter_facts(tmp_path / "out")["base"]["fingerprint"] == expected
+
+
+@pytest.mark.parametrize("keys", [{"logging_steps": 50}, {"logging_strategy": "no"}])
+def test_loss_that_is_not_finite_is_seen_before_the_model_is_saved(config, tmp_path, keys):
+    with pytest.raises(ValueError, match="step 2: the loss is nan, training can't go on from here"):
+        finetune(config(learning_rate=1e30, warmup_ratio=0.0, **keys))
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_the_last_steps_are_logged(config, tmp_path, metrics):
+    assert finetune(config(logging_steps=3)) == 0
+    assert [entry["step"] for entry in metrics(tmp_path / "out")] == [3, 4]
+    assert finetune(config(logging_strategy="no", output_dir=str(tmp_path / "none"))) == 0
+    assert metrics(tmp_path / "none") == []
