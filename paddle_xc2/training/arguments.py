@@ -280,6 +280,9 @@ class FinetuneArguments:
     benchmark: bool = False
 
     def __post_init__(self):
+        for name in ("model_name_or_path", "lora_path", "output_dir", "resume_from_checkpoint", "logging_dir"):
+            if isinstance(path := getattr(self, name), str) and path.startswith("~"):
+                setattr(self, name, str(Path(path).expanduser()))
         if self.learning_rate is None:
             self.learning_rate = 5e-5 if self.lora else 1e-5
         if self.fix_vit is None:
@@ -361,10 +364,6 @@ WITHOUT_EFFECT = {
     "eval_accumulation_steps": "evaluation keeps no logits that would have to be moved away",
     "use_flash_attention": "the fastest attention of the device is taken in any case",
     "lazy": "images are always read when they are needed",
-    "lora_rank": "belongs to lora",
-    "lora_alpha": "belongs to lora",
-    "lora_dropout": "belongs to lora",
-    "lora_target_modules": "belongs to lora",
     "num_prefix_tokens": "belongs to prefix_tuning",
     "neftune_noise_alpha": "belongs to neftune",
     "aistudio_repo_id": "belongs to save_to_aistudio",
@@ -647,6 +646,8 @@ def _check_together(arguments: FinetuneArguments, wrong: list[str]) -> None:
         wrong.append(f'"num_train_epochs" is {arguments.num_train_epochs}, but must be above 0')
     if arguments.bf16 and arguments.fp16:
         wrong.append('"bf16" and "fp16" are both true; choose one')
+    if not arguments.model_name_or_path:
+        wrong.append('"model_name_or_path" is empty: the folder or the released name of the model to start from')
     if arguments.do_train and not arguments.output_dir:
         wrong.append('"output_dir" is missing: the folder to write checkpoints and the trained model to')
     if arguments.resume_from_checkpoint is True:

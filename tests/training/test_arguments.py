@@ -210,6 +210,10 @@ def test_all_wrong_keys_are_told_at_once(load):
         ("freeze_include", "vit.*", "a list of texts or null"),
         ("dataset", [], "an object or null"),
         ("save_total_limit", "1", "a whole number or null"),
+        ("lora_rank", 4.5, "a whole number"),
+        ("lora_alpha", "x", "a number"),
+        ("lora_dropout", "x", "a number"),
+        ("lora_target_modules", "vit", "a list of texts or null"),
     ],
 )
 def test_wrong_type(load, name, value, expected):
@@ -255,6 +259,7 @@ def test_keys_of_paddlenlp_at_their_defaults_are_accepted(load):
         ({"fp16_opt_level": "O3"}, "must be one of O1, O2"),
         ({"gradient_accumulation_steps": 0}, '"gradient_accumulation_steps" is 0, but must be at least 1'),
         ({"save_total_limit": 0}, "must be at least 1"),
+        ({"model_name_or_path": ""}, '"model_name_or_path" is empty: the folder or the released name'),
         ({"img_size": 0}, '"img_size" is 0, but must be at least 1'),
         ({"adam_epsilon": 0}, '"adam_epsilon" is 0, but must be above 0'),
         ({"scale_loss": -1}, '"scale_loss" is -1, but must be above 0'),
@@ -384,6 +389,13 @@ def test_words_become_values(load, words, name, value):
     assert getattr(load({}, words), name) == value
 
 
+def test_paths_at_home(load, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    names = ("model_name_or_path", "lora_path", "output_dir", "resume_from_checkpoint", "logging_dir")
+    arguments = load({"lora": True, **{name: f"~/{name}" for name in names}})
+    assert all(getattr(arguments, name) == f"/home/somebody/{name}" for name in names)
+
+
 def test_dataset_on_the_command_line(load):
     arguments = load({"data_path": None}, ["--dataset", '{"train": [{"data_files": ["a.json", "b.json"]}]}'])
     assert arguments.dataset["train"][0]["data_files"] == ["a.json", "b.json"]
@@ -445,7 +457,7 @@ def test_missing_data_files_are_told_together(tmp_path):
         ({"lora_path": "a"}, '"lora_path" is "a", which is for LoRA'),
         ({"lora": True, "lora_alpha": 0}, '"lora_alpha" is 0, but must be above 0'),
         ({"lora": True, "lora_r": 0}, '"lora_rank" is 0, but must be at least 1'),
-        ({"lora": True, "lora_dropout": 1}, '"lora_dropout" is 1, but must be from 0 to below 1'),
+        ({"lora": True, "lora_dropout": 1}, '"lora_dropout" is 1.0, but must be from 0 to below 1'),
         ({"lora": True, "lora_target_modules": []}, '"lora_target_modules" is empty; leave it out'),
         ({"learning_rate": 0, "vit_lr": 1e-5}, '"vit_lr" is 1e-05, but "learning_rate" is 0; freeze parts instead'),
     ],
