@@ -118,7 +118,8 @@ class LoRALinear(nn.Layer):
         # ||A B||^2 = sum of (A^T A) * (B B^T): the product itself is as large as the weight.
         a, b = self.lora_a.astype("float64"), self.lora_b.astype("float64")
         square = (paddle.matmul(a, a, transpose_x=True) * paddle.matmul(b, b, transpose_y=True)).sum()
-        return abs(self.scaling) * math.sqrt(max(0.0, float(square)))
+        square = float(square)
+        return abs(self.scaling) * math.sqrt(0.0 if square < 0 else square)  # NaN stays NaN
 
 
 def weight_shape(layer: nn.Layer) -> tuple[int, int]:

@@ -82,7 +82,7 @@ def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = Tr
         where: the adapter, for messages.
         keep_replaced: whether those values are kept, for `unload_adapter`.
     Raises: ValueError if the model has an adapter already, if the adapter is empty, or if one of its tensors is not of
-        this model; the model is then as before.
+        this model; the model is then as before. If its numbers are not finite; then too, if `keep_replaced`.
     """
     if model.has_adapter:
         raise ValueError(f"{where}: the model has an adapter already; merge_adapter() or unload_adapter() first")
@@ -117,6 +117,12 @@ def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = Tr
         _set(layer.rows, tensor, path)
         square += float((layer.rows.astype("float32") - layer.base_rows().astype("float32")).square().sum())
         replace_layer(model, path, layer)
+    if not math.isfinite(square):
+        if keep_replaced:
+            tokenizer = model.tokenizer
+            unload_adapter(model)
+            model.tokenizer = tokenizer
+        raise ValueError(f"{where}: holds numbers that are not finite; its training went wrong, or the file is damaged")
     num_rows = sum(len(token_ids) for token_ids, _ in rows.values())
     return AdapterReport(len(updates), len(adapter.replaced), num_rows, math.sqrt(square))
 

@@ -471,3 +471,18 @@ def test_merging_goes_block_by_block(monkeypatch):
 
     merged = merge({"w": lazy[0]}, OneUpdate, "here")["w"]
     np.testing.assert_allclose(merged.read(), base + 0.5 * b @ a, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lora_A", "lora_B", "vision_proj.0.bias"])
+def test_numbers_that_are_not_finite_are_refused_and_change_nothing(tmp_path, name):
+    model = tiny_model()
+    before = logits(model)
+    tensors = pairs() | {"base_model.model.vision_proj.0.bias": np.ones(64, np.float32)}
+    for key in tensors:
+        if name in key:
+            tensors[key] = np.where(np.arange(tensors[key].size).reshape(tensors[key].shape) == 3, np.nan, tensors[key])
+    with pytest.raises(ValueError, match="adapter: holds numbers that are not finite; its training went wrong"):
+        model.load_adapter(write_peft(tmp_path / "adapter", tensors))
+    assert not model.has_adapter
+    np.testing.assert_array_equal(logits(model), before)
+    assert np.isfinite(model.vision_proj[0].bias.numpy()).all()
