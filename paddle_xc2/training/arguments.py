@@ -435,7 +435,7 @@ def load_arguments(path: str | Path, overrides: list[str] = ()) -> FinetuneArgum
     """
     in_file: list[str] = []
     on_command_line: list[str] = []
-    values = _accept_all(read_json(Path(path)), in_file)
+    values = _accept_all(read_json(Path(path).expanduser(), keys_once=True), in_file)
     values.update(_accept_all(_parse_overrides(list(overrides), on_command_line), on_command_line))
     arguments = FinetuneArguments(**values)
     if not in_file and not on_command_line:

@@ -220,6 +220,15 @@ def test_wrong_type(load, name, value, expected):
     assert f'"{name}" is {json.dumps(value)}, expected {expected}' in message(load, {name: value})
 
 
+def test_one_name_twice(tmp_path):
+    path = tmp_path / "sft.json"
+    path.write_text('{"output_dir": "a", "data_path": "b.json", "seed": 1, "seed": 2}')
+    with pytest.raises(ValueError, match='sft.json: "seed" stands there twice, as 1 and as 2; keep one of them'):
+        load_arguments(path)
+    path.write_text('\ufeff{"output_dir": "a", "data_path": "b.json", "seed": 2, "seed": 2}', encoding="utf-8")
+    assert load_arguments(path).seed == 2
+
+
 def test_two_names_with_different_values(load):
     text = message(load, {"batch_size": 2, "per_device_train_batch_size": 1})
     assert '"batch_size" is 2 and "per_device_train_batch_size" is 1, but they are two names for one thing' in text
