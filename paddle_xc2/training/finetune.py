@@ -341,4 +341,6 @@ def describe_end(trainer: StepTrainer, told: str, config_path, overrides: list[s
     # Nothing is written yet where the checkpoint that the run began with lies elsewhere.
     resume = "auto" if trainer.last_checkpoint.parent == trainer.output_dir else str(trainer.last_checkpoint)
     command = shlex.join(["paddle-xc2", "finetune", str(config_path), *overrides, "--resume_from_checkpoint", resume])
+    if trainer.plan.num_processes > 1:  # what launched them is not known here
+        command = f"the same {trainer.plan.num_processes} processes and --resume_from_checkpoint {shlex.quote(resume)}"
     return message + f"the last checkpoint is {trainer.last_checkpoint}; go on with: {command}"
