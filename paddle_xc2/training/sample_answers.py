@@ -69,17 +69,23 @@ class SampleAnswers:
         self.entries = [json.loads(line) for line in lines]
 
     def has(self, step: int) -> bool:
-        return any(entry["step"] == step for entry in self.entries)
+        """Whether every question was answered after this step: a run may go on with other questions."""
+        return not self._unanswered(step)
+
+    def _unanswered(self, step: int) -> list[Question]:
+        there = [(entry["question"], entry["image"]) for entry in self.entries if entry["step"] == step]
+        return [question for question in self.questions if (question.text, _name(question)) not in there]
 
     def ask(self, model, tokenizer, step: int, stopped: Callable[[], object]) -> bool:
-        """Has the model, in evaluation mode, answer every question, and writes both files.
+        """Has the model, in evaluation mode, answer every question that it has not after this step, and writes both
+        files.
 
         Args:
             stopped: asked before every answer: whether to leave it.
         Returns: whether all were answered; else nothing is written.
         """
         entries = []
-        for question in self.questions:
+        for question in self._unanswered(step):
             if stopped():
                 return False
             answer, _ = chat(
@@ -91,8 +97,7 @@ class SampleAnswers:
                 max_new_tokens=self.max_new_tokens,
                 repetition_penalty=1.0,
             )
-            image = None if question.image is None else str(question.image)
-            entries.append({"step": step, "question": question.text, "image": image, "answer": answer})
+            entries.append({"step": step, "question": question.text, "image": _name(question), "answer": answer})
         self.entries += entries
         self.write(self.directory)
         return True
@@ -137,6 +142,10 @@ def _by_question(entries: list[dict]) -> dict[tuple[str, str | None], dict[int, 
 
 def _images(question: Question) -> list[Path]:
     return [] if question.image is None else [question.image]
+
+
+def _name(question: Question) -> str | None:
+    return None if question.image is None else str(question.image)
 
 
 def _cell(text: str) -> str:

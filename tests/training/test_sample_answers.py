@@ -157,3 +157,11 @@ def test_what_can_not_be_asked(asking, tmp_path, capsys, changes, message):
     assert main(["finetune", str(asking(**changes))]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_other_questions_when_it_goes_on(config, tmp_path):
+    keys = {"evaluation_max_new_tokens": 2, "save_strategy": "steps", "save_steps": 4}
+    assert finetune(config(**keys, evaluation_inputs=["one"])) == 0
+    assert finetune(config(**keys, evaluation_inputs=["one", "two"])) == 0
+    asked = [(entry["step"], entry["question"]) for entry in answers(tmp_path / "out")]
+    assert asked == [(0, "one"), (4, "one"), (4, "two")]
