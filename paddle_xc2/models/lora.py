@@ -81,7 +81,11 @@ class LoRALinear(nn.Layer):
             return y + update
         weight = dense_weight(self.base).astype(y.dtype)
         factor = self._norm_factor(weight).astype(y.dtype)
-        return y + (factor - 1.0) * F.linear(x, weight) + factor * update
+        if self.dropout.training and self.dropout.p > 0:
+            product = F.linear(x, weight)
+        else:
+            product = y if self.bias is None else y - self.bias.astype(y.dtype)  # nothing is dropped: computed already
+        return y + (factor - 1.0) * product + factor * update
 
     def low_rank(self, x):
         """What `lora_b` is multiplied with: float [.., in] -> float [.., rank], after dropout and scaling."""

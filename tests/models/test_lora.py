@@ -67,6 +67,27 @@ def test_dora_brings_every_output_to_its_norm(bias):
     np.testing.assert_allclose(layer.weight.numpy(), weight.numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_dropout_of_dora(bias):
+    """What enters the update is dropped: in training also of the part of the base's product that the norm changes."""
+    layer, x = random_layer(dora=True, dropout=0.4, bias=bias), paddle.randn([2, 3, 6])
+    factor = layer.magnitude / (layer.base.weight + layer.lora_a @ layer.lora_b * 0.5).square().sum(0).sqrt()
+
+    def expected(dropped):
+        change = dropped @ layer.base.weight * (factor - 1.0) + dropped @ layer.lora_a @ layer.lora_b * 0.5 * factor
+        return (layer.base(x) + change).numpy()
+
+    layer.train()
+    paddle.seed(1)
+    got = layer(x).numpy()
+    paddle.seed(1)
+    dropped = layer.dropout(x)
+    assert (dropped.numpy() == 0).any()
+    np.testing.assert_allclose(got, expected(dropped), atol=5e-6)
+    layer.eval()
+    np.testing.assert_allclose(layer(x).numpy(), expected(x), atol=5e-6)
+
+
 def test_gradient_of_dora_takes_the_norm_as_a_constant():
     layer, x = random_layer(dora=True), paddle.randn([5, 6])
     norm = (layer.base.weight + layer.lora_a @ layer.lora_b * 0.5).square().sum(0).sqrt().detach()
