@@ -14,6 +14,7 @@ import numpy as np
 METRICS = ("exact_match", "choice_accuracy", "rouge_l", "bleu", "anls", "box_iou")
 
 _ANLS_THRESHOLD = 0.5  # of ST-VQA (arXiv:1907.00490): an answer further away than this counts nothing
+_BLEU_WORDS = 4
 _CHINESE = r"\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CHINESE}]|[^\W_{_CHINESE}]+|\S")  # a Chinese character is a word
 _OPTION = re.compile(r"(?:^|(?<=[\s(（]))([A-Z])\s{0,2}[.:)、．：）]")
@@ -49,12 +50,17 @@ class Answer:
 
 
 def metrics_for(question: str, expected: str) -> tuple[str, ...]:
-    """The METRICS that mean something here: choices need options in the question, boxes one in the expected answer."""
+    """The METRICS that mean something here.
+
+    Choices need options in the question, boxes one in the expected answer, and BLEU four words there, which it counts.
+    """
     without = set()
     if choice_of(expected, options_in(question)) is None:
         without.add("choice_accuracy")
     if not boxes_in(expected):
         without.add("box_iou")
+    if len(words(expected)) < _BLEU_WORDS:
+        without.add("bleu")
     return tuple(name for name in METRICS if name not in without)
 
 
@@ -82,7 +88,8 @@ def summary(records: list[dict]) -> dict[str, float]:
     columns = {name: [record["scores"][name] for record in records if name in record["scores"]] for name in METRICS}
     means = {name: sum(column) / len(column) for name, column in columns.items() if column}
     if "bleu" in means:
-        means["bleu"] = bleu([(record["expected"], record["answer"]) for record in records])
+        long_enough = [record for record in records if "bleu" in record["scores"]]
+        means["bleu"] = bleu([(record["expected"], record["answer"]) for record in long_enough])
     return {name: round(mean, 6) for name, mean in means.items()}
 
 

@@ -143,7 +143,7 @@ class FinetuneArguments:
         evaluation_freq: steps after which they are asked again and again; null is only before and after.
         evaluation_max_new_tokens: longest answer to them.
         eval_with_do_generation: in every evaluation, also have the last answer of every sample generated, and
-            measured by exact_match, rouge_l, bleu and anls, and where they apply choice_accuracy and box_iou.
+            measured by exact_match, rouge_l and anls, and where they apply bleu, choice_accuracy and box_iou.
         max_new_tokens: longest generated answer; null is the longest that the evaluation data expects.
         top_k: 1 generates the likeliest answer; more draws each token from so many, 0 from all.
         top_p: if drawn, from the likeliest tokens whose probabilities reach it together.

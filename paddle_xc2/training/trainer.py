@@ -646,7 +646,7 @@ def check_best_metric(arguments: FinetuneArguments, evaluation: Samples) -> None
             return
     raise ValueError(
         f'"metric_for_best_model" is "{metric}", but no sample of the evaluation has what it measures: '
-        "choice_accuracy needs options in the question, box_iou a box in the answer"
+        "choice_accuracy needs options in the question, box_iou a box in the answer, bleu four words there"
     )
 
 

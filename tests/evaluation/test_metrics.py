@@ -141,7 +141,6 @@ def test_what_is_counted():
         "exact_match",
         "choice_accuracy",
         "rouge_l",
-        "bleu",
         "anls",
     )
     box = Answer("a[1]", "Where?", "[0,0,2,2]", "<box>(1,0),(3,2)</box>")
@@ -150,6 +149,10 @@ def test_what_is_counted():
     assert set(scores(text)) == set(METRICS) - {"choice_accuracy", "box_iou"} and set(scores(text).values()) == {1.0}
     over_all = summary([one.record() for one in (choice, box, text)])
     assert list(over_all) == list(METRICS)
+    assert metrics_for("Q", "one two three") == ("exact_match", "rouge_l", "anls")
+    assert metrics_for("Q", "图中是猫") == ("exact_match", "rouge_l", "bleu", "anls")  # four words
+    short = Answer("a[3]", "Who?", "Ann", "Bob")  # says nothing about four words running
+    assert summary([text.record(), short.record()])["bleu"] == 1.0 and "bleu" not in summary([short.record()])
     assert over_all["exact_match"] == pytest.approx(1 / 3, abs=1e-6) and over_all["choice_accuracy"] == 1.0
     assert "box_iou" not in summary([text.record()])
     assert text.record() | {"scores": 0} == {
