@@ -322,17 +322,13 @@ def merge(tensors: dict[str, LazyTensor], adapter: Adapter, where: Path) -> dict
     """
     merged = dict(tensors)
     check_fits(adapter, {name: tensor.shape for name, tensor in tensors.items()}, where)
-    merged |= {name: _in_dtype(name, tensor, tensors[name].dtype) for name, tensor in adapter.replaced.items()}
+    merged |= {name: tensor.as_dtype(tensors[name].dtype, name) for name, tensor in adapter.replaced.items()}
     for name, update in adapter.updates.items():
         base = tensors[name]
         merged[name] = LazyTensor(base.dtype, base.shape, _reader(name, base, update))
     for name, rows in adapter.rows.items():
         merged[name] = LazyTensor(tensors[name].dtype, tensors[name].shape, _row_reader(name, merged[name], rows))
     return merged
-
-
-def _in_dtype(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
-    return LazyTensor(dtype, tensor.shape, lambda: tensor.load(dtype, name)) if tensor.dtype != dtype else tensor
 
 
 def check_fits(adapter: Adapter, base: dict[str, tuple[int, ...]], where: Path) -> None:

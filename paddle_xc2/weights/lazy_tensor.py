@@ -135,6 +135,10 @@ class LazyTensor:
         read = replace(place, transposed=not place.transposed) if place else lambda: self.read().T
         return replace(self, shape=self.shape[::-1], read=read)
 
+    def as_dtype(self, dtype: str, name: str) -> LazyTensor:
+        """The same values in another dtype, cast when they are read. name: of the tensor, for messages."""
+        return self if dtype == self.dtype else LazyTensor(dtype, self.shape, lambda: self.load(dtype, name))
+
     def blocks(self, dtype: str, name: str, buffer: BlockBuffer, fingerprint: Fingerprint) -> Iterator[np.ndarray]:
         """The values in row-major order, as C-contiguous arrays along the first axis, cast to `dtype`.
 

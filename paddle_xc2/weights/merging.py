@@ -83,5 +83,4 @@ def _resized(table: LazyTensor, patches_per_side: int, name: str) -> LazyTensor:
     """The position table for images of another size, in its own dtype."""
     from paddle_xc2.weights.loading import resized_table  # the only step that needs Paddle
 
-    resized = resized_table(table, patches_per_side, name)
-    return LazyTensor(table.dtype, resized.shape, lambda: resized.load(table.dtype, name))
+    return resized_table(table, patches_per_side, name).as_dtype(table.dtype, name)
