@@ -176,7 +176,7 @@ def load_model(
         model.source_fingerprint = base_fingerprint(model_dir)  # now: it may be gone when an adapter is saved
     if arguments.lora and (adapter := plan.start.checkpoint or arguments.lora_path):
         if is_base:
-            check_base(resolve_model_path(adapter), model_dir, "as model_name_or_path")
+            check_base(resolve_model_path(adapter), model_dir, "as model_name_or_path", model.source_fingerprint)
         continue_adapter(model, resolve_model_path(adapter), arguments)
         if not plan.start.checkpoint:
             check_continues(model, adapter, arguments)

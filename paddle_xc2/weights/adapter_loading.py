@@ -65,7 +65,8 @@ def load_adapter(model, path: str | Path) -> AdapterReport:
     """
     directory = resolve_model_path(path)
     if model.source_dir is not None and model.is_source:
-        check_base(directory, Path(model.source_dir), "to from_pretrained")
+        known = model.source_fingerprint
+        model.source_fingerprint = check_base(directory, Path(model.source_dir), "to from_pretrained", known)
     tokenizer = XComposer2Tokenizer.from_pretrained(directory) if has_tokenizer(directory) else None
     model.adapter_report = apply_adapter(model, read_adapter(directory, read_shard), directory)
     model.tokenizer = tokenizer or model.tokenizer

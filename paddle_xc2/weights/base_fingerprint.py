@@ -49,15 +49,22 @@ def base_fingerprint(directory: Path) -> dict:
     return {"shapes": shapes.hexdigest(), "values": {dtype: digest.hexdigest() for dtype, digest in values.items()}}
 
 
-def check_base(adapter: Path, base: Path, how: str = "with --base (base=...)") -> None:
+def check_base(
+    adapter: Path, base: Path, how: str = "with --base (base=...)", known: dict | None = None
+) -> dict | None:
     """Args:
         how: the base is given, for the message.
-    Raises: ValueError if the adapter remembers another base; one that remembers none passes.
+        known: the base's fingerprint, if it was taken already.
+    Returns: the base's fingerprint; `known` if the adapter remembers none, which passes.
+    Raises: ValueError if the adapter remembers another base.
     """
     facts = adapter_facts(adapter).get("base", {})
-    fingerprint = facts.get("fingerprint")
-    if fingerprint is None or is_same_base(fingerprint, base_fingerprint(base)):
-        return
+    remembered = facts.get("fingerprint")
+    if remembered is None:
+        return known
+    fingerprint = known or base_fingerprint(base)
+    if is_same_base(remembered, fingerprint):
+        return fingerprint
     raise ValueError(
         f"{adapter}: was trained on another model than {base} (its base was {facts.get('name')!r}; names, shapes or "
         f"sampled values of the weights differ); give the right one {how}"

@@ -94,7 +94,7 @@ def _load_with_adapter(directory: Path, base, dtype, img_size, verify, quantize)
     from paddle_xc2.weights.adapter_loading import load_adapter
 
     base_dir = find_base(directory, base)
-    check_base(directory, base_dir)
+    fingerprint = check_base(directory, base_dir)
     if verify and manifest_files(directory):
         verify_manifest(directory)
     settings = adapter_settings(directory)
@@ -104,6 +104,7 @@ def _load_with_adapter(directory: Path, base, dtype, img_size, verify, quantize)
     take_settings(model.config, settings)
     name = base_name(directory)
     model.source_name = name if name and not Path(name).expanduser().is_dir() and base is None else None
+    model.source_fingerprint = fingerprint
     load_adapter(model, directory)
     return model
 
