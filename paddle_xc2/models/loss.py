@@ -11,7 +11,7 @@ from paddle_xc2.special_tokens import IGNORE_INDEX
 CHUNK_ELEMENTS = 2**24
 
 
-def token_loss_sum(hidden_states, weight, labels, own_rows=None, row_ids=(), update=None):
+def token_loss_sum(hidden_states, weight, labels, own_rows=None, columns=None, update=None):
     """Sum of the cross-entropy of every trained token, and each of them.
 
     The token at position t is predicted from position t - 1. Only rows that predict a trained token are multiplied
@@ -22,7 +22,8 @@ def token_loss_sum(hidden_states, weight, labels, own_rows=None, row_ids=(), upd
         hidden_states: float [batch, seq, hidden].
         weight: float [hidden, vocab].
         labels: int64 [batch, seq], IGNORE_INDEX where a token is not trained.
-        own_rows: float [tokens, hidden], what the columns `row_ids` of `weight` are replaced by; None replaces none.
+        own_rows: float [tokens, hidden], what some columns of `weight` are replaced by; None replaces none.
+        columns: int64 [tokens], which.
         update: of low rank, (float [batch, seq, rank], float [rank, vocab]): their product is added to the logits, but
             where `own_rows` give them; or None.
     Returns: (float32 scalar, float32 [trained tokens]): the sum in nats, and what it is the sum of, in reading order
@@ -39,7 +40,7 @@ def token_loss_sum(hidden_states, weight, labels, own_rows=None, row_ids=(), upd
     hidden, targets = _predicting(hidden_states, rows), paddle.gather(targets, rows)
     low, high = (None, None) if update is None else (_predicting(update[0], rows), update[1])
     learning = paddle.is_grad_enabled()
-    return _ChunkedCrossEntropy.apply(hidden, weight, targets, own_rows, tuple(row_ids), low, high, learning)
+    return _ChunkedCrossEntropy.apply(hidden, weight, targets, own_rows, columns, low, high, learning)
 
 
 def _predicting(states, rows):
@@ -50,13 +51,13 @@ def _predicting(states, rows):
 class _ChunkedCrossEntropy(PyLayer):
     """hidden [tokens, hidden], weight [hidden, vocab], targets [tokens] -> sum of losses, losses [tokens], float32.
 
-    `learning` is whether gradients are wanted at all; Paddle hides that inside of `forward`. The columns `row_ids` of
-    the weight, if any, are `own_rows` instead, [columns, hidden]. `low` [tokens, rank] times `high` [rank, vocab] is
+    `learning` is whether gradients are wanted at all; Paddle hides that inside of `forward`. The `columns` of the
+    weight, if any, are `own_rows` instead, [columns, hidden]. `low` [tokens, rank] times `high` [rank, vocab] is
     added to the logits of the others; both are None without.
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, own_rows, row_ids, low, high, learning):
+    def forward(ctx, hidden, weight, targets, own_rows, columns, low, high, learning):
         per_chunk = max(1, CHUNK_ELEMENTS // weight.shape[1])
         train_hidden, train_weight = learning and not hidden.stop_gradient, learning and not weight.stop_gradient
         train_rows = learning and own_rows is not None and not own_rows.stop_gradient
@@ -71,9 +72,9 @@ class _ChunkedCrossEntropy(PyLayer):
                 logits = logits + paddle.matmul(update, high)
             logits = logits.astype("float32")
             if own_rows is not None:
-                columns = paddle.to_tensor(row_ids, dtype="int64").expand([rows.shape[0], len(row_ids)])
                 own = paddle.matmul(rows, own_rows, transpose_y=True).astype("float32")
-                logits = logits.put_along_axis_(columns, own, axis=1, broadcast=False)
+                places = columns.expand(own.shape)
+                logits = logits.put_along_axis_(places, own, axis=1, broadcast=False)
             log_sum = paddle.logsumexp(logits, axis=1, keepdim=True)
             losses.append((log_sum - paddle.take_along_axis(logits, target, axis=1)).flatten())
             total = total + losses[-1].sum()
@@ -83,8 +84,8 @@ class _ChunkedCrossEntropy(PyLayer):
                 minus_one = paddle.full_like(target, -1.0, dtype="float32")
                 grad = grad.put_along_axis_(target, minus_one, axis=1, reduce="add").astype(rows.dtype)
                 if own_rows is not None:
-                    own_grad = paddle.take_along_axis(grad, columns, axis=1, broadcast=False)
-                    grad = grad.put_along_axis_(columns, paddle.zeros_like(own_grad), axis=1, broadcast=False)
+                    own_grad = paddle.take_along_axis(grad, places, axis=1, broadcast=False)
+                    grad = grad.put_along_axis_(places, paddle.zeros_like(own_grad), axis=1, broadcast=False)
                     if train_rows:
                         part = paddle.matmul(own_grad, rows, transpose_x=True).astype(own_rows.dtype)
                         grad_rows = part if grad_rows is None else grad_rows.add_(part)
@@ -103,7 +104,7 @@ class _ChunkedCrossEntropy(PyLayer):
                     grad_high = part if grad_high is None else grad_high.add_(part)
         ctx.grads = [paddle.concat(grads) if grads else None, grad_weight, None]  # the last: of the targets
         if own_rows is not None:
-            ctx.grads.append(grad_rows)
+            ctx.grads += [grad_rows, None]  # the last: of the columns
         if low is not None:
             ctx.grads += [paddle.concat(grads_low) if grads_low else None, grad_high]
         losses = paddle.concat(losses)

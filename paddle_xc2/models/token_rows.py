@@ -65,6 +65,7 @@ class HeadRows(nn.Layer):
         self.base = base
         self.token_ids = _distinct(token_ids, base.weight.shape[1])
         self.rows = self.create_parameter([len(self.token_ids), base.weight.shape[0]], dtype=dtype)
+        self.register_buffer("columns", paddle.to_tensor(self.token_ids, dtype="int64"), persistable=False)
         self.rows.set_value(self.base_rows().astype(dtype))
 
     @property
@@ -75,29 +76,32 @@ class HeadRows(nn.Layer):
     @paddle.no_grad()
     def base_rows(self):
         """The rows as the base has them: float [tokens, hidden]."""
-        return self.base.weight[:, paddle.to_tensor(self.token_ids)].t()
+        return self.base.weight[:, self.columns].t()
 
     def forward(self, x):
         """float [.., hidden] -> float [.., vocab]."""
         own = paddle.matmul(x, self.rows, transpose_y=True)
-        return put_columns(self.base(x), self.token_ids, own.astype(x.dtype))
+        return put_columns(self.base(x), self.columns, own.astype(x.dtype))
 
     @paddle.no_grad()
     def write_into_base(self) -> None:
         """Gives the base the rows."""
-        self.base.weight[:, paddle.to_tensor(self.token_ids)] = self.rows.t()
+        self.base.weight[:, self.columns] = self.rows.t()
 
 
-def put_columns(values, columns: Sequence[int], new):
+# The layers that may have rows of their own, by their paths in the model.
+ROW_LAYERS = {"model.tok_embeddings": EmbeddingRows, "output": HeadRows}
+
+
+def put_columns(values, columns, new):
     """`values` with some of its last axis replaced; differentiable.
 
     Args:
         values: float [.., width].
-        columns: distinct, below width.
+        columns: int64 [columns], distinct, below width.
         new: float [.., columns].
     """
-    index = paddle.to_tensor(columns, dtype="int64").expand(new.shape)
-    return paddle.put_along_axis(values, index, new, axis=-1, broadcast=False)
+    return paddle.put_along_axis(values, columns.expand(new.shape), new, axis=-1, broadcast=False)
 
 
 def row_layers(model) -> dict[str, EmbeddingRows | HeadRows]:

@@ -166,7 +166,7 @@ class XComposer2ForCausalLM(PretrainedModel):
         """`token_loss_sum` of the output head, which may have rows of its own, or an update of low rank."""
         head = self.output
         if isinstance(head, HeadRows):
-            return token_loss_sum(hidden_states, head.weight, labels, head.rows, head.token_ids)
+            return token_loss_sum(hidden_states, head.weight, labels, head.rows, head.columns)
         if isinstance(head, LoRALinear) and head.magnitude is None:
             update = (head.low_rank(hidden_states), head.lora_b)
             return token_loss_sum(hidden_states, head.base.weight, labels, update=update)

@@ -16,8 +16,8 @@ import paddle.nn.functional as F
 
 from paddle_xc2.counted import counted
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer
-from paddle_xc2.models.lora import LoRALinear, replace_layer
-from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows, row_layers
+from paddle_xc2.models.lora import LoRALinear, layer_at, replace_layer
+from paddle_xc2.models.token_rows import ROW_LAYERS, EmbeddingRows, HeadRows, row_layers
 
 EMBEDDING, HEAD = "model.tok_embeddings", "output"
 _DEVIATIONS = 2.5  # standard deviations of the rows of unused tokens: within so many, a row is like theirs
@@ -50,14 +50,15 @@ def learn_token_rows(model, tokenizer: XComposer2Tokenizer, arguments, samples, 
     needed = {EMBEDDING: set(asked), HEAD: set(asked)}
     if arguments.train_tokens is None:
         unused = [i for i in tokenizer.unused_ids if i not in added]
-        needed[EMBEDDING] |= set(new_to_embedding(model, samples.token_ids, unused))
+        never_asked = new_to_head(model, samples.token_ids, unused)
+        needed[EMBEDDING] |= set(new_to_embedding(model, never_asked, unused))
         if not head_has_lora:
-            needed[HEAD] |= set(new_to_head(model, samples.trained_ids, unused))
+            needed[HEAD] |= set(never_asked) & set(samples.trained_ids.tolist())
     starts = starting_rows(model, added)
-    for path, kind in ((EMBEDDING, EmbeddingRows), (HEAD, HeadRows)):
+    for path in ROW_LAYERS:
         # The pad token's embedding never learns, as upstream; it is </s> too, which is answered.
         ids = needed[path] - ({model.config.pad_token_id} if path == EMBEDDING else set())
-        _add_rows(model, path, kind, sorted(ids), {i: rows[path] for i, rows in starts.items()})
+        _add_rows(model, path, sorted(ids), {i: rows[path] for i, rows in starts.items()})
 
 
 def start_new_tokens(
@@ -142,13 +143,15 @@ def new_to_head(model, candidates: Sequence[int], unused: Sequence[int]) -> list
 
 @paddle.no_grad()
 def new_to_embedding(model, candidates: Sequence[int], unused: Sequence[int]) -> list[int]:
-    """The tokens that no training text of the model ever held: see `new_to_head`.
+    """Of the tokens that no training text of the model asked for, those that none held either.
 
-    Of those that none asked for, they are the ones whose rows of the embedding are as long as those of unused tokens,
-    which were never changed but by weight decay.
+    Their rows of the embedding are as long as those of unused tokens, which were never changed but by weight decay.
+
+    Args:
+        candidates: from `new_to_head`: alone, lengths tell less.
+        unused: as of `new_to_head`.
     """
-    candidates = new_to_head(model, candidates, unused)
-    if not candidates:
+    if len(unused) < _LEAST_UNUSED or not candidates:
         return []
 
     def lengths(ids):
@@ -182,14 +185,14 @@ def _visible(piece: str) -> str:
     return piece if piece.isprintable() else ascii(piece)[1:-1]
 
 
-def _add_rows(model, path: str, kind, ids: list[int], starts: dict) -> None:
+def _add_rows(model, path: str, ids: list[int], starts: dict) -> None:
     """Puts `ids` beside the rows that learn at `path`. starts: first values where they are not the base's."""
     old = row_layers(model).get(path)
     ids = [*(old.token_ids if old else ()), *(i for i in ids if old is None or i not in old.token_ids)]
     if not ids:
         return
-    base = old.base if old else (model.model.tok_embeddings if path == EMBEDDING else model.output)
-    layer = kind(base, ids, model.config.dtype)
+    base = old.base if old else layer_at(model, path)
+    layer = ROW_LAYERS[path](base, ids, model.config.dtype)
     with paddle.no_grad():
         rows = layer.rows.clone()
         if old is not None:

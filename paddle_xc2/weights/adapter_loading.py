@@ -21,15 +21,13 @@ from paddle_xc2.models.lora import (
     replace_layer,
     weight_shape,
 )
-from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows, merge_rows, row_layers
+from paddle_xc2.models.token_rows import ROW_LAYERS, merge_rows, row_layers
 from paddle_xc2.weights.adapter import Adapter, LowRank, check_fits, read_adapter
 from paddle_xc2.weights.base_fingerprint import check_base
 from paddle_xc2.weights.checkpoint_files import read_shard
 from paddle_xc2.weights.lazy_tensor import LazyTensor
 from paddle_xc2.weights.merging import with_our_prefixes
 from paddle_xc2.weights.name_map import to_hf, to_paddle
-
-_ROW_LAYERS = {"model.tok_embeddings": EmbeddingRows, "output": HeadRows}
 
 
 class AdapterReport(NamedTuple):
@@ -95,7 +93,7 @@ def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = Tr
     if unwrappable:
         raise ValueError(f"{where}: updates {unwrappable[0]}, which is no linear layer; merge the adapter with PEFT")
     rows = {to_paddle(name)[0].removesuffix(".weight"): rows for name, rows in adapter.rows.items()}
-    unknown = [path for path in rows if path not in _ROW_LAYERS or path in updates]
+    unknown = [path for path in rows if path not in ROW_LAYERS or path in updates]
     if unknown:
         raise ValueError(
             f"{where}: holds rows of {unknown[0]}, which is no token table, or which it updates too; merge the adapter "
@@ -114,7 +112,7 @@ def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = Tr
         square += float((parameter.astype("float32") - before.astype("float32")).square().sum())
         model.replaced[ours] = before if keep_replaced else None
     for path, (token_ids, tensor) in rows.items():
-        layer = _ROW_LAYERS[path](layer_at(model, path), token_ids, model.config.dtype)
+        layer = ROW_LAYERS[path](layer_at(model, path), token_ids, model.config.dtype)
         _set(layer.rows, tensor, path)
         square += float((layer.rows.astype("float32") - layer.base_rows().astype("float32")).square().sum())
         replace_layer(model, path, layer)

@@ -12,6 +12,7 @@ from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows, is_rows, put_c
 from tests.tiny import tiny_model
 
 IDS = [7, 3, 390]
+COLUMNS = paddle.to_tensor(IDS)
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_rows_learn_as_those_of_the_whole_tables_do(model):
                 layer.rows.set_value(layer.rows - 0.5 * layer.rows.grad)
             tables = whole.model.tok_embeddings.weight, whole.output.weight
             tables[0].set_value(paddle.scatter(tables[0], paddle.to_tensor(IDS), embedding.rows))
-            tables[1].set_value(put_columns(tables[1], IDS, head.rows.t()))
+            tables[1].set_value(put_columns(tables[1], COLUMNS, head.rows.t()))
         for one in (model, whole):
             for parameter in one.parameters():
                 parameter.clear_gradient()
@@ -105,13 +106,13 @@ def test_the_chunked_loss_with_rows(monkeypatch, chunk):
     weight, rows = paddle.randn([6, 400]), paddle.randn([3, 6])
     labels = paddle.to_tensor([[1, 7, 3, 8, -100, 390, 3, 9, 12]])
     hidden = paddle.randn([1, 9, 6])
-    dense = put_columns(weight, IDS, rows.t())
+    dense = put_columns(weight, COLUMNS, rows.t())
     gradients = []
     for table, own in ((weight, rows), (dense, None)):
         states = hidden.clone().detach()
         learning = table if own is None else own
         states.stop_gradient = learning.stop_gradient = False
-        total, losses = token_loss_sum(states, table, labels, own, IDS if own is not None else ())
+        total, losses = token_loss_sum(states, table, labels, own, COLUMNS if own is not None else None)
         (0.25 * total).backward()
         gradients.append((float(total), losses.numpy(), states.grad.numpy(), learning.grad.numpy()))
     (total, losses, states, of_rows), (dense_total, dense_losses, dense_states, of_table) = gradients
@@ -134,10 +135,10 @@ def test_the_chunked_loss_with_rows_and_an_update(monkeypatch):
         for value in x.values():
             value.stop_gradient = False
         if chunked:
-            total, _ = token_loss_sum(x["hidden"], weight, labels, x["rows"], IDS, (x["low"], x["high"]))
+            total, _ = token_loss_sum(x["hidden"], weight, labels, x["rows"], COLUMNS, (x["low"], x["high"]))
         else:
             logits = paddle.matmul(x["hidden"], weight) + paddle.matmul(x["low"], x["high"])
-            logits = put_columns(logits, IDS, paddle.matmul(x["hidden"], x["rows"], transpose_y=True))
+            logits = put_columns(logits, COLUMNS, paddle.matmul(x["hidden"], x["rows"], transpose_y=True))
             total = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
         total.backward()
         gradients.append({"total": float(total), **{name: value.grad.numpy() for name, value in x.items()}})
