@@ -66,3 +66,32 @@ def metrics():
         return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
     return read
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Has something done at the beginning of a step, counted from 1."""
+
+    from paddle_xc2.training.trainer import StepTrainer
+
+    def arrange(wanted, action):
+        step = StepTrainer.training_step
+
+        def with_action(trainer, model, inputs):
+            if trainer.state.global_step + 1 == wanted:
+                action()
+            return step(trainer, model, inputs)
+
+        monkeypatch.setattr(StepTrainer, "training_step", with_action)
+
+    return arrange
+
+
+@pytest.fixture
+def power_fails(at_step):
+    """Has training break off at the beginning of a step, until `monkeypatch.undo()`."""
+
+    def fail():
+        raise RuntimeError("the power fails")
+
+    return lambda wanted: at_step(wanted, fail)

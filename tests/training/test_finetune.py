@@ -92,19 +92,12 @@ def test_output_is_a_checkpoint_for_chat(config, tmp_path, workspace):
     assert processor.encode_chat("a").input_ids.tolist() == trained.encode_chat("a").input_ids.tolist()
 
 
-def test_stopped_and_gone_on_equals_uninterrupted(config, tmp_path, metrics, monkeypatch):
+def test_stopped_and_gone_on_equals_uninterrupted(config, tmp_path, metrics, power_fails, monkeypatch):
     """With dropout, in the middle of an epoch, with workers, from another number of passes."""
     keys = {"max_steps": 10, "save_strategy": "steps", "save_steps": 3, "evaluation_strategy": "epoch"}
     assert finetune(config(**keys)) == 0
-    step = StepTrainer.training_step
-
-    def stop_in_step_9(trainer, model, inputs):
-        if trainer.state.global_step == 8:
-            raise RuntimeError("the power fails")
-        return step(trainer, model, inputs)
-
     path = config("again.json", **keys, output_dir=str(tmp_path / "again"), dataloader_num_workers=2)
-    monkeypatch.setattr(StepTrainer, "training_step", stop_in_step_9)
+    power_fails(9)
     with pytest.raises(RuntimeError, match="the power fails"):
         finetune(path)
     assert len(metrics(tmp_path / "again")) == 10
@@ -148,23 +141,6 @@ def test_signal_ends_the_step_saves_and_tells_how_to_go_on(config, tmp_path, num
     )
     assert found and found[1] == found[2]
     assert "Traceback" not in errors and "KeyboardInterrupt" not in errors
-
-
-@pytest.fixture
-def at_step(monkeypatch):
-    """Has something done at the beginning of a step, counted from 1."""
-
-    def arrange(wanted, action):
-        step = StepTrainer.training_step
-
-        def with_action(trainer, model, inputs):
-            if trainer.state.global_step + 1 == wanted:
-                action()
-            return step(trainer, model, inputs)
-
-        monkeypatch.setattr(StepTrainer, "training_step", with_action)
-
-    return arrange
 
 
 def send(number):

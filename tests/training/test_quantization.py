@@ -12,7 +12,6 @@ from paddle_xc2.training.arguments import FinetuneArguments, load_arguments
 from paddle_xc2.training.finetune import choose_trainable, finetune
 from paddle_xc2.training.lora import add_lora
 from paddle_xc2.training.plan import num_decoder_weights
-from paddle_xc2.training.trainer import StepTrainer
 from paddle_xc2.weights.loading import load_model
 
 QLORA = {"lora": True, "lora_rank": 4, "lora_alpha": 8, "quantization": "nf4"}
@@ -37,18 +36,11 @@ def test_it_trains_what_lora_on_the_dequantized_weights_trains(workspace, config
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
 
-def test_stopped_and_gone_on_equals_uninterrupted(config, tmp_path, monkeypatch):
+def test_stopped_and_gone_on_equals_uninterrupted(config, tmp_path, power_fails, monkeypatch):
     keys = {**QLORA, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     assert finetune(config(**keys)) == 0
-    step = StepTrainer.training_step
-
-    def stop_in_step_4(trainer, model, inputs):
-        if trainer.state.global_step == 3:
-            raise RuntimeError("the power fails")
-        return step(trainer, model, inputs)
-
     path = config("again.json", **keys, output_dir=str(tmp_path / "again"))
-    monkeypatch.setattr(StepTrainer, "training_step", stop_in_step_4)
+    power_fails(4)
     with pytest.raises(RuntimeError, match="the power fails"):
         finetune(path)
     monkeypatch.undo()

@@ -13,7 +13,6 @@ from paddle_xc2.cli import main
 from paddle_xc2.training import sample_answers
 from paddle_xc2.training.finetune import finetune
 from paddle_xc2.training.sample_answers import ANSWERS_FILE, TABLE_FILE, Question, SampleAnswers
-from paddle_xc2.training.trainer import StepTrainer
 
 QUESTIONS = ["What is | in\nthe <b>picture</b>?", "Which digit is 1?"]
 
@@ -80,20 +79,13 @@ def test_training_is_the_same_without_them(asking, tmp_path, metrics):
     assert losses[0] == losses[1]
 
 
-def test_interrupted_and_gone_on(asking, tmp_path, monkeypatch):
+def test_interrupted_and_gone_on(asking, tmp_path, power_fails, monkeypatch):
     """In the midst of a step, and in the midst of answering: nothing is lost or asked twice."""
     keys = {"evaluation_freq": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 6}
     assert finetune(asking(**keys)) == 0
     out = tmp_path / "again"
     path = asking("again.json", **keys, output_dir=str(out))
-    step = StepTrainer.training_step
-
-    def stop_in_step_4(trainer, model, inputs):
-        if trainer.state.global_step == 3:
-            raise RuntimeError("the power fails")
-        return step(trainer, model, inputs)
-
-    monkeypatch.setattr(StepTrainer, "training_step", stop_in_step_4)
+    power_fails(4)
     with pytest.raises(RuntimeError, match="the power fails"):
         finetune(path)
     monkeypatch.undo()
