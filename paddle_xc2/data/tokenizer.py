@@ -19,6 +19,7 @@ import sentencepiece
 
 from paddle_xc2.adapter_base import find_base, is_adapter
 from paddle_xc2.checkpoint_config import XTUNER_LLM, xtuner_folder
+from paddle_xc2.counted import counted
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.special_tokens import (
     BOS,
@@ -126,7 +127,8 @@ class XComposer2Tokenizer:
         free = [i for i in self.unused_ids if _UNUSED_PIECE.fullmatch(self._sp.id_to_piece(i))]
         if len(new) > len(free):
             raise ValueError(
-                f"{len(new)} new tokens are too many: {self._source} has {len(free)} unused pieces "
+                f"{counted(len(new), 'new token is', 'new tokens are')} too many: {self._source} has "
+                f"{counted(len(free), 'unused piece')} "
                 "([UNUSED_TOKEN_0] and so on), and this version can't grow a vocabulary; name fewer"
             )
         return self._with_added(dict(zip(free, new, strict=False)), special=False)
