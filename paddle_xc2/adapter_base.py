@@ -12,8 +12,8 @@ from paddle_xc2.checkpoint_config import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FACTS_FILE,
     PADDLENLP_ADAPTER_CONFIG_FILE,
-    read_json,
 )
+from paddle_xc2.json_file import read_json
 from paddle_xc2.model_path import resolve_model_path
 
 _WHOLE_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "model_state*.pdparams")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from paddle_xc2.json_file import read_json
 from paddle_xc2.model_path import resolve_model_path
 
 CONFIG_FILE = "config.json"
@@ -15,36 +15,6 @@ XTUNER_LLM, XTUNER_PROJECTOR, XTUNER_VISION = "llm", "projector", "visual_encode
 ADAPTER_CONFIG_FILE = "adapter_config.json"  # PEFT's
 PADDLENLP_ADAPTER_CONFIG_FILE = "lora_config.json"
 ADAPTER_FACTS_FILE = "paddle_xc2_adapter.json"  # beside either: what they have no place for
-
-
-def read_json(path: Path, keys_once: bool = False) -> dict:
-    """Args:
-        keys_once: refuse an object that has a key twice; else the last value counts, as everywhere.
-    Raises: FileNotFoundError, or ValueError with line and column if it is no JSON object.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    try:
-        text = path.read_text(encoding="utf-8").removeprefix("\ufeff")  # which some editors begin a file with
-        content = json.loads(text, object_pairs_hook=(lambda pairs: _keys_once(path, pairs)) if keys_once else None)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: this is not UTF-8 text ({error})") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: invalid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, found a {type(content).__name__}")
-    return content
-
-
-def _keys_once(path: Path, pairs: list[tuple[str, object]]) -> dict:
-    content = dict(pairs)
-    for name, value in pairs:
-        if content[name] is not value and content[name] != value:  # NaN differs from itself
-            raise ValueError(
-                f'{path}: "{name}" stands there twice, as {json.dumps(value)} and as {json.dumps(content[name])}; keep '
-                "one of them"
-            )
-    return content
 
 
 def xtuner_folder(directory: Path, part: str) -> Path | None:

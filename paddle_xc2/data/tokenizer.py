@@ -20,6 +20,7 @@ import sentencepiece
 from paddle_xc2.adapter_base import find_base, is_adapter
 from paddle_xc2.checkpoint_config import XTUNER_LLM, xtuner_folder
 from paddle_xc2.counted import counted
+from paddle_xc2.json_file import parse_json, read_bytes
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.special_tokens import (
     BOS,
@@ -39,6 +40,7 @@ MODEL_FILE = "tokenizer.model"
 PADDLENLP_MODEL_FILE = "sentencepiece.bpe.model"  # the same under the name that PaddleNLP gives it
 CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+MAX_MODEL_BYTES = 64 * 2**20  # InternLM2's tokenizer.model has 1.5 MB
 
 _SPECIAL_TOKENS = {"bos_token": BOS, "eos_token": EOS, "unk_token": UNK, "pad_token": EOS}
 _PLACEHOLDERS = (IMAGE_PLACEHOLDER, LLAVA_IMAGE, LLAVA_VIDEO)  # where an image stands
@@ -63,7 +65,7 @@ class XComposer2Tokenizer:
         self._sp = _load_sentencepiece(files[MODEL_FILE], f"{source}/{model_file}")
         config = {**_SPECIAL_TOKENS, "additional_special_tokens": []}
         for name in (CONFIG_FILE, SPECIAL_TOKENS_FILE):
-            settings = _read_json_object(files[name], f"{source}/{name}") if name in files else {}
+            settings = parse_json(files[name], f"{source}/{name}") if name in files else {}
             config.update({key: value for key, value in settings.items() if value is not None})
         self.padding_side = config.get("padding_side", "right")
         self._visible_ids: set[int] = set()  # of added tokens that are text, and shown as such
@@ -94,14 +96,15 @@ class XComposer2Tokenizer:
             directory = xtuner_folder(directory, XTUNER_LLM) or directory
         if not (directory / MODEL_FILE).is_file() and (directory / PADDLENLP_MODEL_FILE).is_file():
             # The settings that PaddleNLP writes beside it say what upstream has by default, in other words.
-            files = {MODEL_FILE: (directory / PADDLENLP_MODEL_FILE).read_bytes()}
+            files = {MODEL_FILE: read_bytes(directory / PADDLENLP_MODEL_FILE, MAX_MODEL_BYTES)}
             return cls(files, str(directory), PADDLENLP_MODEL_FILE)
         if not (directory / MODEL_FILE).is_file():
             raise FileNotFoundError(
                 f"{directory}: there is no {MODEL_FILE}; copy the one of the released checkpoint into this directory"
             )
         names = (MODEL_FILE, CONFIG_FILE, SPECIAL_TOKENS_FILE)
-        return cls({n: (directory / n).read_bytes() for n in names if (directory / n).is_file()}, source=str(directory))
+        found = [name for name in names if (directory / name).exists()]
+        return cls({name: read_bytes(directory / name, MAX_MODEL_BYTES) for name in found}, source=str(directory))
 
     def save_pretrained(self, directory) -> None:
         """Writes upstream's tokenizer files: byte for byte what was read, upstream's defaults where there was none."""
@@ -147,7 +150,7 @@ class XComposer2Tokenizer:
     def _with_added(self, tokens: dict[int, str], special: bool) -> XComposer2Tokenizer:
         """tokens: ids that have a piece already, and the texts that they are from now on."""
         name = f"{self._source}/{CONFIG_FILE}"
-        config = _read_json_object({**self._default_files(), **self._files}[CONFIG_FILE], name)
+        config = parse_json({**self._default_files(), **self._files}[CONFIG_FILE], name)
         settings = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": special}
         added = {str(i): {"content": text, **settings} for i, text in tokens.items()}
         config["added_tokens_decoder"] = {**config.get("added_tokens_decoder", {}), **added}
@@ -460,16 +463,6 @@ def _is_open_character(start: bytes) -> bool:
     except UnicodeDecodeError as error:
         return error.start == 0 and error.reason == "unexpected end of data"
     return False
-
-
-def _read_json_object(content: bytes, source: str) -> dict:
-    try:
-        value = json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"{source}: this is not valid JSON ({error}); copy it again") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{source}: this is JSON, but no object with settings; copy it again")
-    return value
 
 
 def _content(token: str | dict) -> str:

@@ -17,9 +17,9 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from paddle_xc2.checkpoint_config import read_json
 from paddle_xc2.data.mixture import DatasetSpec, read_data_list
 from paddle_xc2.evaluation.metrics import METRICS
+from paddle_xc2.json_file import read_json
 from paddle_xc2.training.reporting import REPORTERS
 
 
@@ -435,7 +435,7 @@ def load_arguments(path: str | Path, overrides: list[str] = ()) -> FinetuneArgum
     """
     in_file: list[str] = []
     on_command_line: list[str] = []
-    values = _accept_all(read_json(Path(path).expanduser(), keys_once=True), in_file)
+    values = _accept_all(read_json(Path(path).expanduser()), in_file)
     values.update(_accept_all(_parse_overrides(list(overrides), on_command_line), on_command_line))
     arguments = FinetuneArguments(**values)
     if not in_file and not on_command_line:

@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, CONFIG_FILE, read_json
+from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, CONFIG_FILE
+from paddle_xc2.json_file import read_json
 from paddle_xc2.training import checkpoints
 from paddle_xc2.training.arguments import FinetuneArguments
 

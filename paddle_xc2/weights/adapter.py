@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, PADDLENLP_ADAPTER_CONFIG_FILE, read_json
+from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, PADDLENLP_ADAPTER_CONFIG_FILE
+from paddle_xc2.json_file import read_json
 from paddle_xc2.weights.lazy_tensor import (
     NUMPY_DTYPES,
     STRIP_BYTES,

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from paddle_xc2.adapter_base import FACTS_VERSION, SETTINGS
 from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, ADAPTER_FACTS_FILE
+from paddle_xc2.json_file import write_json
 from paddle_xc2.models.lora import LoRALinear, is_linear, lora_layers, named_parameters
 from paddle_xc2.models.token_rows import row_layers
 from paddle_xc2.weights.adapter import ADAPTER_FILES
 from paddle_xc2.weights.base_fingerprint import base_fingerprint
-from paddle_xc2.weights.checkpoint_files import write_json, write_shard
+from paddle_xc2.weights.checkpoint_files import write_shard
 from paddle_xc2.weights.lazy_tensor import LazyTensor, tensor_in_memory
 from paddle_xc2.weights.manifest import write_manifest
 from paddle_xc2.weights.name_map import to_hf

@@ -17,7 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from paddle_xc2.checkpoint_config import CONFIG_FILE, read_json
+from paddle_xc2.checkpoint_config import CONFIG_FILE
+from paddle_xc2.json_file import MAX_BYTES, read_json, write_json
+from paddle_xc2.shown import shown
 from paddle_xc2.weights.direct_io import PageWriter
 from paddle_xc2.weights.lazy_tensor import (
     NUMPY_DTYPES,
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from paddle_xc2.weights.finished_shards import FinishedShards
 
 INDEX_FILE = "model.safetensors.index.json"
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+MAX_HEADER_BYTES = MAX_BYTES  # of a 7B model in one file it has 0.1 MB
 _ALIGNMENT = 8  # of the tensors' bytes in the file, so that mapped views are aligned
 
 # safetensors' names of dtypes.
@@ -142,11 +144,13 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
     tensors, end = {}, 0
     for name, entry in sorted(header.items(), key=lambda item: _offsets(path, *item)):
         begin, stop = _offsets(path, name, entry)
-        dtype, shape = _DTYPES.get(entry.get("dtype")), entry.get("shape")
+        tag, shape = entry.get("dtype"), entry.get("shape")
+        dtype = _DTYPES.get(tag) if isinstance(tag, str) else None
         if dtype is None:
-            raise ValueError(f"{path}: {name} has dtype {entry.get('dtype')}; known are {', '.join(_DTYPES)}")
+            told = tag if isinstance(tag, str) and len(tag) < 20 else shown(tag)
+            raise ValueError(f"{path}: {name} has dtype {told}; known are {', '.join(_DTYPES)}")
         if not isinstance(shape, list) or any(type(length) is not int or length < 0 for length in shape):
-            raise ValueError(f"{path}: {name} has no valid shape ({shape!r}); copy or download the file again")
+            raise ValueError(f"{path}: {name} has no valid shape ({shown(shape)}); copy or download the file again")
         tensor = LazyTensor(dtype, tuple(shape), FileRange(path, data_start + begin, dtype, tuple(shape)))
         if begin != end or stop - begin != tensor.num_bytes:
             raise ValueError(
@@ -218,11 +222,6 @@ def _read_indexed(index: Path) -> dict[str, LazyTensor]:
             "take all files from one place"
         )
     return tensors
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Writes UTF-8, indented, the keys in their order."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def parse_size(size: int | str) -> int:

@@ -15,11 +15,10 @@ from paddle_xc2.checkpoint_config import (
     VISION_CONFIG_FILE,
     config_path,
     read_checkpoint_config,
-    read_json,
 )
 from paddle_xc2.families import INTERNLM2_ARCHITECTURE, XCOMPOSER2_ARCHITECTURE, detect_family
+from paddle_xc2.json_file import read_json, write_json
 from paddle_xc2.model_settings import ModelSettings, VisionConfig
-from paddle_xc2.weights.checkpoint_files import write_json
 from paddle_xc2.weights.xtuner import part_files, read_part_files
 
 # What upstream's config.json holds beside the model's own settings; for models that were not loaded from one.

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from paddle_xc2.checkpoint_config import read_json
-from paddle_xc2.weights.checkpoint_files import write_json
+from paddle_xc2.json_file import read_json, write_json
 from paddle_xc2.weights.manifest import sha256
 from paddle_xc2.weights.whole_directory import INTERRUPTIONS
 

@@ -9,8 +9,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from paddle_xc2.checkpoint_config import read_json
-from paddle_xc2.weights.checkpoint_files import write_json
+from paddle_xc2.json_file import read_json, write_json
 
 MANIFEST_FILE = "paddle_xc2_manifest.json"
 FORMAT_VERSION = 1

@@ -16,9 +16,9 @@ from paddle_xc2.checkpoint_config import (
     XTUNER_LLM,
     XTUNER_PROJECTOR,
     XTUNER_VISION,
-    read_json,
     xtuner_folder,
 )
+from paddle_xc2.json_file import read_json
 from paddle_xc2.model_settings import ModelSettings
 from paddle_xc2.weights.adapter import merge, read_adapter
 from paddle_xc2.weights.lazy_tensor import LazyTensor

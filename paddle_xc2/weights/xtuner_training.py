@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from paddle_xc2.checkpoint_config import CONFIG_FILE, read_checkpoint_config, read_json
+from paddle_xc2.checkpoint_config import CONFIG_FILE, read_checkpoint_config
 from paddle_xc2.families import detect_family
+from paddle_xc2.json_file import read_json
 from paddle_xc2.model_settings import ModelSettings
 from paddle_xc2.weights.adapter import Adapter, split_updates
 from paddle_xc2.weights.checkpoint_files import read_checkpoint

@@ -282,8 +282,8 @@ def test_model_that_changes_texts(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (CONFIG_FILE, "{", r"tokenizer_config\.json: this is not valid JSON .*copy it again"),
-        (SPECIAL_TOKENS_FILE, "[]", r"special_tokens_map\.json: this is JSON, but no object with settings"),
+        (CONFIG_FILE, "{", r"tokenizer_config\.json: invalid JSON at line 1, column 2: "),
+        (SPECIAL_TOKENS_FILE, "[]", r"special_tokens_map\.json: expected a JSON object, found a list"),
         (CONFIG_FILE, '{"pad_token": "[PAD]"}', r'the special token "\[PAD\]" is not in tokenizer\.model; take the'),
         (
             CONFIG_FILE,
