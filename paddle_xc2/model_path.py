@@ -16,6 +16,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
+from paddle_xc2.local_path import local_path
+
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # What a checkpoint consists of and what is read beside it. Pictures and examples stay where they are.
 _CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.bin", "*.pdparams", "*.model", "*.py", "*.md", "*.txt", "*.ttf")
@@ -46,7 +48,7 @@ def resolve_model_path(name_or_path: str | Path) -> Path:
 
     Raises: FileNotFoundError saying what was looked for, where, and how to get it by hand.
     """
-    path = Path(name_or_path).expanduser()
+    path = local_path(name_or_path)
     if path.is_dir():
         return path
     name = os.fspath(name_or_path)

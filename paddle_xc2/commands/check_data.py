@@ -8,6 +8,8 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
+from paddle_xc2.local_path import local_path
+
 HELP = "check every record and image of a data set before training on it"
 EXAMPLE = "paddle-xc2 check-data train.json --model_name_or_path internlm/internlm-xcomposer2-7b --report report.html"
 
@@ -56,11 +58,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         choices=("refuse", "turns", "leave_out"),
         help="what training does to longer samples, as in the argument file (refuse)",
     )
-    parser.add_argument("--report", metavar="OUT.html", type=Path, help="write a page with pictures and marked texts")
+    parser.add_argument(
+        "--report", metavar="OUT.html", type=local_path, help="write a page with pictures and marked texts"
+    )
     parser.add_argument(
         "--fix",
         metavar="OUT",
-        type=Path,
+        type=local_path,
         help="write the records with what can be mended safely: a new .json or .jsonl file, or a folder for several",
     )
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
@@ -137,19 +141,19 @@ def what_is_asked(args: Namespace) -> Asked:
     from paddle_xc2.data.mixture import read_data_list
 
     asked = Asked([])
-    folder = None if args.image_folder is None else Path(args.image_folder).expanduser()
+    folder = None if args.image_folder is None else local_path(args.image_folder)
     if folder is not None and not folder.is_dir():
         raise FileNotFoundError(f"--image_folder {folder}: there is no such folder")
     for path in args.paths:
-        if is_argument_file(Path(path)):
+        if is_argument_file(local_path(path)):
             if len(args.paths) > 1:
                 raise ValueError(f"{path} is the argument file of a run; check it alone, or give its data files")
             asked = asked_by_run(path)
         elif path.lower().endswith(".txt"):
             # What its numbers mean decides how often a record is drawn, not what is in it.
-            asked.files += files_of(read_data_list(Path(path).expanduser(), given_num=False))
+            asked.files += files_of(read_data_list(local_path(path), given_num=False))
         else:
-            asked.files.append((Path(path).expanduser(), None))
+            asked.files.append((local_path(path), None))
     if folder is not None:
         asked.files = [(path, folder) for path, _ in asked.files]
     asked.model = args.model_name_or_path or asked.model

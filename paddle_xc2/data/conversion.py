@@ -16,6 +16,7 @@ from paddle_xc2.data.json_formats import find_image, image_folders
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_files import RecordFile
 from paddle_xc2.disk import writing
+from paddle_xc2.local_path import local_path
 
 OTHER_KEY = "key that no format has, left out"
 
@@ -48,7 +49,7 @@ def convert_data(
     Raises: FileNotFoundError; ValueError if `destination` can't be written; DataError that lists the records that
         can't be used, or that the dialect can't say, the first 20 of them in full. Nothing is written then.
     """
-    sources, destination = [Path(source) for source in sources], Path(destination)
+    sources, destination = [local_path(source) for source in sources], local_path(destination)
     _check_destination(destination, sources, overwrite)
     files = [RecordFile(source) for source in sources]
     notes = Notes()

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from paddle_xc2.data.conversation import DataError
+from paddle_xc2.local_path import local_path
 
 # An image is refused beyond these, before anything is decoded.
 MAX_PIXELS = 100_000_000
@@ -184,7 +185,7 @@ def _open_file(image, name: str) -> Image.Image:
     if isinstance(image, bytes):
         num_bytes, file = len(image), io.BytesIO(image)
     else:
-        file = Path(image)
+        file = local_path(image)
         if not file.is_file():
             raise ImageMissing(f"{name}: there is no such image file; correct the path or add the file")
         num_bytes = file.stat().st_size

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from paddle_xc2.data.downloads import ImageCache, is_data_url, is_url
 from paddle_xc2.data.image_transform import ImageMissing
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_files import RecordFile
+from paddle_xc2.local_path import find_path, local_path, spellings
 
 _NUM_ERRORS_SHOWN = 20
 
@@ -124,7 +124,7 @@ def to_conversation(
 
 def image_folders(image_folder=None, base_folder=None) -> list[Path]:
     """Where relative paths of images are looked for, in this order."""
-    return [Path(image_folder)] if image_folder else [Path(base_folder or "."), Path(".")]
+    return [local_path(image_folder)] if image_folder else [Path(base_folder or "."), Path(".")]
 
 
 def find_image(reference: str, source: str, folders: list[Path], cache: ImageCache | None = None) -> Path:
@@ -138,12 +138,10 @@ def find_image(reference: str, source: str, folders: list[Path], cache: ImageCac
         return (cache or ImageCache()).unpack(reference, source)
     if not reference:
         raise DataError(f"{source}: the path of an image is empty; write it, or remove the image")
-    for folder in folders:
-        path = folder / reference  # an absolute path stays what it is
-        if os.path.isfile(path):  # unlike Path's own, no error for what can't be a path
-            return path
+    if path := find_path(reference, folders):
+        return path
     name = shown(reference, 200)
-    if Path(reference).is_absolute():
+    if Path(spellings(reference)[0]).is_absolute():
         raise ImageMissing(f'{source}: there is no image "{name}"; correct the path or add the file')
     places = " or ".join(dict.fromkeys(str(folder.absolute()) for folder in folders))
     raise ImageMissing(f'{source}: there is no image "{name}" in {places}; correct the path, or set image_folder')

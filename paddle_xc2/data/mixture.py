@@ -18,6 +18,7 @@ from paddle_xc2.counted import counted
 from paddle_xc2.data.conversation import Conversation, DataError
 from paddle_xc2.data.json_formats import ConversationFile, open_conversations
 from paddle_xc2.data.notes import Notes
+from paddle_xc2.local_path import find_path, local_path
 
 _LIST_BYTES = 2**20  # of a data.txt: more is no list of files
 _MOST_SAMPLES = 10**8  # of one file in an epoch
@@ -73,7 +74,7 @@ def read_data_list(path, given_num: bool, image_folder: Path | None = None) -> l
             they are the share of the file.
     Raises: FileNotFoundError that names every file that is nowhere; DataError that lists the lines that can't be used.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such data list; correct the path")
     raw = path.read_bytes()
@@ -94,7 +95,10 @@ def read_data_list(path, given_num: bool, image_folder: Path | None = None) -> l
             continue
         if name is None:
             continue
-        file = next((found for found in (path.parent / name, Path(name)) if found.is_file()), None)
+        folders = path.parent, Path()
+        file = find_path(name, folders)
+        if file is None and "\\" in line:  # Windows', which end a folder and escape nothing
+            file = find_path(_parse_line(line, escape="")[0], folders)
         if file is None:
             missing.append(f"{name} (line {number})")
             continue
@@ -125,9 +129,11 @@ def read_data_list(path, given_num: bool, image_folder: Path | None = None) -> l
     return _named_shortly(list(specs.values()))
 
 
-def _parse_line(line: str) -> tuple[str | None, float | None]:
+def _parse_line(line: str, escape: str = "\\") -> tuple[str | None, float | None]:
     """(path, number) of a line of a data.txt; None where there is none. Raises: ValueError that says what is wrong."""
-    words = shlex.split(line, comments=True)  # its errors are ValueErrors: "No closing quotation"
+    lexer = shlex.shlex(line, posix=True)
+    lexer.whitespace_split, lexer.escape = True, escape
+    words = list(lexer)  # its errors are ValueErrors: "No closing quotation"
     if not words:
         return None, None
     if len(words) > 2:

@@ -8,11 +8,11 @@ import operator
 import os
 from array import array
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from paddle_xc2.data.conversation import DataError, shown
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.python_like import NotPythonLike, list_elements, read_value
+from paddle_xc2.local_path import local_path
 
 MAX_RECORD_BYTES = 64 * 1024 * 1024  # of one record; an image inside a record has a limit of its own
 MAX_PYTHON_LIKE_BYTES = 32 * 1024 * 1024  # of a whole file that is not JSON: it is taken apart in memory
@@ -22,7 +22,6 @@ PYTHON_LIKE = (
     "not JSON (single quotes, comments, missing or spare commas), read all the same; check-data --fix mends it"
 )
 
-_TOO_DEEP = "lists or objects stand in each other too deeply; that is no record of a format"
 _TOO_DEEP = "lists or objects stand in each other too deeply; that is no record of a format"
 _CHUNK_BYTES = 1024 * 1024
 _SPACE = " \t\r\n"
@@ -44,7 +43,7 @@ class RecordFile(Sequence):
     """
 
     def __init__(self, path):
-        self.path = Path(path)
+        self.path = local_path(path)
         self.notes = Notes()
         self._starts, self._sizes = array("Q"), array("Q")  # in bytes
         self._lines = array("Q")  # of JSON lines: the number of each record's line

@@ -34,6 +34,7 @@ from paddle_xc2.data.image_transform import (
     image_name,
     normalized,
 )
+from paddle_xc2.local_path import local_path
 
 # A video is refused beyond these. The first bounds the decoder's memory (it keeps up to 17 frames), the others time.
 MAX_FRAME_PIXELS = 8192 * 4320
@@ -76,10 +77,11 @@ def is_video(image) -> bool:
     A PIL image is none, and neither is an animated picture.
     """
     if isinstance(image, (str, Path)):
-        if Path(image).suffix.lower() in _SUFFIXES:
+        path = local_path(image)
+        if path.suffix.lower() in _SUFFIXES:
             return True
         try:
-            with open(image, "rb") as file:
+            with open(path, "rb") as file:
                 image = file.read(16)
         except (OSError, ValueError):  # reading the picture will say what is wrong
             return False
@@ -210,14 +212,15 @@ def _opened(video, name: str):
     if isinstance(video, bytes):
         file = io.BytesIO(video)
     else:
-        if not Path(video).is_file():
+        path = local_path(video)
+        if not path.is_file():
             raise ImageMissing(f"{name}: there is no such video file; correct the path or add the file")
-        num_bytes = Path(video).stat().st_size
+        num_bytes = path.stat().st_size
         if num_bytes > MAX_FILE_BYTES:
             raise ImageTooLarge(
                 f"{name}: {num_bytes:,} bytes are more than the {MAX_FILE_BYTES:,} allowed; make the file smaller"
             )
-        file = f"file:{video}"  # so that nothing in front of a colon is taken for a protocol
+        file = f"file:{path}"  # so that nothing in front of a colon is taken for a protocol
     options = {"format_whitelist": ",".join(_FORMATS)}
     try:
         with av.open(file, options=options, metadata_errors="replace") as container:  # titles in any encoding

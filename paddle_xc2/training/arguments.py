@@ -11,6 +11,7 @@ import difflib
 import inspect
 import json
 import math
+import os
 import re
 import types
 from dataclasses import MISSING, dataclass, fields
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 from paddle_xc2.data.mixture import DatasetSpec, read_data_list
 from paddle_xc2.evaluation.metrics import METRICS
 from paddle_xc2.json_file import read_json
+from paddle_xc2.local_path import find_path, local_path
 from paddle_xc2.training.reporting import REPORTERS
 
 
@@ -281,8 +283,8 @@ class FinetuneArguments:
 
     def __post_init__(self):
         for name in ("model_name_or_path", "lora_path", "output_dir", "resume_from_checkpoint", "logging_dir"):
-            if isinstance(path := getattr(self, name), str) and path.startswith("~"):
-                setattr(self, name, str(Path(path).expanduser()))
+            if isinstance(path := getattr(self, name), str) and (found := local_path(path)) != Path(path):
+                setattr(self, name, str(found))
         if self.learning_rate is None:
             self.learning_rate = 5e-5 if self.lora else 1e-5
         if self.fix_vit is None:
@@ -435,7 +437,7 @@ def load_arguments(path: str | Path, overrides: list[str] = ()) -> FinetuneArgum
     """
     in_file: list[str] = []
     on_command_line: list[str] = []
-    values = _accept_all(read_json(Path(path).expanduser()), in_file)
+    values = _accept_all(read_json(local_path(path)), in_file)
     values.update(_accept_all(_parse_overrides(list(overrides), on_command_line), on_command_line))
     arguments = FinetuneArguments(**values)
     if not in_file and not on_command_line:
@@ -457,7 +459,7 @@ def dataset_specs(arguments: FinetuneArguments, part: str, config_path: str | Pa
             return read_data_list(
                 find_file(arguments.data_path, config_path),
                 arguments.given_num,
-                None if folder is None else Path(folder).expanduser(),
+                None if folder is None else local_path(folder),
             )
         entries = [{"data_files": arguments.data_path}]
     else:
@@ -475,7 +477,7 @@ def dataset_specs(arguments: FinetuneArguments, part: str, config_path: str | Pa
             DatasetSpec(
                 entry.get("name", part),
                 tuple(found),
-                None if folder is None else Path(folder).expanduser(),
+                None if folder is None else local_path(folder),
                 entry.get("num_samples"),
                 1.0 if entry.get("ratio") is None else float(entry["ratio"]),
             )
@@ -490,8 +492,8 @@ def dataset_specs(arguments: FinetuneArguments, part: str, config_path: str | Pa
 
 def find_file(name: str, config_path: str | Path) -> Path:
     """A file that an argument file names, from the current folder or else from the argument file's."""
-    here, there = Path(name).expanduser(), Path(config_path).parent / name
-    return here if here.exists() or not there.exists() else there
+    folders = Path(), local_path(config_path).parent
+    return find_path(name, folders, os.path.exists) or local_path(name)
 
 
 def sample_images(arguments: FinetuneArguments) -> list[str]:

@@ -20,6 +20,7 @@ from paddle_xc2.counted import counted
 from paddle_xc2.data.mixture import load_datasets
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer, with_tokens_of_run
+from paddle_xc2.local_path import local_path
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.models.token_rows import merge_rows
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
@@ -193,7 +194,7 @@ def load_model(
         model.tokenizer = processor.tokenizer
     # Tokenizer and the like are copied from it when saving; a checkpoint may be gone by then.
     model.source_dir = model_dir
-    is_path = Path(arguments.model_name_or_path).expanduser().is_dir()
+    is_path = local_path(arguments.model_name_or_path).is_dir()
     model.source_name = None if is_path else arguments.model_name_or_path
     model.config.chat_layout = "as_trained"
     model.config.max_length = processor.max_length

@@ -199,3 +199,10 @@ def test_too_many_bytes(tmp_path, monkeypatch):
         ImageTooLarge, match=r"image\.bmp: 1,254 bytes are more than the 1,000 allowed; make the file sm"
     ):
         load_image(tmp_path / "image.bmp")
+
+
+def test_the_address_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    noise(3, 2).save(tmp_path / "a b.png")
+    for name in (f"file://{tmp_path}/a%20b.png", "~/a b.png", f"{tmp_path}\\a b.png"):
+        assert load_image(name).size == image_size_of(name) == (3, 2)

@@ -335,3 +335,14 @@ def test_a_misspelt_key_is_no_text_sample():
         {"conversations": turns("Q", "A"), "Image": "a.png"}, 'there is a key "Image" but no "image"; correct it, or'
     )
     assert to_conversation({"conversations": turns("Q", "A"), "Image": ""}, "r").images == ()
+
+
+def test_images_are_named_as_other_programs_name_them(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    shutil.copy(folder / "images" / "red.png", folder / "images" / "a b.png")
+    for name in (f"file://{folder}/images/a%20b.png", r"images\a b.png", "~/images/a b.png"):
+        conversation = to_conversation({"image": name, "conversations": turns("Q", "A")}, "r", image_folder=folder)
+        assert conversation.images[0].samefile(folder / "images" / "a b.png")
+    conversation = to_conversation({"image": "a b.png", "conversations": turns("Q", "A")}, "r", image_folder="~/images")
+    assert conversation.images == (folder / "images" / "a b.png",)
+    refused({"image": "file:///none.png", "conversations": turns("Q", "A")}, 'there is no image "file:///none.png"; c')

@@ -225,3 +225,14 @@ def test_official_epoch_leaves_samples_out():
     """63 % of a single file are seen in an epoch, as draws with replacement give."""
     drawn = OfficialMixture(np.zeros(5000, int), [5000], [True], 1, seed=0).draw(0)
     assert len(np.unique(drawn)) / 5000 == pytest.approx(1 - np.exp(-1), abs=0.02)
+
+
+def test_a_list_made_on_windows(files, monkeypatch):
+    (files / "sub dir").mkdir()
+    (files / "sub dir" / "a.json").write_bytes((files / "a.json").read_bytes())
+    (files / "data.txt").write_text('"sub dir\\a.json" 2\nsub\\ dir/a.json\n', encoding="utf-8")
+    specs = read_data_list(files / "data.txt", given_num=False)
+    assert [spec.files for spec in specs] == [(files / "sub dir" / "a.json",)]
+    (files / "data.txt").write_text("sub\\b.json 2\n", encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match=r"subb.json \(line 1\)"):
+        read_data_list(files / "data.txt", given_num=False)

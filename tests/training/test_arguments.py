@@ -481,3 +481,14 @@ def test_lora_defaults_and_synonyms(load):
     assert arguments.lora and arguments.lora_rank == 8 and arguments.rslora
     assert arguments.learning_rate == 5e-5 and arguments.fix_vit and arguments.fix_sampler
     assert load({"lora": True, "fix_vit": False, "learning_rate": 1e-4}).fix_vit is False
+
+
+def test_files_are_named_as_other_programs_name_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data sets").mkdir()
+    (tmp_path / "data sets" / "a.json").write_text("[]", encoding="utf-8")
+    for name in (f"file://{tmp_path}/data%20sets/a.json", "data sets\\a.json", "~/data sets/a.json"):
+        arguments = FinetuneArguments(data_path=name, image_folder="~/data sets", output_dir=f"file://{tmp_path}/out")
+        (spec,) = dataset_specs(arguments, "train", tmp_path / "run.json")
+        assert spec.files[0].samefile(tmp_path / "data sets" / "a.json")
+        assert spec.image_folder == tmp_path / "data sets" and arguments.output_dir == str(tmp_path / "out")
