@@ -14,6 +14,7 @@ from paddle.distributed.fleet.utils import recompute
 
 from paddle_xc2.model_settings import VisionConfig
 from paddle_xc2.models.attention import attention
+from paddle_xc2.models.layer_norm import LayerNorm
 from paddle_xc2.models.plora import linear
 
 
@@ -73,9 +74,9 @@ class ClipLayer(nn.Layer):
     def __init__(self, config: VisionConfig, std: float):
         super().__init__()
         self.self_attn = ClipAttention(config, std)
-        self.layer_norm1 = nn.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps)
+        self.layer_norm1 = LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps)
         self.mlp = ClipMLP(config, std)
-        self.layer_norm2 = nn.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps)
+        self.layer_norm2 = LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps)
 
     def forward(self, hidden_states):
         hidden_states = hidden_states + self.self_attn(self.layer_norm1(hidden_states))
@@ -102,7 +103,7 @@ class ClipVisionTransformer(nn.Layer):
             3, size, config.patch_size, stride=config.patch_size, weight_attr=initializer, bias_attr=False
         )
         self.position_embedding = nn.Embedding(1 + patches_per_side**2, size, weight_attr=initializer)
-        self.pre_layrnorm = nn.LayerNorm(size, epsilon=config.layer_norm_eps)  # upstream's spelling
+        self.pre_layrnorm = LayerNorm(size, epsilon=config.layer_norm_eps)  # upstream's spelling
         self.layers = nn.LayerList([ClipLayer(config, std) for _ in range(config.num_hidden_layers)])
         self.num_layers_run = config.num_hidden_layers + 1 + select_layer
         self.use_recompute = False

@@ -61,7 +61,8 @@ class _ChunkedCrossEntropy(PyLayer):
         per_chunk = max(1, CHUNK_ELEMENTS // weight.shape[1])
         train_hidden, train_weight = learning and not hidden.stop_gradient, learning and not weight.stop_gradient
         train_rows = learning and own_rows is not None and not own_rows.stop_gradient
-        train_update = learning and low is not None and not (low.stop_gradient and high.stop_gradient)
+        train_low = learning and low is not None and not low.stop_gradient
+        train_high = learning and high is not None and not high.stop_gradient
         total, losses, grads, grads_low = paddle.zeros([], "float32"), [], [], []
         grad_weight, grad_rows, grad_high = None, None, None
         for start in range(0, hidden.shape[0], per_chunk):
@@ -78,7 +79,7 @@ class _ChunkedCrossEntropy(PyLayer):
             log_sum = paddle.logsumexp(logits, axis=1, keepdim=True)
             losses.append((log_sum - paddle.take_along_axis(logits, target, axis=1)).flatten())
             total = total + losses[-1].sum()
-            if train_hidden or train_weight or train_rows or train_update:
+            if train_hidden or train_weight or train_rows or train_low or train_high:
                 # In place, here and below: copies of this size cost as much time as the products.
                 grad = logits.subtract_(log_sum).exp_()
                 minus_one = paddle.full_like(target, -1.0, dtype="float32")
@@ -98,8 +99,9 @@ class _ChunkedCrossEntropy(PyLayer):
                 if train_weight:
                     part = paddle.matmul(rows, grad, transpose_x=True).astype(weight.dtype)
                     grad_weight = part if grad_weight is None else grad_weight.add_(part)
-                if train_update:
+                if train_low:
                     grads_low.append(paddle.matmul(grad, high, transpose_y=True).astype(low.dtype))
+                if train_high:
                     part = paddle.matmul(update, grad, transpose_x=True).astype(high.dtype)
                     grad_high = part if grad_high is None else grad_high.add_(part)
         ctx.grads = [paddle.concat(grads) if grads else None, grad_weight, None]  # the last: of the targets
