@@ -13,7 +13,7 @@ import traceback
 from importlib import import_module
 
 from paddle_xc2 import __version__, runtime
-from paddle_xc2.disk import DISK_ERRORS, disk_message
+from paddle_xc2.messages import DISK_ERRORS, disk_message, guard_output, path_message
 
 COMMANDS = ("finetune", "convert", "merge", "check-data", "convert-data", "chat", "configs", "doctor")
 
@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     if "--traceback" in argv:  # taken out by hand: a command may hand its unknown options on
         argv.remove("--traceback")
         show_traceback = True
+    guard_output()
     runtime.prepare_environment()
     try:
         args = build_parser(argv).parse_args(argv)
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         message = f"{error}\n`paddle-xc2 doctor` (tools/doctor.py) says what is wrong here and what mends it"
         return report(argv[0], message, EXIT_FAILURE, show_traceback)
     except OSError as error:
+        if message := path_message(error):
+            return report(argv[0], message, EXIT_USER_MISTAKE, show_traceback)
         if error.errno not in DISK_ERRORS:
             raise
         flush_or_discard_output()  # it may be what lies on that disk

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from paddle_xc2.counted import counted
+from paddle_xc2.messages import counted
 
 USER = "set by the user"  # a choice that is never overridden
 MAX_SEED = 2**32 - 1  # NumPy's limit

@@ -52,6 +52,19 @@ def test_a_users_mistake_is_one_line_and_exit_2(command, capsys, error):
     assert capsys.readouterr().err == "paddle-xc2 try: a: b; do c\n"
 
 
+def test_a_name_that_is_too_long_is_a_users_mistake(command, capsys):
+    assert command(raising(OSError(errno.ENAMETOOLONG, "File name too long", "a.json"))) == 2
+    assert capsys.readouterr().err == "paddle-xc2 try: a.json: the name is too long; give another path\n"
+
+
+def test_errors_and_results_do_not_steer_the_terminal(command, capsys):
+    assert command(lambda args: print("a\x1b[2Jb") or 0) == 0
+    assert command(raising(ValueError("a\x1b[2Jb\n" + "c" * 100_000))) == 2
+    out, err = capsys.readouterr()
+    assert out == "a\\x1b[2Jb\n"
+    assert err.startswith("paddle-xc2 try: a\\x1b[2Jb\nccc") and len(err) < 3000
+
+
 def test_interruption_is_one_line_and_exit_130(command, capsys):
     assert command(raising(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "paddle-xc2 try: stopped by Ctrl-C\n"

@@ -225,8 +225,8 @@ def planned_mends(out: Path | None, sources: list) -> list[tuple]:
 
 def mend(source, out: Path, image_folder: str | None, report, say) -> None:
     """Writes one file mended, and says what was changed."""
-    from paddle_xc2.counted import counted
     from paddle_xc2.data.mend import write_mended
+    from paddle_xc2.messages import counted
 
     if (
         report.num_image_references

@@ -36,8 +36,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     # Imported here: --help answers without them.
-    from paddle_xc2.counted import counted
     from paddle_xc2.data.conversion import convert_data
+    from paddle_xc2.messages import counted
 
     report = convert_data(
         args.sources, args.destination, args.to, args.image_folder, args.overwrite, progress=not args.disable_tqdm

@@ -39,7 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     # Imported here: --help answers without them.
     from paddle_xc2.adapter_base import find_base, is_adapter, was_quantized
-    from paddle_xc2.disk import writing
+    from paddle_xc2.messages import writing
     from paddle_xc2.model_path import resolve_model_path
     from paddle_xc2.weights.checkpoint_files import read_checkpoint
     from paddle_xc2.weights.convert import convert

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from paddle_xc2.counted import counted
 from paddle_xc2.data.check import WARNINGS, DataReport, Finding
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.image_transform import load_image
 from paddle_xc2.data.marked_text import Piece, marked_pieces
 from paddle_xc2.data.video import is_video
-from paddle_xc2.disk import writing
+from paddle_xc2.messages import and_more, counted, shown, writing
 
 _NUM_LISTED = 3  # examples of a finding on the terminal
+_NUM_LISTED_CHARACTERS = 1000  # of one of them
 _NUM_BINS = 12
 _BAR = 40  # characters
 
@@ -47,11 +47,10 @@ def summary_lines(report: DataReport) -> list[str]:
         for rule, finding in findings.items():
             meaning = f" ({WARNINGS[rule]})" if rule in WARNINGS else ""
             lines.append(f"  {rule}: {finding.count:,}{meaning}")
-            lines += [f"      {_printable(message)}" for _, message in finding.examples[:_NUM_LISTED]]
-            if finding.count > _NUM_LISTED:
-                lines.append(f"      and {finding.count - _NUM_LISTED:,} more")
+            examples = [shown(message, _NUM_LISTED_CHARACTERS) for _, message in finding.examples[:_NUM_LISTED]]
+            lines += [f"      {line}" for line in (*examples, *and_more(finding.count, _NUM_LISTED))]
     if len(report.notes):
-        lines += ["", "read in spite of", *(f"  {_printable(str(note))}" for note in report.notes)]
+        lines += ["", "read in spite of", *(f"  {shown(note, _NUM_LISTED_CHARACTERS)}" for note in report.notes)]
     return [*lines, *_length_lines(report), *_image_lines(report)]
 
 
@@ -315,11 +314,6 @@ def _histogram(report: DataReport) -> str | None:
 
 def _address(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _printable(text: str) -> str:
-    """Line breaks, and what could steer a terminal, written out."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 _PAGE = textwrap.dedent("""\

@@ -110,12 +110,6 @@ def broken_rules(messages: tuple[Message, ...], num_images: int, source: str) ->
             )
 
 
-def shown(text: str, length: int = 120) -> str:
-    """A user's text as a message quotes it: not all of a long one, and without halves of characters."""
-    text = text if len(text) <= length else text[:length] + "..."
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def reserved_message(source: str, index: int, reserved: str) -> str:
     return (
         f"{source}: message {index} holds {reserved}, which the prompt template uses itself; "

@@ -8,19 +8,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from paddle_xc2.data.conversation import Conversation, DataError, check_trainable, shown
+from paddle_xc2.data.conversation import Conversation, DataError, check_trainable
 from paddle_xc2.data.dialects import IMAGE_KEYS, TURN_KEYS, read_record
 from paddle_xc2.data.downloads import is_data_url, is_url
 from paddle_xc2.data.format_writers import write_record
 from paddle_xc2.data.json_formats import find_image, image_folders
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_files import RecordFile
-from paddle_xc2.disk import writing
 from paddle_xc2.local_path import local_path
+from paddle_xc2.messages import NUM_LINES, listed_lines, shown, writing
 
 OTHER_KEY = "key that no format has, left out"
 
-_NUM_ERRORS_SHOWN = 20
 _KNOWN_KEYS = {"id", "system", *TURN_KEYS, *IMAGE_KEYS}
 
 
@@ -67,7 +66,7 @@ def convert_data(
                     record, images = _converted(file, index, num_written, destination, dialect, image_folder, notes)
                 except DataError as error:
                     num_errors += 1
-                    if num_errors <= _NUM_ERRORS_SHOWN:
+                    if num_errors <= NUM_LINES:
                         errors.append(str(error))
                     continue
                 separator = b"" if as_lines else b",\n" if num_written else b"\n"
@@ -77,9 +76,8 @@ def convert_data(
             out.flush()
             os.fsync(out.fileno())
         if num_errors:
-            more = num_errors - len(errors)
             title = f"{num_errors} of {sum(map(len, files))} records can't be written as {dialect}; nothing is written:"
-            raise DataError("\n  ".join([title, *errors, *([f"and {more} more"] if more else [])]))
+            raise DataError(listed_lines(title, errors, total=num_errors))
         os.replace(unfinished, destination)
     finally:
         with contextlib.suppress(FileNotFoundError):

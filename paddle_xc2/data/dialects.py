@@ -17,10 +17,10 @@ from __future__ import annotations
 import difflib
 import re
 
-from paddle_xc2.counted import counted
-from paddle_xc2.data.conversation import DataError, Message, shown
+from paddle_xc2.data.conversation import DataError, Message
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_keys import misspelt_keys
+from paddle_xc2.messages import counted, shown
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER, LLAVA_IMAGE, LLAVA_VIDEO
 
 # Who speaks, as records name them, in lower case.

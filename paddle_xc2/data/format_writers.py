@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 
-from paddle_xc2.data.conversation import DataError, Message, place_leading_image, shown
+from paddle_xc2.data.conversation import DataError, Message, place_leading_image
 from paddle_xc2.data.dialects import read_record
 from paddle_xc2.data.notes import Notes
+from paddle_xc2.messages import shown
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER, LLAVA_IMAGE
 
 PLACED = "image without a place, put before the first question"

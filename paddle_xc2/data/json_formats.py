@@ -6,15 +6,14 @@ import operator
 from collections.abc import Sequence
 from pathlib import Path
 
-from paddle_xc2.data.conversation import Conversation, DataError, check_trainable, shown
+from paddle_xc2.data.conversation import Conversation, DataError, check_trainable
 from paddle_xc2.data.dialects import read_record
 from paddle_xc2.data.downloads import ImageCache, is_data_url, is_url
 from paddle_xc2.data.image_transform import ImageMissing
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_files import RecordFile
 from paddle_xc2.local_path import find_path, local_path, spellings
-
-_NUM_ERRORS_SHOWN = 20
+from paddle_xc2.messages import NUM_LINES, listed_lines, shown
 
 
 class ConversationFile(Sequence):
@@ -63,18 +62,17 @@ class ConversationFile(Sequence):
 
     def check(self) -> None:
         """Reads every record once. Raises: DataError that lists those that can't be used, the first 20 in full."""
-        shown, num_errors = [], 0
+        errors, num_errors = [], 0
         for index in range(len(self)):
             try:
                 self.read(index, self.notes)
             except DataError as error:
                 num_errors += 1
-                if num_errors <= _NUM_ERRORS_SHOWN:
-                    shown.append(str(error))
+                if num_errors <= NUM_LINES:
+                    errors.append(str(error))
         if num_errors:
-            more = num_errors - len(shown)
-            shown += [f"and {more} more"] if more else []
-            raise DataError("\n  ".join([f"{self.path}: {num_errors} of {len(self)} records can't be used:", *shown]))
+            title = f"{self.path}: {num_errors} of {len(self)} records can't be used:"
+            raise DataError(listed_lines(title, errors, total=num_errors))
 
 
 def open_conversations(path, image_folder=None, cache: ImageCache | None = None) -> ConversationFile:

@@ -14,15 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from paddle_xc2.counted import counted
 from paddle_xc2.data.conversation import Conversation, DataError
 from paddle_xc2.data.json_formats import ConversationFile, open_conversations
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.local_path import find_path, local_path
+from paddle_xc2.messages import counted, listed_lines
 
 _LIST_BYTES = 2**20  # of a data.txt: more is no list of files
 _MOST_SAMPLES = 10**8  # of one file in an epoch
-_NUM_ERRORS_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,8 @@ def read_data_list(path, given_num: bool, image_folder: Path | None = None) -> l
             spec = replace(known, ratio=known.ratio + spec.ratio)
         specs[file.resolve()] = spec
     if wrong:
-        more = [f"and {len(wrong) - _NUM_ERRORS_SHOWN} more"] if len(wrong) > _NUM_ERRORS_SHOWN else []
         title = f"{path}: {counted(len(wrong), 'line')} can't be used:"
-        raise DataError("\n  ".join([title, *wrong[:_NUM_ERRORS_SHOWN], *more]))
+        raise DataError(listed_lines(title, wrong))
     if missing:
         raise FileNotFoundError(
             f"{path}: files are missing: {', '.join(missing)} (looked for from "

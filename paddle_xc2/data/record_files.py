@@ -9,10 +9,11 @@ import os
 from array import array
 from collections.abc import Iterator, Sequence
 
-from paddle_xc2.data.conversation import DataError, shown
+from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.python_like import NotPythonLike, list_elements, read_value
 from paddle_xc2.local_path import local_path
+from paddle_xc2.messages import shown
 
 MAX_RECORD_BYTES = 64 * 1024 * 1024  # of one record; an image inside a record has a limit of its own
 MAX_PYTHON_LIKE_BYTES = 32 * 1024 * 1024  # of a whole file that is not JSON: it is taken apart in memory

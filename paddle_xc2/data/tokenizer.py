@@ -19,8 +19,8 @@ import sentencepiece
 
 from paddle_xc2.adapter_base import find_base, is_adapter
 from paddle_xc2.checkpoint_config import XTUNER_LLM, xtuner_folder
-from paddle_xc2.counted import counted
 from paddle_xc2.json_file import parse_json, read_bytes
+from paddle_xc2.messages import counted
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.special_tokens import (
     BOS,

@@ -16,11 +16,11 @@ from paddlenlp.trainer import TrainerState
 
 import paddle_xc2
 from paddle_xc2 import runtime
-from paddle_xc2.counted import counted
 from paddle_xc2.data.mixture import load_datasets
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer, with_tokens_of_run
 from paddle_xc2.local_path import local_path
+from paddle_xc2.messages import counted
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.models.token_rows import merge_rows
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 
 from paddle_xc2 import runtime
-from paddle_xc2.counted import counted
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer, has_tokenizer
+from paddle_xc2.messages import counted
 from paddle_xc2.models.lora import LoRALinear, is_linear, layer_at, lora_layers, lora_scaling, replace_layer
 from paddle_xc2.models.token_rows import is_rows
 from paddle_xc2.weights.adapter import read_adapter

@@ -10,11 +10,11 @@ from functools import cached_property
 import numpy as np
 
 from paddle_xc2.configuration import XComposer2Config
-from paddle_xc2.counted import counted
 from paddle_xc2.data.batching import Layout, StepOrder
 from paddle_xc2.data.encode import Example
 from paddle_xc2.data.marked_text import marked_pieces
 from paddle_xc2.data.mixture import Mixture, OfficialMixture
+from paddle_xc2.messages import NUM_LISTED, and_more, counted
 from paddle_xc2.models.loss import CHUNK_ELEMENTS
 from paddle_xc2.models.nf4 import NUM_BYTES as NF4_BYTES
 from paddle_xc2.training.arguments import FinetuneArguments
@@ -23,7 +23,6 @@ from paddle_xc2.training.sample_answers import Question
 from paddle_xc2.training.samples import Samples
 from paddle_xc2.training.trainable import PART_LEARNING_RATES, trainable_table
 
-_NUM_REFUSED_SHOWN = 5
 _MUCH_PADDING = 0.2  # of what is computed: worth saying how to avoid it
 _GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
 
@@ -374,9 +373,8 @@ def _sample_rows(name: str, samples: Samples) -> list[tuple[str, str]]:
     rows += [("", str(note)) for note in samples.notes]
     if samples.refused:
         rows.append(("", f"{len(samples.refused)} more are left out because they are too long:"))
-        rows += [("", f"  {reason}") for reason in samples.refused[:_NUM_REFUSED_SHOWN]]
-        if len(samples.refused) > _NUM_REFUSED_SHOWN:
-            rows.append(("", f"  and {len(samples.refused) - _NUM_REFUSED_SHOWN} more"))
+        reasons = [*samples.refused[:NUM_LISTED], *and_more(len(samples.refused), NUM_LISTED)]
+        rows += [("", f"  {reason}") for reason in reasons]
     return rows
 
 

@@ -17,10 +17,10 @@ from paddle_xc2.data.mixture import Dataset, Records
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.video import is_video
 from paddle_xc2.data.worker_processes import made_ahead
+from paddle_xc2.messages import listed_lines
 from paddle_xc2.runtime import usable_cpus
 from paddle_xc2.special_tokens import IGNORE_INDEX
 
-_NUM_UNUSABLE_SHOWN = 20
 _CHUNK = 256  # samples that a worker measures at a time
 _MANY = 2048  # samples that are worth starting workers for
 
@@ -176,11 +176,11 @@ def fit_samples(
             held, trained = np.union1d(held, measured.tokens[0]), np.union1d(trained, measured.tokens[1])
             bar.update(min(_CHUNK, num_records - bar.n))
     if unusable:
-        raise DataError(_listed(f"{len(unusable)} of {num_records} records can't be used:", unusable))
+        raise DataError(listed_lines(f"{len(unusable)} of {num_records} records can't be used:", unusable))
     num_fitting = sum(map(len, fitting))
     if refused and num_fitting and not leave_out:
         title = f"{len(refused)} of {num_records} samples are too long; truncation leave_out goes on without them:"
-        raise DataError(_listed(title, refused))
+        raise DataError(listed_lines(title, refused))
     if not num_fitting:
         reason = refused[0] if refused else "the data files hold none"
         raise ValueError(f"no sample is left to train or evaluate on, all {len(refused)} are too long; {reason}")
@@ -202,8 +202,3 @@ def fit_samples(
         held,
         trained,
     )
-
-
-def _listed(title: str, reasons: list[str]) -> str:
-    more = len(reasons) - _NUM_UNUSABLE_SHOWN
-    return "\n  ".join([title, *reasons[:_NUM_UNUSABLE_SHOWN], *([f"and {more} more"] if more > 0 else [])])

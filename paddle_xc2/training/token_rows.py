@@ -14,8 +14,8 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from paddle_xc2.counted import counted
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer
+from paddle_xc2.messages import counted
 from paddle_xc2.models.lora import LoRALinear, layer_at, replace_layer
 from paddle_xc2.models.token_rows import ROW_LAYERS, EmbeddingRows, HeadRows, row_layers
 

@@ -19,11 +19,11 @@ from paddlenlp.trainer import PrinterCallback, ProgressCallback, Trainer, Traini
 from paddlenlp.trainer.trainer_utils import get_scheduler
 
 from paddle_xc2 import runtime
-from paddle_xc2.counted import counted
 from paddle_xc2.data.conversation import Conversation
 from paddle_xc2.evaluation.metrics import Answer, metrics_for, summary
 from paddle_xc2.generation.chat import decode_answer, stop_ids
 from paddle_xc2.generation.generate import generate
+from paddle_xc2.messages import counted, listed
 from paddle_xc2.training import checkpoints
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.batches import (
@@ -246,7 +246,7 @@ class StepTrainer(Trainer):
         if not num_trained:
             raise ValueError(
                 f"step {step + 1} would train nothing: no token of its samples is trained "
-                f"({', '.join(sum(inputs.sources, [])[:_NUM_SOURCES_SHOWN])}); check their answers"
+                f"({listed(sum(inputs.sources, []))}); check their answers"
             )
         denominator = num_trained / num_ranks if inputs.weight else math.inf
         loss = paddle.zeros([], "float32")
@@ -666,13 +666,10 @@ def out_of_memory_message(step: int, batch: dict, sources: list[list[str]], erro
     rows, width = batch["input_ids"].shape
     num_images = counted(len(batch["pixel_values"]), "image")
     names = sum(sources, [])
-    shown = ", ".join(names[:_NUM_SOURCES_SHOWN])
-    if len(names) > _NUM_SOURCES_SHOWN:
-        shown += f" and {len(names) - _NUM_SOURCES_SHOWN} more"
     reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:300]
     return (
         f"step {step + 1}: the memory does not suffice for a batch of {rows} x {width} tokens and "
-        f"{num_images} ({shown or 'a batch that does not count'}); set recompute to true, lower "
+        f"{num_images} ({listed(names) or 'a batch that does not count'}); set recompute to true, lower "
         "per_device_train_batch_size (and raise gradient_accumulation_steps), max_tokens_per_batch, max_length or "
         f"hd_num, or freeze parts of the model (fix_vit); {reason}"
     )

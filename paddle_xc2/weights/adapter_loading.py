@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import paddle
 
-from paddle_xc2.counted import counted
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer, has_tokenizer
+from paddle_xc2.messages import counted
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.models.lora import (
     LoRALinear,

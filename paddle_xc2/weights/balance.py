@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
+from paddle_xc2.messages import NUM_LISTED, listed, nearest
 from paddle_xc2.weights.lazy_tensor import FLOATING, LazyTensor
 from paddle_xc2.weights.name_map import from_paddle, reason_dropped, to_paddle
-
-MAX_LISTED = 5  # wrong names that a message shows of each kind
 
 
 class Balance(NamedTuple):
@@ -53,20 +51,16 @@ def balance(tensors: dict[str, LazyTensor], layout: str, shapes: dict[str, list[
     missing = [from_paddle(name, layout)[0] for name in shapes if name not in parameters]
     complaints = []
     if unknown:
-        complaints.append(f"{len(unknown)} tensors that the model has no parameter for: {_listed(unknown)}")
+        complaints.append(f"{len(unknown)} tensors that the model has no parameter for: {listed(unknown)}")
     if missing:
-        complaints.append(f"{len(missing)} tensors that the model needs are missing: {_listed(missing)}")
-    renamed = [(name, get_close_matches(name, missing, n=1, cutoff=0.9)) for name in unknown[:MAX_LISTED]]
-    complaints += [f"is {name} meant to be {close[0]}?" for name, close in renamed if close]
+        complaints.append(f"{len(missing)} tensors that the model needs are missing: {listed(missing)}")
+    renamed = [(name, nearest(name, missing, cutoff=0.9)) for name in unknown[:NUM_LISTED]]
+    complaints += [f"is {name} meant to be {close}?" for name, close in renamed if close]
     if wrong:
-        complaints.append(_listed(wrong))
+        complaints.append(listed(wrong))
     if complaints:
         raise ValueError(f"{where}: the weights don't fit the model of its config.json: {'; '.join(complaints)}")
     return Balance(parameters, dropped)
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:MAX_LISTED]) + (f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")
 
 
 def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...]) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from paddle_xc2.checkpoint_config import CONFIG_FILE
 from paddle_xc2.json_file import MAX_BYTES, read_json, write_json
+from paddle_xc2.messages import listed
 from paddle_xc2.shown import shown
 from paddle_xc2.weights.direct_io import PageWriter
 from paddle_xc2.weights.lazy_tensor import (
@@ -108,9 +109,9 @@ def check_is_checkpoint(directory: Path) -> None:
         missing.append(f"no weights ({_WEIGHTS})")
     if missing:
         found = sorted(path.name + "/" * path.is_dir() for path in directory.iterdir())
-        listed = ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
         raise FileNotFoundError(
-            f"{directory} is no checkpoint: it has {' and '.join(missing)}; files found: {listed or 'none'}"
+            f"{directory} is no checkpoint: it has {' and '.join(missing)}; "
+            f"files found: {listed(found, limit=10) or 'none'}"
         )
 
 
@@ -216,9 +217,8 @@ def _read_indexed(index: Path) -> dict[str, LazyTensor]:
         wrong += [f"{shard.name} lacks {name}" for name in sorted(promised - held.keys())]
         wrong += [f"{shard.name} holds {name} against the index" for name in held if name not in promised]
     if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(
-            f"{index}: the index and the shards do not tell the same: {'; '.join(wrong[:5])}{more}; "
+            f"{index}: the index and the shards do not tell the same: {listed(wrong, separator='; ')}; "
             "take all files from one place"
         )
     return tensors

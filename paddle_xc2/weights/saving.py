@@ -8,6 +8,7 @@ from pathlib import Path
 
 from paddle_xc2.checkpoint_config import CONFIG_FILE
 from paddle_xc2.data.tokenizer import MODEL_FILE, PADDLENLP_MODEL_FILE, XComposer2Tokenizer
+from paddle_xc2.messages import listed
 from paddle_xc2.model_settings import ModelSettings
 from paddle_xc2.weights.checkpoint_files import write_checkpoint
 from paddle_xc2.weights.config_files import is_paddlemix, write_config
@@ -109,7 +110,7 @@ def write_files(
     unknown = [name for name in parameters if to_hf(name) is None]
     if unknown:
         raise ValueError(
-            f"{len(unknown)} parameters have no name in a checkpoint: {', '.join(unknown[:5])}; "
+            f"{len(unknown)} parameters have no name in a checkpoint: {listed(unknown)}; "
             "remove what was added to the model, or add a rule to weights/name_map.py"
         )
     num_bytes = sum(tensor.num_bytes_as(dtype or tensor.dtype) for tensor in parameters.values())

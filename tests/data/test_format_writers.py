@@ -140,7 +140,7 @@ def test_notes():
             "chatml",
             "chatml can't say this: message 2, or its images, would be read d",
         ),
-        (talk("Q <ImageHere>", "A"), ["a"], "llava", r'would be read differently \("<ImageHere>\nQ"\); reword it, or'),
+        (talk("Q <ImageHere>", "A"), ["a"], "llava", r'would be read differently \("<ImageHere>\\nQ"\); reword it, or'),
     ],
 )
 def test_what_a_dialect_can_not_say(messages, references, dialect, message):
