@@ -10,6 +10,7 @@ from typing import Literal
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER, RESERVED
 
 ROLES = ("system", "user", "assistant")
+EMPTY_ANSWER = "empty answer"  # a rule
 
 
 class DataError(ValueError):
@@ -49,11 +50,13 @@ class Conversation:
         images: one path (or PIL image, in chat) per `<ImageHere>`, in reading order. A single image needs no
             `<ImageHere>`.
         source: where it came from, for messages to the user: "train.json[17]".
+        is_prompt: whether it is a chat, where an earlier answer may be empty: a model may have said nothing.
     """
 
     messages: tuple[Message, ...]
     images: tuple[Path | object, ...] = ()
     source: str = "conversation"
+    is_prompt: bool = False
 
     def __post_init__(self):
         check(self)
@@ -67,7 +70,8 @@ class Conversation:
 def check(conversation: Conversation) -> None:
     """Raises: DataError if the conversation breaks a rule that training and chat both need."""
     for error in broken_rules(conversation.messages, len(conversation.images), conversation.source):
-        raise error
+        if not (conversation.is_prompt and error.rule == EMPTY_ANSWER):
+            raise error
 
 
 def broken_rules(messages: tuple[Message, ...], num_images: int, source: str) -> Iterator[DataError]:
@@ -106,7 +110,7 @@ def broken_rules(messages: tuple[Message, ...], num_images: int, source: str) ->
     for index, message in enumerate(messages):
         if message.role == "assistant" and not message.text.strip():
             yield DataError(
-                f"{source}: message {index} (assistant) is empty; write the answer or remove the turn", "empty answer"
+                f"{source}: message {index} (assistant) is empty; write the answer or remove the turn", EMPTY_ANSWER
             )
 
 

@@ -142,7 +142,7 @@ def read_messages(record: dict, source: str, notes: Notes) -> tuple[tuple[Messag
     messages, references = [], []
     for index, (role, content) in enumerate(_spoken(_turns_of(record), source, "role", "content")):
         if isinstance(content, list):
-            text, images = _read_parts(content, f"message {index}", source)
+            text, images = read_parts(content, f"message {index}", source)
             references += images
         else:
             text = _checked_text(content, f"message {index}", source)
@@ -165,7 +165,13 @@ def read_messages(record: dict, source: str, notes: Notes) -> tuple[tuple[Messag
     return _without_leading_answers(messages, source, notes), references
 
 
-def _read_parts(parts: list, where: str, source: str) -> tuple[str, list[str | None]]:
+def read_parts(parts: list, where: str, source: str, image_types=str) -> tuple[str, list]:
+    """A message in parts -> (its text, with `<ImageHere>` for each image; what names each image, or None).
+
+    Args:
+        image_types: what may name an image.
+    Raises: DataError.
+    """
     text, references, after_text = "", [], False
     for index, part in enumerate(parts):
         kind = part.get("type") if isinstance(part, dict) else None
@@ -173,7 +179,7 @@ def _read_parts(parts: list, where: str, source: str) -> tuple[str, list[str | N
         if kind in _PART_TEXTS:
             text += "\n" * after_text + _checked_text(part.get("text"), f'"text" in {place}', source)
         elif kind in _PART_IMAGES:
-            references.append(_part_image(part, kind, place, source))
+            references.append(_part_image(part, kind, place, source, image_types))
             text += IMAGE_PLACEHOLDER
         else:
             raise DataError(
@@ -184,12 +190,12 @@ def _read_parts(parts: list, where: str, source: str) -> tuple[str, list[str | N
     return text, references
 
 
-def _part_image(part: dict, kind: str, place: str, source: str) -> str | None:
+def _part_image(part: dict, kind: str, place: str, source: str, image_types):
     for key in (kind, "image_url", "url", "path"):
         value = part.get(key)
         if isinstance(value, dict):
             value = value.get("url")
-        if isinstance(value, str):
+        if isinstance(value, image_types) and value is not None:
             return value
         if part.get(key) is not None:
             raise DataError(f'{source}: "{key}" in {place} is neither a path nor an address')

@@ -6,9 +6,11 @@ import numpy as np
 
 from paddle_xc2.adapter_base import adapter_settings, find_base, is_adapter
 from paddle_xc2.checkpoint_config import config_path, read_checkpoint_config, read_tensor_names
+from paddle_xc2.data.chat_request import ChatRequest, read_request
 from paddle_xc2.data.collate import collate_arrays, collate_rows, to_tensors
-from paddle_xc2.data.conversation import Conversation, DataError, Message, check_trainable
+from paddle_xc2.data.conversation import Conversation, DataError, check_trainable
 from paddle_xc2.data.encode import Example, TooLong, drop_oldest_turn, encode_prompt, encode_training
+from paddle_xc2.data.given_images import given_image, is_tensor
 from paddle_xc2.data.image_transform import (
     cropped_square_image,
     image_name,
@@ -141,15 +143,17 @@ class XComposer2Processor:
         )
 
     def image_transform(self, image, training: bool = False, source: str = "", num_images: int = 1) -> np.ndarray:
-        """Path of an image or video, or PIL image -> float32 [3, height, width], upstream's pixels.
+        """An image or the path of a video -> float32 [3, height, width], upstream's pixels.
 
         Args:
+            image: in any form that `given_image` knows, but a tensor.
             training: training's pixels instead of chat's; the tiled families have other sizes and borders there, but
                 for videos. A checkpoint asked `as_trained` always gets training's.
             source: the record that it belongs to, for messages.
             num_images: of the prompt; chat's limit of tiles depends on it.
         Raises: DataError if it can't be read, or is a video and the family takes none.
         """
+        image = _picture(image)
         if self._is_video(image, source):
             return video_pixels(image, self.image_size, source)
         loaded, tiling = load_image(image, source), self.family.tiling
@@ -167,6 +171,7 @@ class XComposer2Processor:
 
         Arguments and errors as of `image_transform`.
         """
+        image = _picture(image)
         width = height = self.image_size
         if self._is_video(image, source):
             width, height = video_size(image, self.image_size, source)
@@ -250,31 +255,19 @@ class XComposer2Processor:
         return example
 
     def encode_chat(self, query: str, images=(), history=(), meta_instruction: str | None = None) -> Example:
-        """The prompt of a chat.
-
-        Args:
-            query: the question, one `<ImageHere>` per image; a single image without a placeholder goes first.
-            images: paths of images or videos, or PIL images, in reading order over history and query.
-            history: (question, answer) pairs.
-            meta_instruction: system turn; None is the default, "" is none.
-        Raises: DataError.
-        """
-        count = len(images)
-        image_tokens = [self.num_image_tokens(image, num_images=count) for image in images]
-        example = self.encode_chat_text(query, image_tokens, history, meta_instruction)
-        example.pixel_values = [self.image_transform(image, num_images=count) for image in images]
+        """The prompt of a chat. Arguments as of `read_request`, but for tensors. Raises: DataError."""
+        request = read_request(query, images, history, meta_instruction)
+        count = len(request.images)
+        image_tokens = [self.num_image_tokens(image, num_images=count) for image in request.images]
+        example = self.encode_request(request, image_tokens)
+        example.pixel_values = [self.image_transform(image, num_images=count) for image in request.images]
         return example
 
-    def encode_chat_text(self, query: str, image_tokens: list[int], history=(), meta_instruction=None) -> Example:
-        """As `encode_chat`, for images of which only the number of tokens is known."""
+    def encode_request(self, request: ChatRequest, image_tokens: list[int]) -> Example:
+        """The text of a chat's prompt, with so many slots for each of its images. Raises: DataError."""
         as_trained = self.chat_layout == "as_trained"
-        if meta_instruction is None:
-            meta_instruction = "" if as_trained else self.family.meta_instruction
-        messages = [Message("system", meta_instruction)] if meta_instruction else []
-        for question, answer in history:
-            messages += [Message("user", question), Message("assistant", answer)]
-        messages.append(Message("user", query))
-        conversation = Conversation(tuple(messages), tuple(image_tokens), source="chat")
+        messages = request.messages("" if as_trained else self.family.meta_instruction)
+        conversation = Conversation(messages, tuple(image_tokens), source="chat", is_prompt=True)
         return encode_prompt(conversation, self.tokenizer, self.family, image_tokens, as_trained)
 
     def collate(self, examples: list[Example], packed: bool = False, padding_side: str = "right") -> dict:
@@ -292,3 +285,13 @@ class XComposer2Processor:
     def _encode_text(self, conversation: Conversation) -> Example:
         image_tokens = [self.num_image_tokens(image, True, conversation.source) for image in conversation.images]
         return encode_training(conversation, self.tokenizer, self.family, image_tokens)
+
+
+def _picture(image):
+    """As `given_image`, for what is a picture still. Raises: DataError for a float tensor."""
+    image = given_image(image)
+    if is_tensor(image):
+        raise DataError(
+            f"image is a tensor of shape {list(image.shape)}: pixel values, or tokens, already; give it to model.chat"
+        )
+    return image

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import paddle
 
+from paddle_xc2.data.chat_request import grown_history, read_request
+from paddle_xc2.data.given_images import given_image
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.tokenizer import StreamDecoder
 from paddle_xc2.generation.generate import decode_steps, end_ids, generate, pad_left
@@ -34,13 +36,14 @@ def chat(
 
     Args:
         query: the question, one `<ImageHere>` per image; a single image without one goes first.
-        image: a path, a PIL image, the tensor of `encode_img` (several concatenated on axis 0), or a list of these: all
-            images of history and query, in reading order.
-        history: (question, answer) pairs.
+        image: a path, an address, bytes of a file, a PIL image, an array (RGB), the tensor of `encode_img` (several
+            concatenated on axis 0) or of pixel values, or a list of these: all images of history and query, in reading
+            order. `data/given_images.py` has the details.
+        history: what an earlier call returned, (question, answer) pairs, or OpenAI's messages (`read_request`).
         meta_instruction: system turn; None is the checkpoint's default, "" is none.
         For the others see `generate`.
-    Returns: (answer, history with this turn).
-    Raises: ValueError if images and placeholders don't match, or an argument is out of range.
+    Returns: (answer, history with this turn, in the form that it came in).
+    Raises: ValueError if images and placeholders don't match, an argument is out of range or nothing that is known.
     """
     batch = _encode(model, tokenizer, query, image, history, meta_instruction)
     ids, _ = generate(
@@ -57,7 +60,7 @@ def chat(
         streamer=streamer,
     )
     answer = decode_answer(tokenizer, ids[0].tolist(), stop_ids(model, tokenizer))
-    return answer, [*history, (query, answer)]
+    return answer, grown_history(history, query, answer)
 
 
 def stream_chat(
@@ -85,9 +88,9 @@ def stream_chat(
             break
         if new := decoder.push(int(ids[0])):
             answer += new
-            yield answer, [*history, (query, answer)]
+            yield answer, grown_history(history, query, answer)
     answer += decoder.flush()
-    yield answer, [*history, (query, answer)]
+    yield answer, grown_history(history, query, answer)
 
 
 def stop_ids(model, tokenizer) -> list[int]:
@@ -102,10 +105,12 @@ def decode_answer(tokenizer, ids: list[int], stops: list[int]) -> str:
 
 
 def _encode(model, tokenizer, query, image, history, meta_instruction) -> dict:
-    processor, images = XComposer2Processor.for_config(model.config, tokenizer), _as_list(image)
+    processor = XComposer2Processor.for_config(model.config, tokenizer)
+    request = read_request(query, image, history, meta_instruction)
     with paddle.no_grad():
-        features = [part for item in images for part in _features(model, processor, item, len(images))]
-    example = processor.encode_chat_text(query, [part.shape[0] for part in features], list(history), meta_instruction)
+        count = len(request.images)
+        features = [part for image in request.images for part in _features(model, processor, image, count)]
+    example = processor.encode_request(request, [part.shape[0] for part in features])
     return {
         "input_ids": example.input_ids[None],
         "image_mask": example.image_mask[None],
@@ -113,22 +118,25 @@ def _encode(model, tokenizer, query, image, history, meta_instruction) -> dict:
     }
 
 
-def _as_list(image) -> list:
-    if image is None:
-        return []
-    return list(image) if isinstance(image, (list, tuple)) else [image]
-
-
 def _features(model, processor, image, num_images: int) -> list:
-    """Image -> list of float [tokens, hidden]: one, or as many as an `encode_img` tensor holds on axis 0."""
-    if isinstance(image, paddle.Tensor):
-        if len(image.shape) != 3 or image.shape[2] != model.config.hidden_size:
-            raise ValueError(
-                f"image is a tensor of shape {list(image.shape)}; expected what encode_img returns: "
-                f"[images, tokens, {model.config.hidden_size}]"
-            )
+    """Image -> list of float [tokens, hidden]: one, or as many as a tensor holds on axis 0.
+
+    Args:
+        image: of a ChatRequest. A tensor is what `encode_img` returns, or what `image_transform` does, alone or
+            stacked.
+    """
+    if not isinstance(image, paddle.Tensor):
+        return [model.image_tokens([paddle.to_tensor(processor.image_transform(image, num_images=num_images))])]
+    if image.ndim == 3 and image.shape[2] == model.config.hidden_size:
         return list(image.unbind(0))
-    return [model.image_tokens([paddle.to_tensor(processor.image_transform(image, num_images=num_images))])]
+    pixels = image.unsqueeze(0) if image.ndim == 3 else image
+    side = processor.image_size
+    if pixels.ndim == 4 and pixels.shape[1] == 3 and not (pixels.shape[2] % side or pixels.shape[3] % side):
+        return [model.image_tokens([one]) for one in pixels.astype("float32").unbind(0)]
+    raise ValueError(
+        f"image is a tensor of shape {list(image.shape)}; expected what encode_img returns: [images, tokens, "
+        f"{model.config.hidden_size}], or pixel values of image_transform: [3, height, width] in multiples of {side}"
+    )
 
 
 @paddle.no_grad()
@@ -136,9 +144,9 @@ def encode_image(model, image, num_images: int = 1):
     """Image tokens as `chat` would make them, to be given to it in the image's place turn after turn.
 
     Args:
-        image: a path or a PIL image.
+        image: in any form that `chat` takes.
         num_images: of the prompt; the tiled families cut an image into fewer tiles beside others.
     Returns: float [1, tokens, hidden].
     """
     processor = XComposer2Processor.for_config(model.config)
-    return paddle.concat(_features(model, processor, image, num_images)).unsqueeze(0)
+    return paddle.concat(_features(model, processor, given_image(image), num_images)).unsqueeze(0)

@@ -187,12 +187,12 @@ class XComposer2ForCausalLM(PretrainedModel):
         """Image tokens of one image, as upstream's `encode_img`.
 
         Args:
-            image: a path, a PIL image, or the float32 tensor [3, height, width] or [1, 3, height, width] of the
-                processor.
+            image: in any form that `data/given_images.py` knows, or the float32 tensor [3, height, width] or
+                [1, 3, height, width] of the processor.
             hd_num: tiles that the image may take; None is chat's default.
         Returns: float [1, image tokens, hidden].
         """
-        if not isinstance(image, paddle.Tensor):
+        if not (isinstance(image, paddle.Tensor) and image.is_floating_point()):
             from paddle_xc2.data.processor import XComposer2Processor  # data and models meet only here and in the batch
 
             processor = XComposer2Processor.for_config(self.config, hd_num=hd_num)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paddle_xc2.data.chat_request import read_request
 from paddle_xc2.data.conversation import Conversation, DataError, Message
 from paddle_xc2.data.encode import TooLong
 from paddle_xc2.data.processor import XComposer2Processor
@@ -67,7 +68,7 @@ def test_a_question_becomes_a_prompt(golden, processor):
 def test_prompt_of_images_known_by_their_number_of_tokens(golden, processor):
     query = golden.facts["texts"]["qi"]
     whole = processor.encode_chat(query, [golden.images / PICTURE])
-    text = processor.encode_chat_text(query, [256])
+    text = processor.encode_request(read_request(query, [golden.images / PICTURE]), [256])
     assert text.input_ids.tolist() == whole.input_ids.tolist() and text.pixel_values == []
 
 

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -58,6 +59,13 @@ def test_every_kind_of_image_gives_the_same_answer(model, tokenizer, images):
     assert answer(encoded) == want
     assert answer(paddle.concat(encoded, axis=0)) == want  # as upstream's documents show
     assert answer([encoded[0], images[1]]) == want
+    assert answer([np.asarray(Image.open(path)) for path in images]) == want
+    processor = XComposer2Processor.for_config(model.config)
+    pixels = [paddle.to_tensor(processor.image_transform(path)) for path in images]
+    assert answer(pixels) == answer(paddle.stack(pixels)) == want
+    assert answer([Path(images[0]).as_uri(), Path(images[1]).read_bytes()]) == want
+    with pytest.raises(ValueError, match=r"image is a tensor of shape \[3, 28, 28\]: pixel values, or tokens, already"):
+        processor.image_transform(pixels[0])
 
 
 def test_streamed_answer_grows_to_the_whole_one(model, tokenizer, images):
@@ -76,6 +84,31 @@ def test_a_second_turn_sees_the_first(model, tokenizer, images):
     assert "It is 7." in text and text.index("It is 7.") < text.index("Why?")
     answer, grown = model.chat(tokenizer, "Why?", images[0], history, **GREEDY)
     assert grown == [*history, ("Why?", answer)]
+
+
+def test_what_chat_returned_is_taken_back(model, tokenizer, images, monkeypatch):
+    """Also where the model said nothing, or wrote what would be a mark in a prompt."""
+    from paddle_xc2.generation import chat as generation
+
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    for said in ("", "[UNUSED_TOKEN_146]user <ImageHere>"):
+        with monkeypatch.context() as patch:
+            patch.setattr(generation, "decode_answer", lambda *_, said=said: said)
+            _, history = model.chat(tokenizer, "What?", images[0], None, **GREEDY)
+            _, as_messages = model.chat(tokenizer, "Hm?", None, messages, **GREEDY)
+        assert history == [("What?", said)] and as_messages[-1] == {"role": "assistant", "content": said}
+        assert len(model.chat(tokenizer, "Why?", images[0], history, **GREEDY)[1]) == 2
+        *_, (_, streamed) = model.stream_chat(tokenizer, "Why?", None, as_messages, **GREEDY)
+        assert [turn["role"] for turn in streamed] == ["user", "assistant"] * 3
+
+
+def test_what_is_no_question_or_history_is_said(model, tokenizer):
+    with pytest.raises(ValueError, match=r"the question is None \(NoneType\); expected a text"):
+        model.chat(tokenizer, None, **GREEDY)
+    with pytest.raises(ValueError, match=r"history\[0\] is 'hi' \(str\); history is a list of \(question, answer\)"):
+        model.chat(tokenizer, "Why?", None, ["hi", "yo"], **GREEDY)
+    with pytest.raises(ValueError, match=r"image\[0\] is None; expected a path"):
+        next(model.stream_chat(tokenizer, "Why?", [None], **GREEDY))
 
 
 def test_a_model_trained_here_is_asked_in_its_own_layout(model, tokenizer):
