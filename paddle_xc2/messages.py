@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import errno
+import json
+import math
 import os
 import re
 import sys
@@ -80,6 +82,16 @@ def shown(value: object, limit: int = LONGEST_VALUE) -> str:
     """A value as a message quotes it: its beginning, on one line, what could steer a terminal written out."""
     text = str(value)
     return _IN_VALUE.sub(_written_out, text if len(text) <= limit else f"{text[:limit]}...")
+
+
+def in_json(value: object, limit: int = LONGEST_VALUE) -> str:
+    """A value of a JSON file as a message quotes it: as it stands there, but not all of a long one."""
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:g}"
+    try:
+        return shown(json.dumps(value, ensure_ascii=False), limit)
+    except (TypeError, ValueError, RecursionError):  # no JSON value, or a number of thousands of digits
+        return f"of type {type(value).__name__}"
 
 
 def shortened(line: str, limit: int) -> str:

@@ -17,7 +17,7 @@ from paddle_xc2.data.mixture import Mixture, OfficialMixture
 from paddle_xc2.messages import NUM_LISTED, and_more, counted
 from paddle_xc2.models.loss import CHUNK_ELEMENTS
 from paddle_xc2.models.nf4 import NUM_BYTES as NF4_BYTES
-from paddle_xc2.training.arguments import FinetuneArguments
+from paddle_xc2.training.arguments import COURSE, LORA_COURSE, FinetuneArguments
 from paddle_xc2.training.output import Start
 from paddle_xc2.training.sample_answers import Question
 from paddle_xc2.training.samples import Samples
@@ -25,23 +25,6 @@ from paddle_xc2.training.trainable import PART_LEARNING_RATES, trainable_table
 
 _MUCH_PADDING = 0.2  # of what is computed: worth saying how to avoid it
 _GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
-
-
-# Arguments that the course of a run depends on: with other values, a checkpoint can't be gone on from.
-_COURSE = (
-    *("seed", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
-    *("lr_scheduler_type", "num_cycles", "lr_end", "power", "fp16_opt_level", "img_size", "hd_num"),
-    *("pad_image_to_square", "new_tokens"),
-    *("mixture", "mixtoken", "max_tokens_per_batch", "group_by_length", "group_by_modality_length"),
-    *("dataloader_drop_last", "fix_vit", "fix_sampler", "freeze_include", "freeze_exclude"),
-    *PART_LEARNING_RATES.values(),
-)
-# Of a run with LoRA. "lora" itself is in every course, as None where it is off.
-_LORA_COURSE = (
-    *("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules", "rslora", "use_dora", "lora_plus_scale"),
-    *("lora_path", "train_plora", "train_separators", "train_tokens", "train_embeddings"),
-    *("vit_lora_rank", "vit_lora_alpha", "quantization"),
-)
 
 
 @dataclass(frozen=True)
@@ -147,9 +130,9 @@ class Plan:
             "steps": self.num_steps,
             "warm-up steps": self.warmup_steps,
             "precision": self.precision,
-            **{name: getattr(self.arguments, name) for name in _COURSE},
+            **{name: getattr(self.arguments, name) for name in COURSE},
             "lora": self.arguments.lora or None,
-            **{name: getattr(self.arguments, name) for name in _LORA_COURSE if self.arguments.lora},
+            **{name: getattr(self.arguments, name) for name in LORA_COURSE if self.arguments.lora},
         }
 
 

@@ -1,18 +1,23 @@
 import json
 import re
+from dataclasses import MISSING, fields
+from typing import get_args, get_type_hints
 
 import pytest
 
 from paddle_xc2.training.arguments import (
+    DECLARED,
     KEYS,
     NEUTRAL,
     SYNONYMS,
+    USE_INSTEAD,
     WITHOUT_EFFECT,
     FinetuneArguments,
     dataset_specs,
     describe_keys,
     load_arguments,
 )
+from paddle_xc2.training.arguments.other_names import paddlenlp_defaults
 
 # The argument file of PaddleMIX's XComposer2 document, as it stands there.
 PADDLEMIX_FILE = {
@@ -273,7 +278,7 @@ def test_keys_of_paddlenlp_at_their_defaults_are_accepted(load):
         ({"adam_epsilon": 0}, '"adam_epsilon" is 0, but must be above 0'),
         ({"scale_loss": -1}, '"scale_loss" is -1, but must be above 0'),
         ({"seed": 2**32}, '"seed" is 4294967296, but must be at most 4294967295'),
-        ({"lr_scheduler_type": "polynomial", "power": -1}, '"power" is -1.0, but must be at least 0'),
+        ({"lr_scheduler_type": "polynomial", "power": -1}, '"power" is -1, but must be at least 0'),
         (
             {"lr_scheduler_type": "polynomial", "lr_end": 1, "learning_rate": 0.1},
             '"lr_end" is 1, but must be below "learning_rate", which is 0.1',
@@ -286,7 +291,7 @@ def test_keys_of_paddlenlp_at_their_defaults_are_accepted(load):
             {"do_train": False, "do_eval": True, "evaluation_inputs": ["What?"]},
             '"evaluation_inputs" are asked before, during and after training, but "do_train" is false',
         ),
-        ({"top_p": 0.0}, '"top_p" is 0.0, but must be above 0 and at most 1'),
+        ({"top_p": 0.0}, '"top_p" is 0, but must be above 0 and at most 1'),
         ({"eval_with_do_generation": True}, '"eval_with_do_generation" is true, but nothing is evaluated; set evalua'),
         ({"save_generation_output": True}, "but nothing is generated; set eval_with_do_generation to true"),
         (
@@ -466,7 +471,7 @@ def test_missing_data_files_are_told_together(tmp_path):
         ({"lora_path": "a"}, '"lora_path" is "a", which is for LoRA'),
         ({"lora": True, "lora_alpha": 0}, '"lora_alpha" is 0, but must be above 0'),
         ({"lora": True, "lora_r": 0}, '"lora_rank" is 0, but must be at least 1'),
-        ({"lora": True, "lora_dropout": 1}, '"lora_dropout" is 1.0, but must be from 0 to below 1'),
+        ({"lora": True, "lora_dropout": 1}, '"lora_dropout" is 1, but must be from 0 to below 1'),
         ({"lora": True, "lora_target_modules": []}, '"lora_target_modules" is empty; leave it out'),
         ({"learning_rate": 0, "vit_lr": 1e-5}, '"vit_lr" is 1e-05, but "learning_rate" is 0; freeze parts instead'),
     ],
@@ -492,3 +497,128 @@ def test_files_are_named_as_other_programs_name_them(tmp_path, monkeypatch):
         (spec,) = dataset_specs(arguments, "train", tmp_path / "run.json")
         assert spec.files[0].samefile(tmp_path / "data sets" / "a.json")
         assert spec.image_folder == tmp_path / "data sets" and arguments.output_dir == str(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("lora_rank", 10**6, "at most 4096"),
+        ("max_length", 10**12, "at most 1048576"),
+        ("per_device_train_batch_size", 10**9, "at most 16384"),
+        ("dataloader_num_workers", 10**5, "at most 256"),
+        ("img_size", 10**5, "at most 4096"),
+        ("learning_rate", 1e308, "at most 10"),
+        ("num_train_epochs", 1e300, "at most 100000"),
+        ("scale_loss", 1e300, "above 0 and at most 1.09951e+12"),
+        ("hd_num", -2, "at least -1"),
+        ("quantization", "int8", "one of nf4"),
+    ],
+)
+def test_every_number_has_bounds(load, name, value, said):
+    written = f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else value
+    assert message(load, {"lora": True, name: value}).endswith(f'"{name}" is {written}, but must be {said}')
+
+
+def test_no_number_is_without_bounds():
+    def is_number(name):
+        kind = get_type_hints(FinetuneArguments)[name]
+        return any(option in (int, float) for option in (kind, *get_args(kind)))
+
+    assert [n for n in KEYS if is_number(n) and DECLARED[n].most is None and DECLARED[n].below is None] == []
+    for name, item in KEYS.items():
+        assert DECLARED[name].complaint(item.default) is None, name
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), -float("inf"), 10**400], ids=("nan", "inf", "-inf", "huge")
+)
+def test_numbers_that_are_none(load, value):
+    said = message(load, {"learning_rate": value, "max_steps": value})
+    assert '"learning_rate" is ' in said and '"max_steps" is ' in said and len(said) < 600
+
+
+_OTHER_TYPES = [None, True, 7, 1.5, "x", [], [1], {}, {"a": 1}, "a" * 100_000, [["x"] * 9000]]
+
+
+@pytest.mark.parametrize("value", _OTHER_TYPES, ids=range(len(_OTHER_TYPES)))
+def test_values_of_other_types_are_told_or_taken(load, value):
+    """Every key is given values of every type: none ends in anything but a message that is short."""
+    for name in (*KEYS, *SYNONYMS, *NEUTRAL, "dataset_of_mine"):
+        try:
+            load({name: value})
+        except ValueError as error:
+            assert len(str(error)) < 1500, name
+
+
+@pytest.mark.parametrize("entry", [None, True, 7, "x", [], ["a"], {"train": 7}, {"train": [7]}, {"eval": {"a": []}}])
+def test_datasets_of_other_types(load, entry):
+    assert '"dataset' in message(load, {"data_path": None, "dataset": entry}) or entry is None
+
+
+@pytest.mark.parametrize("place", ["name", "data_files", "image_folder", "num_samples", "ratio", "chat_template", "x"])
+@pytest.mark.parametrize("value", [True, 7.5, [1], {"a": [2]}, float("nan"), "a" * 100_000, 10**400], ids=range(7))
+def test_entries_of_other_types(load, place, value):
+    values = {"data_path": None, "dataset": {"train": [{"data_files": "a.json", place: value}]}}
+    try:
+        load(values)
+    except ValueError as error:
+        assert f'"{place}"' in str(error) or f".{place}" in str(error)
+        assert len(str(error)) < 500
+
+
+def test_quotas_have_bounds(load):
+    values = {"data_path": None, "dataset": {"train": [{"data_files": "a.json", "num_samples": 10**12}]}}
+    assert "but must be above 0 and at most 100000000" in message(load, values)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("lr", "use learning_rate"),
+        ("epochs", "use num_train_epochs"),
+        ("batch", "use per_device_train_batch_size"),
+        ("nproc", "the launcher decides how many processes train"),
+        ("deepspeed", "nothing is split over devices here; recompute, lora and quantization save memory"),
+        ("push_to_hub", "nothing is uploaded"),
+        ("dry_run", "paddle-xc2 finetune CONFIG.json --plan says what the run would do"),
+        ("LR", "use learning_rate"),
+    ],
+)
+def test_words_of_the_field(load, name, said):
+    assert message(load, {name: 1}).partition(f'unknown argument "{name}"; ')[2].startswith(said)
+
+
+def test_what_to_use_instead_is_a_key():
+    for name, said in USE_INSTEAD.items():
+        assert name not in KEYS and name not in SYNONYMS and name not in NEUTRAL, name
+        if said.startswith("use "):
+            assert re.findall(r"\w+", said)[1] in (*KEYS, "lora", "device", "quantization", "dataset"), name
+
+
+def test_a_name_that_is_near_to_none(load):
+    assert message(load, {"colour": 1}).endswith('"colour"; `paddle-xc2 finetune --help` lists the keys')
+    assert message(load, {"x" * 100_000: 1}).count("x") < 200
+
+
+def test_a_file_of_a_great_many_keys(load):
+    said = message(load, {f"key{number}": 1 for number in range(60)})
+    assert said.endswith("\nand 10 more") and said.count("\n") == 50
+    assert "has 2,002 keys; this is not an argument file" in message(load, {f"key{n}": 1 for n in range(2000)})
+
+
+def test_deep_json_on_the_command_line(load):
+    assert '"dataset" is "[[[' in message(load, {}, ["--dataset", "[" * 100_000])
+    assert '"seed" is ' in message(load, {}, ["--seed", "9" * 5000])
+
+
+def test_keys_of_paddlenlp_are_read_from_its_source():
+    """Its class, which takes seconds to import, has the same keys, and the same defaults where they are written out."""
+    from paddlenlp.trainer import TrainingArguments
+
+    ours = paddlenlp_defaults()
+    theirs = {item.name: None if item.default is MISSING else item.default for item in fields(TrainingArguments)}
+    assert ours.keys() == theirs.keys()
+    computed = {"scale_loss", "expert_max_capacity"}
+    assert {name: ours[name] for name in theirs if name not in computed} == {
+        name: value for name, value in theirs.items() if name not in computed
+    }

@@ -1,0 +1,184 @@
+"""Keys of the argument file about what is trained, and on what: the model, LoRA, the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from paddle_xc2.training.arguments.key import key
+
+
+@dataclass
+class ModelArguments:
+    """Model"""
+
+    model_name_or_path: str = key(
+        "internlm/internlm-xcomposer2-7b",
+        "checkpoint to start from: a directory, or a released name.",
+        also=("from_pretrained",),
+    )
+    new_tokens: list[str] | None = key(
+        None,
+        'texts that become one token each, as in ["<defect>"], and are saved with the tokenizer. They take the place '
+        "of unused pieces of the vocabulary, and begin as the mean of the tokens that they replace; a text that is "
+        "one token already stays it.",
+        course=True,
+    )
+    img_size: int | None = key(
+        None,
+        "pixels, side of the square image; null is the checkpoint's, another size resizes its position table.",
+        least=1,
+        most=4096,
+        course=True,
+    )
+    hd_num: int | None = key(
+        None,
+        "tiles that an image may take; null is upstream's number, -1 is for families without tiles.",
+        least=-1,
+        most=1000,
+        course=True,
+    )
+    pad_image_to_square: bool | None = key(
+        None,
+        "of LLaVA: false takes the middle of an image as CLIP does, true pads it to a square; null is what the "
+        "checkpoint was trained with, else padding. It is recorded, and chat then does the same.",
+        course=True,
+    )
+    fix_vit: bool | None = key(
+        None,
+        "keep the vision encoder as it is; it then runs without a graph. null is true with lora, else false.",
+        course=True,
+    )
+    fix_sampler: bool | None = key(
+        None,
+        "keep the projector (vision_proj) as it is. null is true with lora, else false.",
+        course=True,
+    )
+    freeze_include: list[str] | None = key(None, 'patterns of parameter names to freeze, as in ["vit.*"].', course=True)
+    freeze_exclude: list[str] | None = key(
+        None,
+        "patterns of names that learn in spite of fix_vit and fix_sampler; what both lists match stays as those say.",
+        course=True,
+    )
+
+
+@dataclass
+class LoRAArguments:
+    """LoRA (defaults of upstream's script)"""
+
+    lora: bool = key(
+        False,
+        "train low-rank updates of linear layers instead of the language model; what is saved is an adapter.",
+        also=("use_lora",),
+    )
+    lora_rank: int = key(64, "rank of the updates.", least=1, most=4096, also=("lora_r",), course=True)
+    lora_alpha: float = key(64.0, "the updates are scaled by alpha / rank.", above=0, most=1e6, course=True)
+    lora_dropout: float = key(
+        0.05,
+        "probability, on what enters the updates; not on DoRA's of the output head, which the loss takes as one with "
+        "its weight.",
+        least=0,
+        below=1,
+        course=True,
+    )
+    lora_target_modules: list[str] | None = key(
+        None,
+        "layers to update: language_model (attention.wqkv, attention.wo, feed_forward.w1, w2 and w3 of every decoder "
+        "layer, which is null too), vit, projector, output; or names, ends of names, regular expressions.",
+        lora_only=True,
+        course=True,
+    )
+    rslora: bool = key(False, "scale by alpha / sqrt(rank) instead.", also=("use_rslora",), lora_only=True, course=True)
+    use_dora: bool = key(False, "learn the norm of each output's weights too.", lora_only=True, course=True)
+    lora_plus_scale: float = key(
+        1.0,
+        "the second matrix of an update learns this many times as fast (LoRA+).",
+        least=0,
+        most=1e4,
+        lora_only=True,
+        course=True,
+    )
+    vit_lora_rank: int | None = key(
+        None,
+        "rank of the updates of the vision encoder; null is lora_rank.",
+        least=1,
+        most=4096,
+        lora_only=True,
+        course=True,
+    )
+    vit_lora_alpha: float | None = key(None, "the same for lora_alpha.", above=0, most=1e6, lora_only=True, course=True)
+    quantization: str | None = key(
+        None,
+        "nf4 keeps the decoder's linear layers in four bits while LoRA learns (QLoRA); each is quantized as it is "
+        "read from the checkpoint.",
+        choices=("nf4",),
+        also=("weight_quantize_algo",),
+        course=True,
+    )
+    lora_path: str | None = key(
+        None,
+        "adapter to go on training, in PEFT's or PaddleNLP's layout; it decides ranks and layers.",
+        lora_only=True,
+        course=True,
+    )
+    train_plora: bool = key(
+        False,
+        "train PLoRA's matrices whole beside LoRA. Like the vision encoder and the projector, where fix_vit and "
+        "fix_sampler are false, they are saved with the adapter.",
+        course=True,
+    )
+    train_separators: bool = key(False, "likewise the separators between the tiles of an image.", course=True)
+    train_tokens: list[str] | None = key(
+        None,
+        "tokens whose rows of the embedding and of the output head learn whole; only these rows are saved. null is "
+        "what the training data needs: new_tokens, and the tokens in it that the model never learned, as far as its "
+        "tables show. [] is new_tokens alone.",
+        lora_only=True,
+        course=True,
+    )
+    train_embeddings: bool = key(False, "train both tables whole instead.", course=True)
+
+
+@dataclass
+class DataArguments:
+    """Data"""
+
+    dataset: dict | None = key(
+        None,
+        '{"train": [{"name", "data_files", "image_folder", "num_samples", "ratio"}], "eval": [...]}; data_files (one '
+        "or a list) are looked for from the current folder, then from the argument file's. num_samples, or ratio "
+        "times its records, is how many samples an entry of train gives to an epoch, each record once before any "
+        "comes again; without them, all its records once.",
+    )
+    data_path: str | None = key(
+        None,
+        "upstream's short form of dataset: a JSON file to train on, or a data.txt with a file and its number of "
+        "samples on each line.",
+    )
+    given_num: bool = key(
+        False,
+        "the numbers in a data.txt are thousands of samples; false: they are ratios of the file's records.",
+    )
+    mixture: str | None = key(
+        None,
+        'null takes exactly what is asked of each file; "official" draws as upstream\'s code does, with replacement '
+        "and in turn from files with images and files without, whatever is asked of them.",
+        course=True,
+    )
+    image_folder: str | None = key(
+        None,
+        "where relative image paths start, if an entry of dataset does not say; null is the data file's folder.",
+    )
+    max_length: int | None = key(None, "longest sample; null is the family's.", least=1, most=2**20)
+    truncation: str = key(
+        "refuse",
+        "what happens to longer samples: refuse lists them and stops, turns drops their oldest turns, leave_out "
+        "trains without them.",
+        choices=("refuse", "turns", "leave_out"),
+    )
+    dataloader_num_workers: int = key(
+        0,
+        "processes that read and transform images; 0 does it between the steps.",
+        least=0,
+        most=256,
+    )
+    dataloader_drop_last: bool = key(False, "leave out the samples of an epoch that don't fill a step.", course=True)
