@@ -10,7 +10,8 @@ from paddle_xc2.data.chat_request import grown_history, read_request
 from paddle_xc2.data.given_images import given_image
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.tokenizer import StreamDecoder
-from paddle_xc2.generation.generate import decode_steps, end_ids, generate, pad_left
+from paddle_xc2.generation.generate import decode_steps, end_ids, generate
+from paddle_xc2.generation.runner import pad_left
 from paddle_xc2.generation.sampling import SamplingSettings
 
 MAX_NEW_TOKENS, TEMPERATURE, TOP_P, REPETITION_PENALTY = 1024, 1.0, 0.8, 1.005  # upstream's defaults of `chat`

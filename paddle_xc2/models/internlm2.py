@@ -6,6 +6,8 @@ Follows arXiv:2403.17297 and `modeling_internlm2.py` of the upstream checkpoint.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
@@ -54,10 +56,16 @@ def rotary_tables(config: XComposer2Config, position_ids, num_keys: int):
         num_keys: length of the whole sequence, cached part included; decides dynamic scaling.
     Returns: (cos, sin), each [batch or 1, seq, 1, head_dim].
     """
-    frequencies = paddle.to_tensor(rotary_frequencies(config, num_keys))
+    frequencies = _on_device(tuple(rotary_frequencies(config, num_keys).tolist()), paddle.device.get_device())
     angles = position_ids.astype("float32").unsqueeze(-1) * frequencies
     angles = paddle.concat([angles, angles], axis=-1).unsqueeze(2)
     return angles.cos(), angles.sin()
+
+
+@functools.lru_cache(maxsize=16)
+def _on_device(frequencies: tuple[float, ...], device: str):
+    """float32 on the device: copied there once, for every copy waits for the device."""
+    return paddle.to_tensor(frequencies, "float32", place=device)
 
 
 def apply_rotary(x, cos, sin):
@@ -66,33 +74,6 @@ def apply_rotary(x, cos, sin):
     first, second = x32.chunk(2, axis=-1)
     rotated = paddle.concat([-second, first], axis=-1)
     return (x32 * cos + rotated * sin).astype(x.dtype)
-
-
-class KeyValueCache:
-    """Keys and values of the tokens computed so far, per layer [batch, keys, kv_heads, head_dim]."""
-
-    def __init__(self):
-        self.keys: list[paddle.Tensor] = []
-        self.values: list[paddle.Tensor] = []
-
-    def __len__(self) -> int:
-        """Number of cached positions."""
-        return self.keys[0].shape[1] if self.keys else 0
-
-    def append(self, layer: int, key, value):
-        """Adds new positions and returns all keys and values of the layer."""
-        if layer == len(self.keys):
-            self.keys.append(key)
-            self.values.append(value)
-        else:
-            self.keys[layer] = paddle.concat([self.keys[layer], key], axis=1)
-            self.values[layer] = paddle.concat([self.values[layer], value], axis=1)
-        return self.keys[layer], self.values[layer]
-
-    def select_rows(self, rows) -> None:
-        """Keeps the given rows of the batch, in the given order. rows: int64 [new batch]."""
-        self.keys = [paddle.gather(key, rows) for key in self.keys]
-        self.values = [paddle.gather(value, rows) for value in self.values]
 
 
 def _plora_linear(config: XComposer2Config, in_features: int, out_features: int) -> PLoRALinear:
@@ -119,9 +100,10 @@ class InternLM2Attention(nn.Layer):
         query = apply_rotary(query, *rotary)
         key = apply_rotary(qkv[:, :, :, -2], *rotary)
         value = qkv[:, :, :, -1]
-        if cache is not None:
-            key, value = cache.append(layer, key, value)
-        out = attention(query, key, value, segments)
+        if cache is None:
+            out = attention(query, key, value, segments)
+        else:
+            out = cache.attend(layer, query, key, value, segments)
         return self.wo(out.reshape([batch, seq, -1]), image_weight)
 
 
@@ -193,7 +175,7 @@ class InternLM2Model(nn.Layer):
                 f"({num_keys - seq} cached, {seq} new)"
             )
         if position_ids is None:
-            position_ids = count_positions(attention_mask, num_keys)[:, num_keys - seq :]
+            position_ids = count_positions(attention_mask, num_keys, num_keys - seq)
         rotary = rotary_tables(self.config, position_ids, num_keys)
         image_weight = None if image_mask is None else image_mask.unsqueeze(-1).astype(embeddings.dtype)
         hidden_states = embeddings
@@ -205,13 +187,16 @@ class InternLM2Model(nn.Layer):
         return self.norm(hidden_states)
 
 
-def count_positions(attention_mask, num_keys: int):
-    """Position of every token within its own sample: int64 as attention_mask, [1, num_keys] where that is None."""
-    columns = paddle.arange(num_keys, dtype="int64").unsqueeze(0)
+def count_positions(attention_mask, num_keys: int, start: int = 0):
+    """Position of every token from column `start` on within its own sample.
+
+    Returns: int64 [batch, num_keys - start], of one row where attention_mask is None.
+    """
     if attention_mask is None:
-        return columns
+        return paddle.arange(start, num_keys, dtype="int64").unsqueeze(0)
+    columns = paddle.arange(num_keys, dtype="int64").unsqueeze(0)
     before = paddle.concat([paddle.full_like(attention_mask[:, :1], -1), attention_mask[:, :-1]], axis=1)
     starts = paddle.where(
         attention_mask != before, columns.expand_as(attention_mask), paddle.zeros_like(attention_mask)
     )
-    return columns - paddle.cummax(starts, axis=1)[0]
+    return (columns - paddle.cummax(starts, axis=1)[0])[:, start:]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import paddle
 
+from paddle_xc2.messages import listed
 from paddle_xc2.models.lora import checkpoint_name
 
 _NUM_NAMES_SHOWN = 3
@@ -30,9 +31,8 @@ def describe_not_finite(model, **batch) -> str:
     begun = f"the model computes {what}, in {dtype}, and it begins at {where}"
     names = list(not_finite_parameters(model))
     if inside := [name for name in names if name.startswith(f"{where}.")] or names:
-        shown = ", ".join(inside[:_NUM_NAMES_SHOWN])
-        more = f" and {len(inside) - _NUM_NAMES_SHOWN} more" if len(inside) > _NUM_NAMES_SHOWN else ""
-        return f"{begun}, where the weights {shown}{more} are not finite; load sound ones, or make them anew"
+        weights = listed(inside, _NUM_NAMES_SHOWN)
+        return f"{begun}, where the weights {weights} are not finite; load sound ones, or make them anew"
     if dtype == "float16":
         return f"{begun}; the weights are finite, but float16 ends at 65504: compute in bfloat16 or float32"
     return f"{begun}, though all weights are finite: they are too large, or damaged"

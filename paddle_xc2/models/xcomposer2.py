@@ -14,7 +14,8 @@ from paddle_xc2 import runtime
 from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.models.clip_vit import ClipVisionTransformer
 from paddle_xc2.models.image_features import build_projector, encode_squares, encode_tiled, fill_image_slots
-from paddle_xc2.models.internlm2 import InternLM2Model, KeyValueCache
+from paddle_xc2.models.internlm2 import InternLM2Model
+from paddle_xc2.models.key_value_cache import KeyValueCache
 from paddle_xc2.models.lora import LoRALinear
 from paddle_xc2.models.loss import token_loss_sum
 from paddle_xc2.models.plora import linear

@@ -5,7 +5,9 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from paddle_xc2.generation.generate import generate
+from paddle_xc2.generation.generate import decode_steps, end_ids, generate
+from paddle_xc2.generation.runner import check_finite, pad_left
+from paddle_xc2.generation.sampling import SamplingSettings
 from tests.tiny import tiny_model
 
 NEW = 8
@@ -198,6 +200,107 @@ def test_training_mode_is_restored(model, prompts):
         assert model.training
     finally:
         model.eval()
+
+
+HOW = {"greedy": {}, "sampled": {"do_sample": True, "top_k": 0}, "beams": {"num_beams": 2}}
+
+
+@pytest.mark.parametrize("settings", HOW.values(), ids=HOW)
+def test_nothing_that_is_quadratic_in_the_vocabulary(model, prompts, settings, monkeypatch):
+    """Paddle's log_softmax on a CPU takes 4 seconds for 92,544 words."""
+
+    def refused(*args, **kwargs):
+        raise AssertionError("log_softmax is called")
+
+    monkeypatch.setattr(paddle._C_ops, "log_softmax", refused)
+    with pytest.raises(AssertionError, match="log_softmax is called"):
+        F.log_softmax(paddle.zeros([1, 3]))
+    model.generate(prompts[0][0], max_new_tokens=2, repetition_penalty=1.2, **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"repetition_penalty": 1.5}, {"do_sample": True, "top_p": 0.9}])
+def test_steps_at_once_change_nothing(model, prompts, settings, monkeypatch):
+    """As on a GPU, where the host looks at several tokens together."""
+    text = prompts[0][0]
+    batch = np.concatenate([text, np.roll(text, 3, axis=1)])
+    free, _ = model.generate(batch, max_new_tokens=NEW, eos_token_id=[])
+    arguments = {"max_new_tokens": NEW, "eos_token_id": [free[0].tolist()[2]], **settings}
+
+    def generated():
+        paddle.seed(3)
+        return [x.numpy() for x in model.generate(batch, **arguments)]
+
+    want = generated()
+    monkeypatch.setattr(paddle.device, "get_device", lambda: "gpu:0")
+    monkeypatch.setattr("paddle_xc2.models.internlm2._on_device", lambda values, device: paddle.to_tensor(values))
+    for steps in (3, 8, 50):
+        monkeypatch.setattr("paddle_xc2.generation.generate.STEPS_AT_ONCE", steps)
+        for ours, theirs in zip(generated(), want, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_an_abandoned_stream_leaves_the_model_in_its_mode(model, prompts):
+    model.train()
+    try:
+        steps = decode_steps(model, pad_left(model, prompts[0][0]), SamplingSettings(), NEW, end_ids(model, []))
+        next(steps)
+        steps.close()
+        assert model.training
+    finally:
+        model.eval()
+
+
+@pytest.fixture
+def spoiled():
+    model = tiny_model()
+    weight = model.model.layers[1].attention.wo.linear.weight
+    values = weight.numpy()
+    values[0, 0] = np.nan
+    weight.set_value(values)
+    return model
+
+
+@pytest.mark.parametrize("settings", HOW.values(), ids=HOW)
+def test_a_model_that_computes_nan(spoiled, prompts, settings):
+    """A padded batch, in which the second prompt has pictures."""
+    (text, text_mask, _), (ids, mask, images) = prompts[0], prompts[2]
+    missing = ids.shape[1] - text.shape[1]
+    pad = [(0, 0), (missing, 0)]
+    with pytest.raises(ValueError) as caught:
+        spoiled.generate(
+            np.concatenate([np.pad(text, pad), ids]),
+            attention_mask=np.concatenate([np.pad(np.ones_like(text), pad), np.ones_like(ids)]),
+            image_mask=np.concatenate([np.pad(text_mask, pad), mask]),
+            pixel_values=images,
+            **settings,
+        )
+    assert str(caught.value) == (
+        "there is no answer from token 1 on: the model computes NaN, in float32, and it begins at model.layers.1, "
+        "where the weights model.layers.1.attention.wo.linear.weight are not finite; load sound ones, or make them anew"
+    )
+
+
+def test_nan_that_begins_later_and_in_one_row(model, prompts, monkeypatch):
+    """The row that it begins in is the one that is looked at, with what it has said so far."""
+    first, other = prompts[0][0], np.roll(prompts[0][0], 3, axis=1)
+    free, _ = model.generate(np.concatenate([first, other]), max_new_tokens=NEW, eos_token_id=[])
+    word = free[1].tolist()[1]
+    assert word not in [*first[0], *other[0], *free[0].tolist(), free[1].tolist()[0]]
+    broken = tiny_model()
+    row = broken.model.tok_embeddings.weight.numpy()
+    row[word] = np.inf
+    broken.model.tok_embeddings.weight.set_value(row)
+    with pytest.raises(ValueError, match="from token 3 on: the model computes infinity.* begins at model.tok_emb"):
+        broken.generate(np.concatenate([first, other]), max_new_tokens=NEW, eos_token_id=[])
+    # A row that has ended computes on, for nobody.
+    ended, _ = broken.generate(np.concatenate([first, other]), max_new_tokens=NEW, eos_token_id=[word])
+    assert ended[0].tolist() == free[0].tolist()
+
+
+def test_nan_that_comes_and_goes(model, prompts, monkeypatch):
+    monkeypatch.setattr("paddle_xc2.generation.runner.describe_not_finite", lambda model, **batch: "")
+    with pytest.raises(ValueError, match="from token 3 on: the model's logits are not finite, but they are when they"):
+        check_finite(model, pad_left(model, prompts[0][0]), 0, np.array([5, 6]), np.array([np.inf]))
 
 
 @pytest.mark.parametrize(

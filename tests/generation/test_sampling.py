@@ -40,6 +40,33 @@ def test_top_k_larger_than_the_vocabulary_is_all():
     assert (draw(2000, top_k=50) > 0).all()
 
 
+@pytest.mark.parametrize("top_p", [0.5, 0.97, 1.0])
+def test_top_p_without_sorting_everything(top_p, monkeypatch):
+    """Where a few candidates don't reach top_p, all are sorted; what is drawn is the same."""
+    scores = paddle.to_tensor(np.log(np.random.default_rng(0).dirichlet(np.full(40, 0.3), 1)).astype("float32"))
+    settings = SamplingSettings(do_sample=True, top_k=0, top_p=top_p)
+
+    def drawn():
+        paddle.seed(5)
+        return choose(scores.expand([500, 40]), settings).tolist()
+
+    want = drawn()
+    monkeypatch.setattr("paddle_xc2.generation.sampling.FEW", 4)
+    assert drawn() == want
+
+
+def test_every_row_draws_for_itself():
+    scores = paddle.to_tensor([[0.0, -50.0, -50.0], [-50.0, 0.0, -50.0], [-50.0, -50.0, 0.0]])
+    for settings in ({"top_k": 0}, {"top_k": 2}, {"top_k": 0, "top_p": 0.9}):
+        assert choose(scores, SamplingSettings(do_sample=True, **settings)).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 0}, {"top_k": 2}, {"top_k": 0, "top_p": 0.9}])
+def test_scores_that_are_no_numbers_give_some_token(settings):
+    scores = paddle.full([2, 4], float("nan"))
+    assert all(0 <= token < 4 for token in choose(scores, SamplingSettings(do_sample=True, **settings)).tolist())
+
+
 def test_repetition_penalty_makes_seen_tokens_less_likely():
     scores = paddle.to_tensor([[2.0, -2.0, 2.0, -2.0]])
     seen = paddle.to_tensor(np.array([[1, 1, 0, 0]], np.uint8))

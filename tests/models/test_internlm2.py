@@ -9,12 +9,12 @@ from safetensors.numpy import load_file
 
 from paddle_xc2.models.internlm2 import (
     InternLM2Model,
-    KeyValueCache,
     RMSNorm,
     apply_rotary,
     count_positions,
     rotary_tables,
 )
+from paddle_xc2.models.key_value_cache import KeyValueCache
 from tests.golden import rope_tables
 from tests.tiny import tiny_config, tiny_model
 
@@ -193,14 +193,6 @@ def test_mask_of_another_width(decoder):
     hidden(decoder, paddle.randn([1, 3, 64]), cache=cache)
     with pytest.raises(ValueError, match=r"attention_mask has 2 columns, but there are 5 tokens \(3 cached, 2 new\)"):
         decoder(paddle.randn([1, 2, 64]), paddle.ones([1, 2], "int64"), cache=cache)
-
-
-def test_cache_selects_rows():
-    cache = KeyValueCache()
-    cache.append(0, paddle.arange(6.0).reshape([3, 2, 1, 1]), paddle.arange(6.0, 12.0).reshape([3, 2, 1, 1]))
-    cache.select_rows(paddle.to_tensor([2, 0, 2]))
-    assert cache.keys[0].flatten().tolist() == [4, 5, 0, 1, 4, 5]
-    assert cache.values[0].flatten().tolist() == [10, 11, 6, 7, 10, 11]
 
 
 def test_pad_row_is_read_but_not_trained():
