@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from paddle_xc2.special_tokens import EOS, IM_END, IM_START, IMAGE_PLACEHOLDER, TURN_END, TURN_START
+from paddle_xc2.special_tokens import EOS, IM_END, IM_START, TURN_END, TURN_START
 
 # Upstream's default system turn (`modeling_internlm_xcomposer2.py`, `chat`): released XComposer2 models were tuned
 # with it.
@@ -88,7 +88,7 @@ class Family:
             two before a prompt without images (goldens/NOTES.md, quirks 1 and 2). Else chat puts one BOS at the start.
         image_leads_prompt: a single image without a placeholder goes before the whole prompt, not into the first
             question.
-        leading_image: what stands for it there.
+        after_image: what stands between an image that opens a question and its text.
         penalizes_prompt: the repetition penalty of chat sees the prompt where it holds no image (quirk 12).
         in_parts: upstream's checkpoint is a folder for each part (XTuner), not one for all.
         max_length: tokens, image slots included; upstream's default for fine-tuning.
@@ -108,7 +108,7 @@ class Family:
     meta_instruction: str = XCOMPOSER2_META_INSTRUCTION
     chat_bos_at_every_text: bool = True
     image_leads_prompt: bool = False
-    leading_image: str = IMAGE_PLACEHOLDER
+    after_image: str = ""
     penalizes_prompt: bool = True
     in_parts: bool = False
     max_length: int = 4096
@@ -160,7 +160,7 @@ FAMILIES = (
         template=INTERNLM2_CHAT_TEMPLATE,
         meta_instruction="",
         chat_bos_at_every_text=False,
-        leading_image=IMAGE_PLACEHOLDER + "\n",
+        after_image="\n",
         in_parts=True,
         max_length=2048,
     ),

@@ -22,6 +22,7 @@ from paddle_xc2.data.image_transform import image_size_of, load_image
 from paddle_xc2.data.json_formats import find_image, image_folders, to_conversation
 from paddle_xc2.data.near_duplicates import SIGNATURE_BYTES, near_duplicates, text_signature
 from paddle_xc2.data.notes import Notes
+from paddle_xc2.data.picture_marks import unlike_chat
 from paddle_xc2.data.record_files import RecordFile
 from paddle_xc2.data.video import frame_sheet, is_video
 from paddle_xc2.data.worker_processes import map_ranges
@@ -41,6 +42,7 @@ WARNINGS = {
     "left out": "too long, and truncation leave_out goes on without them",
     "shortened": "lose their oldest turns to fit max_length",
     "few trained tokens": "hardly anything of the sample is learned",
+    "asked otherwise": "the picture stands elsewhere than chat puts one",
     "unused image tag": "a tag for an image that stays text",
     "unread image": "a key that is not read names an image",
     "large image": "slow to decode",
@@ -364,6 +366,8 @@ class _Checker:
                 f"{conversation.source}: no token of it would be trained; write an answer", "nothing trained"
             )
         self._note_lengths(example, record, checked)
+        if told := unlike_chat(conversation, self.processor.family):
+            _add(checked.findings, "asked otherwise", False, record, f"{conversation.source}: {told}")
         return fitting
 
     def _image_errors(self, images: list[Path], record: int, checked: _Checked) -> list[tuple[str, str]]:

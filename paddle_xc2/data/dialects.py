@@ -9,7 +9,8 @@ A dialect is one function. Which one reads a record is seen from the record itse
     Qwen-VL         {"conversations": [{"from": "user", "value": "Picture 1: <img>path</img>\\n..."}, ...]}
     messages        {"messages": [{"role": "user", "content": text or parts}, ...], "images": [path, ...]}
 
-Texts are taken as they are: labels of images and boxes are checked, never rewritten.
+Texts are taken as they are: labels of images and boxes are checked, never rewritten. Only what belongs to the mark of
+an image in another format than XComposer's own, a line break behind it, goes with the mark (`picture_marks`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import re
 
 from paddle_xc2.data.conversation import DataError, Message
 from paddle_xc2.data.notes import Notes
+from paddle_xc2.data.picture_marks import without_marks
 from paddle_xc2.data.record_keys import misspelt_keys
 from paddle_xc2.messages import counted, shown
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER, LLAVA_IMAGE, LLAVA_VIDEO
@@ -61,7 +63,8 @@ def read_record(record, source: str, notes: Notes | None = None) -> tuple[tuple[
     Raises: DataError.
     """
     notes = Notes() if notes is None else notes
-    messages, references = _dialect_of(record, source)(record, source, notes)
+    read = _dialect_of(record, source)
+    messages, references = read(record, source, notes)
     system = record.get("system")
     if system:
         text = _checked_text(system, '"system"', source)
@@ -72,7 +75,7 @@ def read_record(record, source: str, notes: Notes | None = None) -> tuple[tuple[
     _check_boxes(messages, bool(references), source)
     if not references:
         _check_no_image_is_meant(record, messages, source)
-    return messages, references
+    return messages if read is read_xcomposer2 else without_marks(messages, len(references)), references
 
 
 def read_xcomposer2(record: dict, source: str, notes: Notes) -> tuple[tuple[Message, ...], list[str]]:
@@ -89,8 +92,8 @@ def read_xcomposer2(record: dict, source: str, notes: Notes) -> tuple[tuple[Mess
 def read_llava(record: dict, source: str, notes: Notes) -> tuple[tuple[Message, ...], list[str]]:
     """LLaVA's and XTuner's: as XComposer2's, but `<image>` (or `<video>`) stands for an image.
 
-    A message's only image goes to its front, with a line break, as XTuner's `llava_map_fn` does. Several stay in place;
-    XTuner takes one image a sample.
+    A message's only image goes to its front, as XTuner's `llava_map_fn` does. Several stay in place; XTuner takes one
+    image a sample.
     """
     messages, references = _messages(_turns_of(record), source), listed_images(record, source)
     messages = [Message(message.role, _llava_text(message.text)) for message in messages]
@@ -100,15 +103,15 @@ def read_llava(record: dict, source: str, notes: Notes) -> tuple[tuple[Message, 
 def _llava_text(text: str) -> str:
     tags = _LLAVA_TAG.findall(text)
     if len(tags) == 1:
-        return f"{IMAGE_PLACEHOLDER}\n{text.replace(tags[0], '').strip()}"
+        return IMAGE_PLACEHOLDER + text.replace(tags[0], "").strip()
     return _LLAVA_TAG.sub(IMAGE_PLACEHOLDER, text)
 
 
 def read_chatml(record: dict, source: str, notes: Notes) -> tuple[tuple[Message, ...], list[str]]:
     """PaddleMIX's chatml: {"conversations": [[question, answer], ...]}, images inline as `<img>path or address</img>`.
 
-    The tag alone becomes `<ImageHere>`: the line break that PaddleMIX's documents write after it stays in the text, as
-    it does in what PaddleMIX feeds its model. Unlike there, every turn counts and one line may hold several tags.
+    Unlike there, every turn counts and one line may hold several tags; and the line break that PaddleMIX's documents
+    write after a tag is part of it, so that chat asks what was trained.
     """
     messages = []
     for index, pair in enumerate(_turns_of(record)):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from paddle_xc2.data.chat_template import Span, render_prompt, render_training
 from paddle_xc2.data.conversation import Conversation, DataError, Message, place_leading_image, reserved_message
+from paddle_xc2.data.picture_marks import set_apart
 from paddle_xc2.families import Family
 from paddle_xc2.special_tokens import BOS, IGNORE_INDEX, IMAGE_PLACEHOLDER, IMAGE_SLOT_ID
 
@@ -83,7 +84,8 @@ def encode_prompt(
 
 
 def _placed(conversation: Conversation, family: Family) -> tuple[tuple[Message, ...], list[Span]]:
-    """Messages, and what goes before them: a single image without a placeholder gets its place.
+    """Messages, and what goes before them: a single image without a placeholder gets its place, and every image that
+    opens a question what the family puts between them.
 
     Raises: DataError if a message could forge a turn of the family's template.
     """
@@ -91,11 +93,15 @@ def _placed(conversation: Conversation, family: Family) -> tuple[tuple[Message, 
         for reserved in (family.template.turn_start, family.template.turn_end):
             if reserved in message.text:
                 raise DataError(reserved_message(conversation.source, index, reserved), "reserved text")
-    if not conversation.image_leads:
-        return conversation.messages, []
-    if family.image_leads_prompt:
-        return conversation.messages, [Span(family.leading_image, False)]
-    return place_leading_image(conversation.messages, family.leading_image), []
+    messages, leading = conversation.messages, []
+    if conversation.image_leads and family.image_leads_prompt:
+        leading = [Span(IMAGE_PLACEHOLDER, False)]
+    elif conversation.image_leads:
+        messages = place_leading_image(messages, IMAGE_PLACEHOLDER)
+    return tuple(
+        replace(message, text=set_apart(message.text, family.after_image)) if message.role == "user" else message
+        for message in messages
+    ), leading
 
 
 def split_at_images(spans: list[Span]) -> list[list[Span]]:

@@ -11,11 +11,12 @@ import re
 from paddle_xc2.data.conversation import DataError, Message, place_leading_image
 from paddle_xc2.data.dialects import read_record
 from paddle_xc2.data.notes import Notes
+from paddle_xc2.data.picture_marks import without_marks
 from paddle_xc2.messages import shown
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER, LLAVA_IMAGE
 
 PLACED = "image without a place, put before the first question"
-SPACE = "white space beside an image, which LLaVA's programs replace by one line break"
+SPACE = "image with a label or white space beside it, which the format writes and reads in its own way"
 UNLABELLED = "record of several images without the labels that its format's documents write before them"
 
 _LABELS = {"xcomposer2d5": "Image1", "qwen-vl": "Picture 1"}
@@ -35,12 +36,10 @@ def write_record(
     Raises: DataError if the dialect can't say it.
     """
     leads = len(references) == 1 and not any(IMAGE_PLACEHOLDER in message.text for message in messages)
-    if leads and dialect in _LEADING:
-        messages = place_leading_image(messages, _LEADING[dialect])
-        notes.add(PLACED, source)
+    placed = place_leading_image(messages, _LEADING[dialect]) if leads and dialect in _LEADING else messages
     if messages[0].role == "system" and dialect in _WITHOUT_SYSTEM:
         raise DataError(f"{source}: {dialect} has no system turn; remove it, or choose another format", "roles")
-    record = {"id": record_id} | DIALECTS[dialect](messages, references)
+    record = {"id": record_id} | DIALECTS[dialect](placed, references)
     _check_reads_the_same(record, messages, references, dialect, source, notes)
     if len(references) > 1 and not any(_LABELS.get(dialect, "") in message.text for message in messages):
         notes.add(UNLABELLED, source)
@@ -108,12 +107,12 @@ def _check_reads_the_same(
         raise DataError(f"{source}: {dialect} can't say this: {str(error).removeprefix(f'{source}: ')}") from error
     if (read, images) == (messages, references):
         return
-    if dialect == "llava" and images == references and _without_space(read) == _without_space(messages):
-        notes.add(SPACE, source)
+    if images == references and as_all_formats_say_it(read) == as_all_formats_say_it(messages):
+        leads = len(images) == 1 and not any(IMAGE_PLACEHOLDER in message.text for message in messages)
+        notes.add(PLACED if leads else SPACE, source)
         return
-    different = next(
-        (index for index, (was, now) in enumerate(zip(messages, read, strict=False)) if was != now), len(read)
-    )
+    pairs = zip(as_all_formats_say_it(messages), as_all_formats_say_it(read), strict=False)
+    different = next((index for index, (was, now) in enumerate(pairs) if was != now), len(read))
     found = f'"{shown(read[different].text)}"' if different < len(read) else "nothing"
     raise DataError(
         f"{source}: {dialect} can't say this: message {different}, or its images, would be read differently ({found}); "
@@ -121,10 +120,14 @@ def _check_reads_the_same(
     )
 
 
-def _without_space(messages: tuple[Message, ...]) -> list[Message]:
+def as_all_formats_say_it(messages: tuple[Message, ...]) -> list[Message]:
+    """Messages without what formats write differently: marks of an image that opens a question, white space beside
+    images.
+    """
+    num_images = sum(message.text.count(IMAGE_PLACEHOLDER) for message in messages)
     return [
         Message(message.role, IMAGE_PLACEHOLDER.join(map(str.strip, message.text.split(IMAGE_PLACEHOLDER))))
-        for message in messages
+        for message in without_marks(messages, num_images)
     ]
 
 
@@ -136,8 +139,8 @@ DIALECTS = {
     "qwen-vl": _write_qwen_vl,
     "messages": _write_messages,
 }
-# What stands for a single image without a place, where the format's own programs would not see it. XComposer-2.5's and
-# PaddleMIX's take it first.
+# What stands for a single image without a place, where the format's own programs would not see it otherwise.
+# XComposer-2.5's and PaddleMIX's take it first.
 _LEADING = {
     "xcomposer2": IMAGE_PLACEHOLDER,
     "llava": IMAGE_PLACEHOLDER + "\n",

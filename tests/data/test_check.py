@@ -326,3 +326,13 @@ def test_progress_and_examples(folder, monkeypatch):
     assert (finding.count, len(finding.examples)) == (300, 20)
     source, index = report.locate(299)
     assert source.name(index) == f"{folder}/train.jsonl[299]"
+
+
+def test_a_picture_that_chat_would_put_elsewhere(folder, tokenizer):
+    records = [turns("<ImageHere>\nQ", "A", image="red.png"), turns("<ImageHere>R", "A", image="red.png")]
+    llava = turns("<image>\nS", "A", image="blue.png")
+    (message,) = warned(checked(folder, [*records, llava], square(tokenizer)), "asked otherwise")
+    assert message == (
+        "train.jsonl[0]: '\\n' stands between picture and question, where chat puts nothing; remove it, or ask with "
+        '<ImageHere> as it stands here ("chat --show_prompt" shows the prompt)'
+    )

@@ -137,7 +137,7 @@ def test_what_only_looks_like_a_label():
 
 @pytest.mark.parametrize("key", ["image", "video", "videos"])
 def test_video(key):
-    assert texts_of({key: ["v.mp4"], "conversations": said("<video>\nQ", "A")}) == (["<ImageHere>\nQ", "A"], ["v.mp4"])
+    assert texts_of({key: ["v.mp4"], "conversations": said("<video>\nQ", "A")}) == (["Q", "A"], ["v.mp4"])
 
 
 # PaddleMIX
@@ -145,13 +145,13 @@ def test_video(key):
 
 def test_pairs_with_several_turns_and_tags():
     pairs = [["<img>a b.png</img><img> https://x.org/b </img>\nQ", "A"], ["Q<img>c</img>", "B"]]
-    want = ["<ImageHere><ImageHere>\nQ", "A", "Q<ImageHere>", "B"]
+    want = ["<ImageHere><ImageHere>Q", "A", "Q<ImageHere>", "B"]
     assert texts_of({"conversations": pairs}) == (want, ["a b.png", "https://x.org/b", "c"])
 
 
 def test_pairs_and_an_image_beside_them():
     assert texts_of({"image": "a", "conversations": [["Q", "A"]]}) == (["Q", "A"], ["a"])
-    assert texts_of({"image": "a", "conversations": [["<ImageHere>Q", "A"]]}) == (["<ImageHere>Q", "A"], ["a"])
+    assert texts_of({"image": "a", "conversations": [["<ImageHere>Q", "A"]]}) == (["Q", "A"], ["a"])
 
 
 # LLaVA, XTuner
@@ -160,10 +160,10 @@ def test_pairs_and_an_image_beside_them():
 def test_llava():
     read, notes = read_file("llava.jsonl")
     assert read == [
-        (conversation("<ImageHere>\nWhat colour is it?", "Red.", "Sure?", "Yes."), [RED]),
+        (conversation("What colour is it?", "Red.", "Sure?", "Yes."), [RED]),
         (conversation("Hello", "Hi"), []),
         (conversation("First <ImageHere>, then <ImageHere>.", "Red, blue.", system="Be brief."), [RED, BLUE]),
-        (conversation("<ImageHere>\nWhat colour is it?", "Blue."), [BLUE]),
+        (conversation("What colour is it?", "Blue."), [BLUE]),
     ]
     assert notes == {LEADING_ANSWER: (2, "llava.jsonl[3]")}
 
@@ -171,8 +171,8 @@ def test_llava():
 def test_the_schema_of_xtuners_tutorial_with_comments_and_spare_commas():
     read, notes = read_file("xtuner_schema.json")
     assert read == [
-        (conversation("<ImageHere>\nWhat colour is it?", "Red.", "Sure?", "# Yes"), [RED]),
-        (conversation("<ImageHere>\nAnd this one?", "Blue."), [BLUE]),
+        (conversation("What colour is it?", "Red.", "Sure?", "# Yes"), [RED]),
+        (conversation("And this one?", "Blue."), [BLUE]),
     ]
     assert notes == {PYTHON_LIKE: (2, "xtuner_schema.json[0]")}
 
@@ -206,7 +206,7 @@ def test_qwen_vl():
         (conversation("你好", "我是一个支持视觉输入的大模型。"), []),
         (
             conversation(
-                "Picture 1: <ImageHere>\n图中是什么？",
+                "图中是什么？",
                 "红色。",
                 "框出红色",
                 "<ref>红色</ref><box>(588,499),(725,789)</box>",
@@ -256,9 +256,9 @@ def test_text_about_boxes():
 def test_messages():
     read, notes = read_file("messages.jsonl")
     assert read == [
-        (conversation("<ImageHere>What colour is it?", "Red.", system="Be brief."), [RED]),
+        (conversation("What colour is it?", "Red.", system="Be brief."), [RED]),
         (conversation("Which is red?<ImageHere><ImageHere>", "The first."), [RED, BLUE]),
-        (conversation("<ImageHere>What\ncolour?", "Blue."), [BLUE]),
+        (conversation("What\ncolour?", "Blue."), [BLUE]),
         (conversation("Hello", "Hi"), []),
     ]
     assert notes == {}
@@ -276,14 +276,14 @@ def talk(*contents, **more):
     ("record", "texts", "images"),
     [
         (talk("<image>Q<image>", "A", images=["a", "b"]), ["<ImageHere>Q<ImageHere>", "A"], ["a", "b"]),
-        (talk("<img>a</img>Q", "A"), ["<ImageHere>Q", "A"], ["a"]),
+        (talk("<img>a</img>Q", "A"), ["Q", "A"], ["a"]),
         (talk("Q", "A", image="a"), ["Q", "A"], ["a"]),
-        (talk("<image>", "A", image="a"), ["<ImageHere>", "A"], ["a"]),
-        (talk([{"type": "text", "text": "<image>Q"}], "A", images=["a"]), ["<ImageHere>Q", "A"], ["a"]),
-        (talk([{"type": "image_url", "image_url": "a"}], "A"), ["<ImageHere>", "A"], ["a"]),
-        (talk([{"type": "image", "url": "a"}], "A"), ["<ImageHere>", "A"], ["a"]),
-        (talk([{"type": "image", "path": "a"}], "A", images=["a"]), ["<ImageHere>", "A"], ["a"]),
-        (talk([{"type": "video_url", "video_url": {"url": "a"}}], "A"), ["<ImageHere>", "A"], ["a"]),
+        (talk("<image>", "A", image="a"), ["", "A"], ["a"]),
+        (talk([{"type": "text", "text": "<image>Q"}], "A", images=["a"]), ["Q", "A"], ["a"]),
+        (talk([{"type": "image_url", "image_url": "a"}], "A"), ["", "A"], ["a"]),
+        (talk([{"type": "image", "url": "a"}], "A"), ["", "A"], ["a"]),
+        (talk([{"type": "image", "path": "a"}], "A", images=["a"]), ["", "A"], ["a"]),
+        (talk([{"type": "video_url", "video_url": {"url": "a"}}], "A"), ["", "A"], ["a"]),
         (
             talk([{"type": "input_text", "text": "Q"}, {"type": "input_image", "image_url": "a"}], "A"),
             ["Q<ImageHere>", "A"],

@@ -72,9 +72,10 @@ def test_xcomposer2(folder):
 @pytest.mark.parametrize(
     ("text", "num_images", "want"),
     [
-        ("<image>\nWhat?", 1, "<ImageHere>\nWhat?"),
-        ("What is this?<image>", 1, "<ImageHere>\nWhat is this?"),  # to the front, as XTuner's llava_map_fn
-        ("<image>", 1, "<ImageHere>\n"),
+        ("<image>\nWhat?", 1, "What?"),
+        ("What is this?<image>", 1, "What is this?"),  # to the front, as XTuner's llava_map_fn
+        ("<image>", 1, ""),
+        ("<image>\n<image>\nWhich?", 2, "<ImageHere><ImageHere>Which?"),
         ("First <image>, then <image>.", 2, "First <ImageHere>, then <ImageHere>."),
         ("How do I write <image> in HTML?", 0, "How do I write <image> in HTML?"),
     ],
@@ -89,10 +90,10 @@ def test_llava(folder, text, num_images, want):
 def test_paddlemix_chatml(folder):
     one, several, text, listed = load_conversations(folder / "paddlemix_chatml.jsonl")
     red, blue = folder / "images" / "red.png", folder / "images" / "blue.png"
-    assert one.messages[0].text == "<ImageHere>\nWhat colour is it?\nred\nblue\n"
+    assert one.messages[0].text == "What colour is it?\nred\nblue\n"
     assert one.images == (red,)
     assert several.messages == (
-        Message("user", "<ImageHere><ImageHere>\nWhich is red?"),
+        Message("user", "<ImageHere><ImageHere>Which is red?"),
         Message("assistant", "The first."),
         Message("user", "And <ImageHere>?"),
         Message("assistant", "Blue."),

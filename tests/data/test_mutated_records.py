@@ -108,8 +108,9 @@ def strings_of(value):
 
 
 def letters(texts):
-    """What is said, without marks of images and white space."""
-    return re.sub(r"<ImageHere>|<image>|<video>|<img>.*?</img>|\s", "", "".join(texts))
+    """What is said, without marks of images, the label of a first one, and white space."""
+    said = re.sub(r"<ImageHere>|<image>|<video>|<img>.*?</img>|\s", "", "".join(texts))
+    return said.replace("Picture1:", "")
 
 
 def check_understood(record, conversation, num_left_out):
