@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import traceback
 from importlib import import_module
 
 from paddle_xc2 import __version__, runtime
-from paddle_xc2.messages import DISK_ERRORS, disk_message, guard_output, path_message
+from paddle_xc2.messages import DISK_ERRORS, disk_message, guard_output, on_its_own_line, path_message
+from paddle_xc2.typed_names import unknown_command, unknown_options, with_underscores
 
 COMMANDS = ("finetune", "convert", "merge", "check-data", "convert-data", "chat", "configs", "doctor")
 
@@ -25,15 +27,20 @@ EXIT_FAILURE, EXIT_USER_MISTAKE, EXIT_INTERRUPTED = 1, 2, 130
 
 def main(argv: list[str] | None = None) -> int:
     """Runs `paddle-xc2 ARGV`. Returns: the exit status: 0 success, 2 a user's mistake, 1 any other failure."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = with_underscores(sys.argv[1:] if argv is None else argv)
     show_traceback = os.environ.get("PADDLE_XC2_TRACEBACK", "0") not in ("", "0")
     if "--traceback" in argv:  # taken out by hand: a command may hand its unknown options on
         argv.remove("--traceback")
         show_traceback = True
     guard_output()
-    runtime.prepare_environment()
+    if argv[:1] in ([], ["help"]):
+        argv = ["--help"]
+    if argv[0] not in COMMANDS and argv[0].replace("_", "-") in COMMANDS:
+        argv[0] = argv[0].replace("_", "-")
     try:
-        args = build_parser(argv).parse_args(argv)
+        runtime.prepare_environment()
+        runtime.tell_before_loading_paddle()
+        args = parsed(argv)
         status = args.run(args)
         sys.stdout.flush()
         return status
@@ -54,6 +61,17 @@ def main(argv: list[str] | None = None) -> int:
             raise
         flush_or_discard_output()  # it may be what lies on that disk
         return report(argv[0], disk_message(error), EXIT_FAILURE, show_traceback)
+
+
+def parsed(argv: list[str]) -> argparse.Namespace:
+    """The arguments of the command line. Raises: ValueError for a command or an option that is not there."""
+    if not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        raise ValueError(unknown_command(argv[0], COMMANDS))
+    parser = build_parser(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise ValueError(unknown_options(argv[0], unknown, set(re.findall(r"--\w+", args.describe()))))
+    return args
 
 
 def build_parser(argv: list[str]) -> argparse.ArgumentParser:
@@ -78,7 +96,7 @@ def build_parser(argv: list[str]) -> argparse.ArgumentParser:
         )
         if argv[:1] == [name]:  # the others' may need what is broken here
             module.add_arguments(command)
-            command.set_defaults(run=module.run)
+            command.set_defaults(run=module.run, describe=command.format_help)
     return parser
 
 
@@ -86,7 +104,9 @@ def report(command: str, message: str, status: int, show_traceback: bool) -> int
     """Prints what went wrong on standard error, and where only if it is asked for. Returns: `status`."""
     if show_traceback:
         traceback.print_exc()
-    print(f"paddle-xc2 {command}: {message}", file=sys.stderr)
+    if command.startswith("-") or command not in COMMANDS:
+        command = ""
+    print(on_its_own_line(f"paddle-xc2 {command}".rstrip() + f": {message}"), file=sys.stderr)
     return status
 
 

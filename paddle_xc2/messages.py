@@ -119,9 +119,11 @@ class PrintableOutput:
         """
         self._stream = stream
         self._longest_line = longest_line
+        self.in_a_line = False  # whether the last line has not ended yet, as a bar's has not
 
     def write(self, text: str) -> int:
         self._stream.write(self._printable(text))
+        self.in_a_line = not text.endswith("\n") if text else self.in_a_line
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -156,6 +158,12 @@ def guard_output() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
         setattr(sys, name, PrintableOutput(stream, longest_line))
+
+
+def on_its_own_line(message: str) -> str:
+    """The message as it is written to standard error: below a bar that has not ended, and below a terminal's ^C."""
+    shows_control_c = sys.stderr.isatty() and isinstance(sys.exc_info()[1], KeyboardInterrupt)
+    return "\n" + message if shows_control_c or getattr(sys.stderr, "in_a_line", False) else message
 
 
 # --- A disk that is full, can't be written to, or has gone away ---

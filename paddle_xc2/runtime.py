@@ -6,14 +6,18 @@ itself must be told. Both respect what the user has set: `MKL_DEBUG_CPU_TYPE`, `
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 import platform
 import random
+import shutil
 import sys
+import tempfile
 import warnings
 from dataclasses import dataclass
 from functools import cache
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 from paddle_xc2.messages import counted
@@ -73,6 +77,22 @@ def prepare() -> Runtime:
     return Runtime(device, device_name(device), available_precisions(device), threads, mkl)
 
 
+class _BeforePaddle(MetaPathFinder):
+    """Asked for every module before it is imported: says that it is Paddle's turn, which takes seconds, and leaves."""
+
+    def find_spec(self, name, path, target=None):
+        if name == "paddle":
+            sys.meta_path.remove(self)
+            print("loading Paddle ...", file=sys.stderr, flush=True)
+        return None
+
+
+def tell_before_loading_paddle() -> None:
+    """Where a command comes to import Paddle, it says so first, if that isn't done yet."""
+    if "paddle" not in sys.modules and not any(isinstance(finder, _BeforePaddle) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _BeforePaddle())
+
+
 @cache
 def prepare_environment() -> tuple[Choice, Choice]:
     """The part of `prepare()` that needs no Paddle, and is best done before it is imported.
@@ -81,6 +101,7 @@ def prepare_environment() -> tuple[Choice, Choice]:
     """
     for message in IMPORT_NOISE:
         warnings.filterwarnings("ignore", message=message)
+    give_paddlenlp_a_home()
     vendor, model, flags = processor()
     mkl = choose_mkl_cpu_type(vendor, flags, os.environ.get("MKL_DEBUG_CPU_TYPE"))
     if mkl.value != "unset":
@@ -89,6 +110,44 @@ def prepare_environment() -> tuple[Choice, Choice]:
     if wanted == "1" and "paddle" in sys.modules and "OMP_NUM_THREADS" not in initial_environment():
         wanted = None  # Paddle's import writes a 1 where nothing was set
     return mkl, choose_num_threads(vendor, mkl, wanted, usable_cpus(), int(os.environ.get("PADDLE_LOCAL_SIZE", 1)))
+
+
+_PADDLENLP_FOLDERS = ("models", "datasets", "packages")  # that it makes when it is imported
+
+
+def give_paddlenlp_a_home() -> None:
+    """PaddleNLP makes folders in the user's home when it is imported: where it can't, as in a container that is run
+    with --user or --read-only, it gets a temporary folder, which is removed at the end.
+
+    Raises: ValueError if nothing at all can be written to.
+    """
+    wanted = os.environ.get("PPNLP_HOME")
+    home = Path(wanted or os.path.expanduser("~/.paddlenlp"))
+    if all(_can_be_made(home / folder) for folder in _PADDLENLP_FOLDERS):
+        return
+    if wanted:
+        raise ValueError(f"PPNLP_HOME is {wanted}, which can't be written to; set it to a folder that can be")
+    try:
+        folder = tempfile.mkdtemp(prefix="paddle_xc2-")
+    except OSError:
+        raise ValueError(
+            f"neither {home.parent} nor a folder for temporary files can be written to; set PPNLP_HOME to one that can"
+        ) from None
+    os.environ["PPNLP_HOME"] = folder
+    atexit.register(_remove_if_ours, folder, os.getpid())
+
+
+def _can_be_made(folder: Path) -> bool:
+    """Whether the folder is there, or the one in which it would be made can be written to."""
+    if folder.is_dir():
+        return True
+    above = next(parent for parent in folder.parents if parent.exists())
+    return above.is_dir() and os.access(above, os.W_OK | os.X_OK)
+
+
+def _remove_if_ours(folder: str, pid: int) -> None:
+    if os.getpid() == pid:  # not at the end of a process that was forked
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def choose_mkl_cpu_type(vendor: str, flags: frozenset[str], wanted: str | None) -> Choice:

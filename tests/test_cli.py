@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +12,7 @@ import pytest
 
 import paddle_xc2
 from paddle_xc2 import cli
+from paddle_xc2.typed_names import COMMANDS_INSTEAD, OPTIONS_INSTEAD, with_underscores
 from tests.conftest import ROOT
 
 
@@ -125,10 +127,126 @@ def test_wrong_arguments_are_exit_2(command, capsys):
     assert stop.value.code == 2 and "argument --number: invalid int value: 'many'" in capsys.readouterr().err
 
 
-def test_unknown_command(capsys):
+@pytest.mark.parametrize(
+    "name, told",
+    [
+        (
+            "fly",
+            'there is no command "fly"; there are finetune, convert, merge, check-data, convert-data, chat, config',
+        ),
+        ("finetun", 'there is no command "finetun"; did you mean "finetune"?'),
+        ("train", 'there is no command "train"; paddle-xc2 finetune CONFIG.json trains'),
+        ("infer", 'there is no command "infer"; paddle-xc2 chat --from_pretrained MODEL'),
+        ("web", 'there is no command "web"; there is no server yet; paddle-xc2 chat asks'),
+        ("generate", "there is no batch inference yet"),
+        ("evaluate", "there are no benchmarks yet"),
+        ("estimate_memory", "paddle-xc2 finetune CONFIG.json --plan says what a run would do and need"),
+        ("profile", "there is no profiler yet"),
+    ],
+)
+def test_unknown_command(capsys, name, told):
+    assert cli.main([name, "--x"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("paddle-xc2: there is no command") and told in error and error.count("\n") == 1
+
+
+def test_commands_instead_are_not_commands():
+    assert not COMMANDS_INSTEAD.keys() & set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_options_instead_are_options(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    options = set(re.findall(r"--(\w+)", capsys.readouterr().out))
+    for name, meant in OPTIONS_INSTEAD.get(command, {}).items():
+        assert name not in options and meant.split(",")[0] in options, name
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (
+            ["chat", "--image", "a.png", "--prompt=What?"],
+            "chat: unknown --image (use --image_path), --prompt (use --text); paddle-xc2 chat --help lists what there",
+        ),
+        (["convert", "a", "b", "--max-shard-siz", "1GB"], "convert: unknown --max_shard_siz (use --max_shard_size); "),
+        (["configs", "--fly"], "configs: unknown --fly; paddle-xc2 configs --help"),
+        (["configs", "sft_tiny"], 'configs: unknown "sft_tiny"; paddle-xc2 configs --help'),
+    ],
+)
+def test_unknown_options(capsys, arguments, told):
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"paddle-xc2 {told}")
+
+
+@pytest.mark.parametrize("option", ["--max-shard-size", "--max_shard_size"])
+@pytest.mark.parametrize("command", ["convert", "merge"])
+def test_dashes_are_as_good_as_underscores(option, command, monkeypatch):
+    seen = []
+    module = import_module(f"paddle_xc2.commands.{command}")
+    monkeypatch.setattr(module, "run", lambda args: seen.append(args.max_shard_size) or 0)
+    needed = {"convert": ["a", "b"], "merge": ["--lora-path", "a", "--output_path=b-c"]}
+    assert cli.main([command, *needed[command], option, "1GB"]) == 0
+    assert cli.main([command, *needed[command], f"{option}=2GB"]) == 0
+    assert seen == ["1GB", "2GB"]
+
+
+def test_what_follows_two_dashes_stays():
+    assert with_underscores(["--a-b=c-d", "x-y", "-e-f", "--", "--g-h"]) == ["--a_b=c-d", "x-y", "-e-f", "--", "--g-h"]
+
+
+def test_a_command_may_be_written_with_underscores(capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["fly"])
-    assert stop.value.code == 2 and "invalid choice: 'fly'" in capsys.readouterr().err
+        cli.main(["check_data", "--help"])
+    assert stop.value.code == 0 and "usage: paddle-xc2 check-data" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["help"]])
+def test_no_command_shows_the_help(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 0 and capsys.readouterr().out.startswith("usage: paddle-xc2 [-h]")
+
+
+def test_the_package_can_be_run():
+    done = subprocess.run(
+        [sys.executable, "-m", "paddle_xc2", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"paddle-xc2 {paddle_xc2.__version__}\n"
+
+
+def test_an_error_below_an_unfinished_bar(command, capsys):
+    def run(args):
+        print("\r 10%|#", end="", file=sys.stderr)
+        raise ValueError("wrong")
+
+    assert command(run) == 2
+    assert capsys.readouterr().err == "\r 10%|#\npaddle-xc2 try: wrong\n"
+
+
+def test_an_interruption_at_a_terminal_is_below_its_mark(command, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert command(raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "\npaddle-xc2 try: stopped by Ctrl-C\n"
+
+
+def test_loading_paddle_is_told_before_it_is_done():
+    program = (
+        "import sys; from paddle_xc2 import cli; from paddle_xc2.commands import configs; "
+        "sys.modules['paddle.base'] = None; "  # what comes next fails: only the line before it is wanted
+        "configs.run = lambda args: __import__('paddle') and 0; sys.exit(cli.main(['configs']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.startswith("loading Paddle ...\npaddle-xc2 configs: ") and done.returncode == 1
+
+
+def test_a_bad_key_is_told_before_paddle_is_loaded(tmp_path):
+    (tmp_path / "sft.json").write_text('{"lr": 1, "unheard_of": 2}')
+    command = [sys.executable, "-m", "paddle_xc2", "finetune", str(tmp_path / "sft.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "loading Paddle" not in done.stderr
+    assert 'unknown argument "lr"; use learning_rate' in done.stderr
 
 
 def test_version(capsys):

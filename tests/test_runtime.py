@@ -2,6 +2,7 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,3 +180,52 @@ def test_one_seed_for_everything():
 def test_seed_out_of_range(seed):
     with pytest.raises(ValueError, match=f"seed {seed} is out of range; give a number from 0 to 4294967295"):
         runtime.set_seed(seed)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PPNLP_HOME", raising=False)
+    monkeypatch.setenv("PPNLP_HOME", "")  # so that it is put back
+    del os.environ["PPNLP_HOME"]
+    return tmp_path
+
+
+def test_a_home_that_can_be_written_to_is_paddlenlps(home):
+    runtime.give_paddlenlp_a_home()
+    assert "PPNLP_HOME" not in os.environ and list(home.iterdir()) == []
+
+
+def test_paddlenlp_gets_a_temporary_home(home, monkeypatch):
+    folders, at_exit = [], []
+    monkeypatch.setattr(os, "access", lambda path, mode: folders.append(path))
+    monkeypatch.setattr(runtime.atexit, "register", lambda *call: at_exit.append(call))
+    runtime.give_paddlenlp_a_home()
+    folder = Path(os.environ["PPNLP_HOME"])
+    assert folders == [home] and folder.is_dir()
+    ((remove, *arguments),) = at_exit
+    remove(arguments[0], -1)  # at the end of another process
+    assert folder.is_dir()
+    remove(*arguments)
+    assert not folder.exists()
+
+
+def test_folders_that_are_there_need_no_permission(home, monkeypatch):
+    for name in ("models", "datasets", "packages"):
+        (home / ".paddlenlp" / name).mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    runtime.give_paddlenlp_a_home()
+    assert "PPNLP_HOME" not in os.environ
+
+
+def test_the_users_folder_for_paddlenlp_can_not_be_written_to(home, monkeypatch):
+    monkeypatch.setenv("PPNLP_HOME", "/dev/null")
+    with pytest.raises(ValueError, match="PPNLP_HOME is /dev/null, which can't be written to; set it to a folder that"):
+        runtime.give_paddlenlp_a_home()
+
+
+def test_nothing_can_be_written_to(home, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(runtime.tempfile, "mkdtemp", lambda prefix: (_ for _ in ()).throw(FileNotFoundError("none")))
+    with pytest.raises(ValueError, match="nor a folder for temporary files can be written to; set PPNLP_HOME to one"):
+        runtime.give_paddlenlp_a_home()

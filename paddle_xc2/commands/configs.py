@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from argparse import ArgumentParser, Namespace
-from difflib import get_close_matches
 from pathlib import Path
 
 import paddle_xc2
+from paddle_xc2.messages import did_you_mean, shown
 
-HELP = "list the argument files that ship with the package, or copy one to start from"
+HELP = "list the argument files that ship with the package, show one, or copy one to start from"
 EXAMPLE = "paddle-xc2 configs --copy sft_argument ."
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--show", metavar="NAME", help="print the argument file NAME")
     parser.add_argument(
         "--copy", nargs=2, metavar=("NAME", "DIR"), help="copy the argument file NAME into the folder DIR"
     )
@@ -22,6 +23,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     files = {path.stem: path for path in sorted(config_directory().glob("*.json"))}
+    if args.show:
+        print(files[known(files, args.show)].read_text(encoding="utf-8"), end="")
+        return 0
     if args.copy:
         name, folder = args.copy
         print(f"paddle-xc2 finetune {copy_config(files, name, Path(folder))}")
@@ -44,17 +48,22 @@ def config_directory() -> Path:
     raise FileNotFoundError(f"{package}: the argument files are missing; install paddle_xc2 again")
 
 
+def known(files: dict[str, Path], name: str) -> str:
+    """The key of `files` that is meant by `name`, with or without .json. Raises: ValueError if there is none."""
+    stem = name.removesuffix(".json")
+    if stem not in files:
+        hint = did_you_mean(stem, files, cutoff=0.6) or f"; there are: {', '.join(files)}"
+        raise ValueError(f'there is no argument file "{shown(name)}"{hint}')
+    return stem
+
+
 def copy_config(files: dict[str, Path], name: str, folder: Path) -> Path:
     """Copies the argument file `name` (with or without .json) into `folder`, which is made where it is missing.
 
     Returns: the copy's path.
     Raises: ValueError if there is no such file, or `folder` has one of that name, or is no folder.
     """
-    stem = name.removesuffix(".json")
-    if stem not in files:
-        near = get_close_matches(stem, files, n=1)
-        hint = f'did you mean "{near[0]}"?' if near else f"there are: {', '.join(files)}"
-        raise ValueError(f'there is no argument file "{name}"; {hint}')
+    stem = known(files, name)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; --copy takes the folder to copy into")
     target = folder / files[stem].name

@@ -22,7 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--to", choices=("paddle", "hf"), default="paddle", help="layout to write (%(default)s)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as in SRC")
-    parser.add_argument("--max-shard-size", metavar="SIZE", default="5GB", help="default: %(default)s")
+    parser.add_argument("--max_shard_size", metavar="SIZE", default="5GB", help="default: %(default)s")
     llava = parser.add_argument_group("LLaVA", "SRC may also be what XTuner's training left, or a language model")
     llava.add_argument(
         "--base", metavar="DIR", help="for an iter_*.pth, or an adapter, as SRC: what it was trained from"

@@ -26,7 +26,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--image_folder",
-        "--image-folder",
         metavar="DIR",
         help="where relative image paths start, now and later; else they will start from OUT's folder",
     )

@@ -22,6 +22,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from paddle_xc2.training.finetune import finetune  # imported here: --help answers without Paddle
+    # Imported here: --help answers without Paddle, and a bad key is told before it is loaded.
+    from paddle_xc2.training.arguments import load_arguments
+
+    load_arguments(args.config, args.overrides)
+    from paddle_xc2.training.finetune import finetune
 
     return finetune(args.config, args.overrides)

@@ -24,7 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--to", choices=("paddle", "hf"), help="layout to write; default: that of BASE")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as in BASE")
-    parser.add_argument("--max-shard-size", metavar="SIZE", default="5GB", help="default: %(default)s")
+    parser.add_argument("--max_shard_size", metavar="SIZE", default="5GB", help="default: %(default)s")
     parser.add_argument(
         "--dequantize",
         action="store_true",

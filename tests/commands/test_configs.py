@@ -81,3 +81,14 @@ def test_directory_in_a_checkout_and_in_an_installation(tmp_path, monkeypatch):
         configs.config_directory()
     (package / "config").mkdir(parents=True)
     assert configs.config_directory() == package / "config"
+
+
+@pytest.mark.parametrize("name", ["sft_tiny", "sft_tiny.json"])
+def test_an_argument_file_is_shown(capsys, name):
+    assert cli.main(["configs", "--show", name]) == 0
+    assert json.loads(capsys.readouterr().out)["output_dir"]
+
+
+def test_showing_what_is_not_there(capsys):
+    assert cli.main(["configs", "--show", "sft_tinny"]) == 2
+    assert 'there is no argument file "sft_tinny"; did you mean "sft_tiny"?' in capsys.readouterr().err

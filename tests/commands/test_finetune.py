@@ -2,11 +2,13 @@ from paddle_xc2.cli import main
 from paddle_xc2.training import finetune as training
 
 
-def test_words_after_the_config_are_overrides(monkeypatch):
+def test_words_after_the_config_are_overrides(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(training, "finetune", lambda config, overrides: seen.append((config, overrides)) or 0)
-    assert main(["finetune", "sft.json", "--learning_rate", "1e-4", "--hd_num", "-1", "--recompute"]) == 0
-    assert seen == [("sft.json", ["--learning_rate", "1e-4", "--hd_num", "-1", "--recompute"])]
+    config = tmp_path / "sft.json"
+    config.write_text('{"output_dir": "out", "data_path": "train.json"}')
+    assert main(["finetune", str(config), "--learning_rate", "1e-4", "--hd-num", "-1", "--recompute"]) == 0
+    assert seen == [(str(config), ["--learning_rate", "1e-4", "--hd_num", "-1", "--recompute"])]
 
 
 def test_help_tells_every_key(capsys):
