@@ -19,5 +19,7 @@ TURN_END = "[UNUSED_TOKEN_145]"  # ... and closes it with this one; generation s
 IM_START = "<|im_start|>"  # what InternLM2-chat calls the same two
 IM_END = "<|im_end|>"
 
-# Strings that belong to the template. A message that holds one could forge turns, so it is refused.
-RESERVED = (BOS, EOS, TURN_START, TURN_END)
+# Strings that belong to the template. A message that holds one of a turn could forge turns, so it is refused; the
+# others are text there, as HTML's <s> is.
+TURN_TOKENS = (TURN_START, TURN_END)
+RESERVED = (BOS, EOS, *TURN_TOKENS)

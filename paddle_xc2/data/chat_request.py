@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from paddle_xc2.data.conversation import DataError, Message
-from paddle_xc2.data.dialects import SPEAKERS, read_parts
+from paddle_xc2.data.dialects import read_parts
 from paddle_xc2.data.given_images import given_images
+from paddle_xc2.data.turns import SPEAKERS
 from paddle_xc2.messages import shown
 from paddle_xc2.special_tokens import IM_END, IM_START, IMAGE_PLACEHOLDER, RESERVED
 

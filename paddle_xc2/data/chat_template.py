@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from paddle_xc2.data.conversation import Message
 from paddle_xc2.families import Template
 
 
 class Span(NamedTuple):
-    """A piece of the rendered text. `trained`: whether its tokens are learned."""
+    """A piece of the rendered text.
+
+    Attributes:
+        trained: whether its tokens are learned.
+        speaker: whose message it is, whole; "" is the template. What a message holds of <s> and </s> is text, and so is
+            an <ImageHere> in an answer.
+    """
 
     text: str
     trained: bool
+    speaker: Literal["", "system", "user", "assistant"] = ""
 
 
 def render_training(messages: tuple[Message, ...], template: Template) -> list[Span]:
@@ -25,12 +32,12 @@ def render_training(messages: tuple[Message, ...], template: Template) -> list[S
     spans = []
     for index, message in enumerate(messages):
         text, last = message.text.strip(), index == len(messages) - 1
-        if message.role == "assistant":
-            spans.append(Span(f"{template.turn_start}assistant\n", False))
-            spans.append(Span(text + template.turn_end, True))
-            spans.append(Span("\n" + template.document_end if last else "\n", last and bool(template.document_end)))
-        else:
-            spans.append(Span(f"{template.turn_start}{message.role}\n{text}{template.turn_end}\n", False))
+        answers = message.role == "assistant"
+        spans.append(Span(f"{template.turn_start}{message.role}\n", False))
+        spans.append(Span(text, answers, message.role))
+        spans.append(Span(template.turn_end, answers))
+        end = template.document_end if answers and last else ""
+        spans.append(Span("\n" + end, bool(end)))
     return spans
 
 
@@ -40,8 +47,9 @@ def render_prompt(messages: tuple[Message, ...], template: Template, strip: bool
     Args:
         strip: take white space off both ends of every message, as training does; upstream's chat doesn't.
     """
-    turns = [
-        f"{template.turn_start}{message.role}\n{message.text.strip() if strip else message.text}{template.turn_end}\n"
-        for message in messages
-    ]
-    return [Span("".join(turns) + f"{template.turn_start}assistant\n", False)]
+    spans = []
+    for message in messages:
+        spans.append(Span(f"{template.turn_start}{message.role}\n", False))
+        spans.append(Span(message.text.strip() if strip else message.text, False, message.role))
+        spans.append(Span(f"{template.turn_end}\n", False))
+    return [*spans, Span(f"{template.turn_start}assistant\n", False)]

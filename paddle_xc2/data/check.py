@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from xxhash import xxh3_64_intdigest, xxh3_128
 
+from paddle_xc2.counted import counted
 from paddle_xc2.data.conversation import Conversation, DataError, broken_rules, check_trainable
 from paddle_xc2.data.dialects import read_record
 from paddle_xc2.data.downloads import ImageCache
 from paddle_xc2.data.encode import Example, TooLong
 from paddle_xc2.data.image_transform import image_size_of, load_image
-from paddle_xc2.data.json_formats import find_image, image_folders, to_conversation
+from paddle_xc2.data.json_formats import find_image, image_folders, sizes_in, to_conversation
 from paddle_xc2.data.near_duplicates import SIGNATURE_BYTES, near_duplicates, text_signature
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.picture_marks import unlike_chat
@@ -77,10 +78,14 @@ class DataSource:
         """What messages call a record: "train.json[17]"."""
         return self.records.source(index)
 
+    @property
+    def image_folders(self) -> list[Path]:
+        """Where relative image paths start."""
+        return image_folders(self.image_folder, self.path.parent)
+
     def find_image(self, reference: str, index: int, cache: ImageCache | None = None) -> Path:
         """The file of an image that record `index` names. Raises: DataError."""
-        folders = image_folders(self.image_folder, self.path.parent)
-        return find_image(reference, self.name(index), folders, cache)
+        return find_image(reference, self.name(index), self.image_folders, cache)
 
     def conversation(self, index: int) -> Conversation:
         """A record as training takes it. Raises: DataError."""
@@ -318,7 +323,8 @@ class _Checker:
         source, index = self.locate(record)
         try:
             raw = source.records.read(index, checked.notes)
-            messages, references = read_record(raw, source.name(index), checked.notes)
+            sizes = sizes_in(source.image_folders, source.name(index), self.cache)
+            messages, references = read_record(raw, source.name(index), checked.notes, sizes)
         except DataError as error:
             _add(checked.findings, error.rule, True, record, str(error))
             return
@@ -399,7 +405,8 @@ class _Checker:
     def _note_lengths(self, example: Example, record: int, checked: _Checked) -> None:
         name = self.name(record)
         if example.num_dropped_turns:
-            message = f"{name}: loses its oldest {example.num_dropped_turns} turn(s) to fit max_length"
+            message = f"{name}: loses its oldest {counted(example.num_dropped_turns, 'turn')} to fit max_length"
+            message += ", but no image" if example.image_mask.any() else ""
             _add(checked.findings, "shortened", False, record, f"{message}; raise max_length to keep them")
         text_tokens = len(example) - int(example.image_mask.sum())
         if example.num_trained_tokens < FEW_TRAINED * text_tokens:
@@ -411,7 +418,7 @@ class _Checker:
         answers = [message.text for message in messages if message.role == "assistant"]
         checked.characters[row] = sum(len(message.text) for message in messages), sum(map(len, answers))
         for index, message in enumerate(messages):
-            for tag in _IMAGE_LIKE_TAG.findall(message.text):
+            for tag in _IMAGE_LIKE_TAG.findall(message.text) if message.role != "assistant" else ():
                 if tag != IMAGE_PLACEHOLDER:
                     text = (
                         f"{name}: message {index} holds {tag}, which stays text; write {IMAGE_PLACEHOLDER} if an image "

@@ -50,7 +50,7 @@ def summary_lines(report: DataReport) -> list[str]:
             examples = [shown(message, _NUM_LISTED_CHARACTERS) for _, message in finding.examples[:_NUM_LISTED]]
             lines += [f"      {line}" for line in (*examples, *and_more(finding.count, _NUM_LISTED))]
     if len(report.notes):
-        lines += ["", "read in spite of", *(f"  {shown(note, _NUM_LISTED_CHARACTERS)}" for note in report.notes)]
+        lines += ["", "notes: read in spite of", *(f"  {shown(note, _NUM_LISTED_CHARACTERS)}" for note in report.notes)]
     return [*lines, *_length_lines(report), *_image_lines(report)]
 
 

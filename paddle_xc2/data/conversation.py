@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER, RESERVED
+from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER, TURN_TOKENS
 
 ROLES = ("system", "user", "assistant")
 EMPTY_ANSWER = "empty answer"  # a rule
@@ -34,11 +34,16 @@ class Message:
 
     Attributes:
         role: who speaks.
-        text: what is said, with one `<ImageHere>` where each image belongs.
+        text: what is said, with one `<ImageHere>` where each image belongs. In an answer, which shows none, it is text.
     """
 
     role: Literal["system", "user", "assistant"]
     text: str
+
+    @property
+    def num_images(self) -> int:
+        """Images that have their place here."""
+        return 0 if self.role == "assistant" else self.text.count(IMAGE_PLACEHOLDER)
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,8 @@ class Conversation:
 
     Attributes:
         messages: the turns in order.
-        images: one path (or PIL image, in chat) per `<ImageHere>`, in reading order. A single image needs no
-            `<ImageHere>`.
+        images: one path (or PIL image, in chat) per `<ImageHere>` outside the answers, in reading order. A single image
+            needs no `<ImageHere>`.
         source: where it came from, for messages to the user: "train.json[17]".
         is_prompt: whether it is a chat, where an earlier answer may be empty: a model may have said nothing.
     """
@@ -64,7 +69,7 @@ class Conversation:
     @property
     def image_leads(self) -> bool:
         """Whether there is one image and no `<ImageHere>`: it goes first, where exactly is the family's matter."""
-        return len(self.images) == 1 and not any(IMAGE_PLACEHOLDER in message.text for message in self.messages)
+        return len(self.images) == 1 and not any(message.num_images for message in self.messages)
 
 
 def check(conversation: Conversation) -> None:
@@ -92,7 +97,7 @@ def broken_rules(messages: tuple[Message, ...], num_images: int, source: str) ->
                 "question and answer must alternate",
                 "roles",
             )
-        for reserved in RESERVED:
+        for reserved in TURN_TOKENS:
             if reserved in message.text:
                 yield DataError(reserved_message(source, index, reserved), "reserved text")
     first = messages[1] if messages[0].role == "system" and len(messages) > 1 else messages[0]
@@ -100,11 +105,13 @@ def broken_rules(messages: tuple[Message, ...], num_images: int, source: str) ->
         yield DataError(
             f"{source}: the conversation starts with the {first.role}; the first turn must be the user's", "roles"
         )
-    num_placeholders = sum(message.text.count(IMAGE_PLACEHOLDER) for message in messages)
+    num_placeholders = sum(message.num_images for message in messages)
+    in_answers = sum(message.text.count(IMAGE_PLACEHOLDER) for message in messages) - num_placeholders
     if num_placeholders != num_images and not (num_images == 1 and num_placeholders == 0):
         yield DataError(
             f"{source}: the messages hold {num_placeholders} {IMAGE_PLACEHOLDER} but {num_images} "
-            f"image{'s are' if num_images != 1 else ' is'} given; write one {IMAGE_PLACEHOLDER} per image",
+            f"image{'s are' if num_images != 1 else ' is'} given; write one {IMAGE_PLACEHOLDER} per image"
+            + (f"; the {in_answers} in answers are text: images belong into questions" if in_answers else ""),
             "placeholders",
         )
     for index, message in enumerate(messages):

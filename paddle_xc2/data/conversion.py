@@ -9,18 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paddle_xc2.data.conversation import Conversation, DataError, check_trainable
-from paddle_xc2.data.dialects import IMAGE_KEYS, TURN_KEYS, read_record
+from paddle_xc2.data.dialects import read_record
 from paddle_xc2.data.downloads import is_data_url, is_url
 from paddle_xc2.data.format_writers import write_record
-from paddle_xc2.data.json_formats import find_image, image_folders
+from paddle_xc2.data.json_formats import find_image, image_folders, sizes_in
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_files import RecordFile
+from paddle_xc2.data.record_keys import NEUTRAL_KEYS
 from paddle_xc2.local_path import local_path
-from paddle_xc2.messages import NUM_LINES, listed_lines, shown, writing
+from paddle_xc2.messages import NUM_LINES, listed_lines, writing
 
 OTHER_KEY = "key that no format has, left out"
-
-_KNOWN_KEYS = {"id", "system", *TURN_KEYS, *IMAGE_KEYS}
 
 
 @dataclass(frozen=True)
@@ -115,12 +114,11 @@ def _converted(
     """(the record as `dialect` writes it, how many images it names)."""
     source = file.source(index)
     record = file.read(index, notes)
-    messages, references = read_record(record, source, notes)
-    check_trainable(Conversation(messages, tuple(references), source))
-    for key in record:
-        if key not in _KNOWN_KEYS:
-            notes.add(OTHER_KEY, f'{source}: "{shown(key, 40)}"')
     folders = image_folders(image_folder, file.path.parent)
+    messages, references = read_record(record, source, notes, sizes_in(folders, source))
+    check_trainable(Conversation(messages, tuple(references), source))
+    for key in NEUTRAL_KEYS & record.keys():
+        notes.add(OTHER_KEY, f'{source}: "{key}"')
     written = [_reference(one, source, folders, None if image_folder else destination.parent) for one in references]
     name = record.get("id")
     # As text: XTuner joins ids to texts.

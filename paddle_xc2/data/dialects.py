@@ -9,70 +9,76 @@ A dialect is one function. Which one reads a record is seen from the record itse
     Qwen-VL         {"conversations": [{"from": "user", "value": "Picture 1: <img>path</img>\\n..."}, ...]}
     messages        {"messages": [{"role": "user", "content": text or parts}, ...], "images": [path, ...]}
 
-Texts are taken as they are: labels of images and boxes are checked, never rewritten. Only what belongs to the mark of
-an image in another format than XComposer's own, a line break behind it, goes with the mark (`picture_marks`).
+Texts are taken as they are: what looks like a slip in them is counted (`doubts`), never rewritten. A mark of an image
+in an answer is text. Only what belongs to the mark of an image in another format than XComposer's own, a line break
+behind it, goes with the mark (`picture_marks`).
 """
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 
 from paddle_xc2.data.conversation import DataError, Message
+from paddle_xc2.data.doubts import note_doubts
+from paddle_xc2.data.grounding import BOX, REF, fill_objects
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.picture_marks import without_marks
-from paddle_xc2.data.record_keys import misspelt_keys
+from paddle_xc2.data.record_keys import UNREAD_KEY, check_keys, misspelt_keys, names_image
+from paddle_xc2.data.turns import (
+    TURN_KEYS,
+    answers,
+    checked_text,
+    kind_of,
+    messages_of,
+    shown_value,
+    spoken_turns,
+    turns_of,
+    with_history,
+    without_leading_answers,
+)
 from paddle_xc2.messages import counted, shown
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER, LLAVA_IMAGE, LLAVA_VIDEO
 
-# Who speaks, as records name them, in lower case.
-SPEAKERS = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "bot": "assistant",
-    "gpt": "assistant",
-}
+FILLED = 'record whose <ref-object> and <bbox> are filled in from its "objects"'
+UNFILLED = '<ref-object> or <bbox> without "objects" to fill it, taken as text'
+LONE_TAG = "<img> without its </img> on the same line, or the other way round, taken as text"
 
-LEADING_ANSWER = "message of the assistant before the first question, left out"
-COLON_LABEL = 'label "Image1: <ImageHere>", which XComposer-2.5\'s documents write without a colon'
-
-# Where a record keeps what is said, and what is shown; one of each.
-TURN_KEYS = ("conversations", "conversation", "messages")
+# Where a record keeps what is shown; one of these.
 IMAGE_KEYS = ("image", "images", "video", "videos")
-
-BOX_SIDE = 1000  # Qwen-VL's coordinates are thousandths of the image's sides
 
 _PART_TEXTS = ("text", "input_text")
 _PART_IMAGES = ("image", "image_url", "input_image", "video", "video_url")
 _IMAGE_TAG = re.compile(r"<img>([^<\n]*)</img>")
+_OPEN_TAG = re.compile(r"<img>([^<\n]*)")
 _LLAVA_TAG = re.compile(f"{LLAVA_IMAGE}|{LLAVA_VIDEO}")
-_LABEL = re.compile(r"\b(Image|Picture)[ ]?([0-9]{1,6})[ ]?([:：]?)[ ]?$")  # of the image that follows
-_LABEL_LENGTH = 20  # characters of the longest, and one before it
-_BOX = re.compile(r"<box>" + r"\s*,\s*".join([r"\s*\(\s*([0-9]{1,9})\s*,\s*([0-9]{1,9})\s*\)"] * 2) + r"\s*</box>")
 
 
-def read_record(record, source: str, notes: Notes | None = None) -> tuple[tuple[Message, ...], list[str]]:
+def read_record(
+    record, source: str, notes: Notes | None = None, size_of: Callable[[str], tuple[int, int]] | None = None
+) -> tuple[tuple[Message, ...], list[str]]:
     """A record of any dialect -> (messages, references to images in the order of their `<ImageHere>`).
 
     Args:
         source: the record's name, for messages to the user.
         notes: where oddities that are no error are counted.
+        size_of: (width, height) in pixels of the image that a reference names: boxes in pixels need it.
     Raises: DataError.
     """
     notes = Notes() if notes is None else notes
+    record = with_history(record, source, notes)
     read = _dialect_of(record, source)
     messages, references = read(record, source, notes)
     system = record.get("system")
     if system:
-        text = _checked_text(system, '"system"', source)
+        text = checked_text(system, '"system"', source)
         if messages and messages[0].role == "system":
             raise DataError(f'{source}: there are both "system" and a system turn; keep one', "roles")
         messages = (Message("system", text), *messages)
-    _check_labels(messages, source, notes)
-    _check_boxes(messages, bool(references), source)
+    messages = _with_objects(messages, record, references, size_of, source, notes)
+    check_keys(record, source, notes)
+    note_doubts(messages, bool(references), source, notes)
     if not references:
         _check_no_image_is_meant(record, messages, source)
     return messages if read is read_xcomposer2 else without_marks(messages, len(references)), references
@@ -85,8 +91,8 @@ def read_xcomposer2(record: dict, source: str, notes: Notes) -> tuple[tuple[Mess
     first of its file, says whether there are images, a path is no list of characters, and a system turn no answer.
     """
     references = listed_images(record, source)
-    messages = _messages(_turns_of(record), source)
-    return _without_leading_answers(messages, source, notes), references
+    messages = messages_of(turns_of(record), source, notes)
+    return without_leading_answers(messages, source, notes), references
 
 
 def read_llava(record: dict, source: str, notes: Notes) -> tuple[tuple[Message, ...], list[str]]:
@@ -95,9 +101,9 @@ def read_llava(record: dict, source: str, notes: Notes) -> tuple[tuple[Message, 
     A message's only image goes to its front, as XTuner's `llava_map_fn` does. Several stay in place; XTuner takes one
     image a sample.
     """
-    messages, references = _messages(_turns_of(record), source), listed_images(record, source)
-    messages = [Message(message.role, _llava_text(message.text)) for message in messages]
-    return _without_leading_answers(messages, source, notes), references
+    messages, references = messages_of(turns_of(record), source, notes), listed_images(record, source)
+    messages = without_leading_answers(messages, source, notes)
+    return _marked(messages, _llava_text), references
 
 
 def _llava_text(text: str) -> str:
@@ -114,14 +120,14 @@ def read_chatml(record: dict, source: str, notes: Notes) -> tuple[tuple[Message,
     write after a tag is part of it, so that chat asks what was trained.
     """
     messages = []
-    for index, pair in enumerate(_turns_of(record)):
+    for index, pair in enumerate(turns_of(record)):
         if len(pair) != 2:
             raise DataError(
                 f"{source}: conversations[{index}] is a list of {len(pair)}; write [question, answer] for each turn"
             )
         for role, value in zip(("user", "assistant"), pair, strict=True):
-            messages.append(Message(role, _checked_text(value, f"the {role}'s text in conversations[{index}]", source)))
-    return _read_tags(messages, record, source)
+            messages.append(Message(role, checked_text(value, f"the {role}'s text in conversations[{index}]", source)))
+    return _read_tags(messages, record, source, notes)
 
 
 def read_qwen_vl(record: dict, source: str, notes: Notes) -> tuple[tuple[Message, ...], list[str]]:
@@ -130,8 +136,8 @@ def read_qwen_vl(record: dict, source: str, notes: Notes) -> tuple[tuple[Message
     Labels, `<ref>` and `<box>` stay in the text. An answer before the first question is dropped, as in Qwen-VL's
     `preprocess`, with its images.
     """
-    messages = _messages(_turns_of(record), source)
-    return _read_tags(_without_leading_answers(messages, source, notes), record, source)
+    messages = messages_of(turns_of(record), source, notes)
+    return _read_tags(without_leading_answers(messages, source, notes), record, source, notes)
 
 
 def read_messages(record: dict, source: str, notes: Notes) -> tuple[tuple[Message, ...], list[str]]:
@@ -143,18 +149,23 @@ def read_messages(record: dict, source: str, notes: Notes) -> tuple[tuple[Messag
     """
     listed = listed_images(record, source)
     messages, references = [], []
-    for index, (role, content) in enumerate(_spoken(_turns_of(record), source, "role", "content")):
+    for index, (role, content) in enumerate(spoken_turns(turns_of(record), source, "role", "content", notes)):
         if isinstance(content, list):
             text, images = read_parts(content, f"message {index}", source)
+            if images and role == "assistant":
+                raise DataError(
+                    f"{source}: message {index} is an answer and shows an image; images belong into questions",
+                    "placeholders",
+                )
             references += images
         else:
-            text = _checked_text(content, f"message {index}", source)
+            text = checked_text(content, f"message {index}", source)
         messages.append(Message(role, text))
     if not references:
+        messages = without_leading_answers(messages, source, notes)
         if listed:
-            messages = [Message(message.role, _LLAVA_TAG.sub(IMAGE_PLACEHOLDER, message.text)) for message in messages]
-        messages = _without_leading_answers(messages, source, notes)
-        return _read_tags(messages, record, source) if _has_tag(messages) else (messages, listed)
+            messages = _marked(messages, lambda text: _LLAVA_TAG.sub(IMAGE_PLACEHOLDER, text))
+        return _read_tags(messages, record, source, notes) if _has_tag(messages) else (messages, listed)
     num_unnamed = references.count(None)
     named = [reference for reference in references if reference is not None]
     if num_unnamed and not named and num_unnamed == len(listed):
@@ -165,7 +176,7 @@ def read_messages(record: dict, source: str, notes: Notes) -> tuple[tuple[Messag
             f'{len(named)} with one, and "images" names {len(listed)}; name each image once, there or in its part',
             "placeholders",
         )
-    return _without_leading_answers(messages, source, notes), references
+    return without_leading_answers(messages, source, notes), references
 
 
 def read_parts(parts: list, where: str, source: str, image_types=str) -> tuple[str, list]:
@@ -180,13 +191,13 @@ def read_parts(parts: list, where: str, source: str, image_types=str) -> tuple[s
         kind = part.get("type") if isinstance(part, dict) else None
         place = f"part {index} of {where}"
         if kind in _PART_TEXTS:
-            text += "\n" * after_text + _checked_text(part.get("text"), f'"text" in {place}', source)
+            text += "\n" * after_text + checked_text(part.get("text"), f'"text" in {place}', source)
         elif kind in _PART_IMAGES:
             references.append(_part_image(part, kind, place, source, image_types))
             text += IMAGE_PLACEHOLDER
         else:
             raise DataError(
-                f"{source}: {place} is {_kind(part) if kind is None else f'of type {_shown(kind)}'}; write "
+                f"{source}: {place} is {kind_of(part) if kind is None else f'of type {shown_value(kind)}'}; write "
                 '{"type": "text", "text": ...} or {"type": "image_url", "image_url": {"url": ...}}'
             )
         after_text = kind in _PART_TEXTS
@@ -208,7 +219,7 @@ def _part_image(part: dict, kind: str, place: str, source: str, image_types):
 def _dialect_of(record, source: str):
     """The function that reads this record."""
     if not isinstance(record, dict):
-        raise DataError(f'{source}: the record is {_kind(record)}; it must be an object with "conversations"')
+        raise DataError(f'{source}: the record is {kind_of(record)}; it must be an object with "conversations"')
     found = [key for key in TURN_KEYS if key in record]
     if not found:
         raise DataError(f'{source}: there is no "conversations" and no "messages"; {_what_there_is(record)}')
@@ -218,7 +229,7 @@ def _dialect_of(record, source: str):
     if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns):
         if turns and "from" not in turns[0] and ("role" in turns[0] or found == ["messages"]):
             return read_messages
-        texts = [turn["value"] for turn in turns if isinstance(turn.get("value"), str)]
+        texts = [turn["value"] for turn in turns if isinstance(turn.get("value"), str) and not answers(turn)]
         if any(_IMAGE_TAG.search(text) for text in texts):
             return read_qwen_vl
         # Without an image, "<image>" may be what a text is about.
@@ -226,7 +237,8 @@ def _dialect_of(record, source: str):
         return read_llava if has_tag and listed_images(record, source) else read_xcomposer2
     if isinstance(turns, list) and all(isinstance(turn, list) for turn in turns):
         return read_chatml
-    kind = f"a list of {' and '.join(dict.fromkeys(map(_kind, turns)))}" if isinstance(turns, list) else _kind(turns)
+    is_list = isinstance(turns, list)
+    kind = f"a list of {' and '.join(dict.fromkeys(map(kind_of, turns)))}" if is_list else kind_of(turns)
     raise DataError(
         f'{source}: "{found[0]}" is {kind}; write a list of {{"from": ..., "value": ...}}, or of [question, answer]'
     )
@@ -240,78 +252,55 @@ def _what_there_is(record: dict) -> str:
     return f"the record has {', '.join(keys) or 'no keys'}{' and more' if len(record) > len(keys) else ''}"
 
 
-def _turns_of(record: dict) -> list:
-    return next(record[key] for key in TURN_KEYS if key in record)
-
-
-def _spoken(turns: list[dict], source: str, who: str, what: str) -> list[tuple[str, object]]:
-    """(role, what is said) of turns that name their speaker under the key `who`."""
-    spoken = []
-    for index, turn in enumerate(turns):
-        for key in (who, what):
-            if key not in turn:
-                raise DataError(f'{source}: message {index} has no "{key}"; write {{"{who}": ..., "{what}": ...}}')
-        role = SPEAKERS.get(turn[who].lower()) if isinstance(turn[who], str) else None
-        if role is None:
-            raise DataError(
-                f"{source}: message {index} is from {_shown(turn[who])}; use one of {', '.join(SPEAKERS)}", "roles"
-            )
-        for key in ("weight", "loss"):
-            if role == "assistant" and turn.get(key) == 0:
-                raise DataError(
-                    f'{source}: message {index} is marked "{key}": {turn[key]}, not to be trained; that is not '
-                    "supported: remove the mark, or the answers up to this one"
-                )
-        spoken.append((role, turn[what]))
-    return spoken
-
-
-def _messages(turns: list[dict], source: str) -> list[Message]:
-    return [
-        Message(role, _checked_text(text, f"message {index}", source))
-        for index, (role, text) in enumerate(_spoken(turns, source, "from", "value"))
-    ]
-
-
-def _without_leading_answers(messages: list[Message], source: str, notes: Notes) -> tuple[Message, ...]:
-    """Answers to nothing, as XTuner and Qwen-VL drop them."""
-    head = 1 if messages and messages[0].role == "system" else 0
-    first = next((index for index in range(head, len(messages)) if messages[index].role != "assistant"), len(messages))
-    for index in range(head, first):
-        if IMAGE_PLACEHOLDER in messages[index].text:
-            raise DataError(
-                f"{source}: message {index} is an answer before the first question, and holds an image; begin with the "
-                "question",
-                "roles",
-            )
-    if first > head:
-        notes.add(LEADING_ANSWER, source, first - head)
-    return (*messages[:head], *messages[first:])
+def _with_objects(
+    messages: tuple[Message, ...], record: dict, references: list[str], size_of, source: str, notes: Notes
+) -> tuple[Message, ...]:
+    """The messages with what "objects" says in the places of names and boxes."""
+    objects, has_places = record.get("objects"), any(BOX in one.text or REF in one.text for one in messages)
+    if objects and has_places:
+        notes.add(FILLED, source)
+        return fill_objects(messages, objects, len(references), lambda index: size_of(references[index]), source)
+    if objects:
+        notes.add(UNREAD_KEY.format("objects"), source)
+    if has_places:
+        notes.add(UNFILLED, source)
+    return messages
 
 
 def _has_tag(messages) -> bool:
-    return any(_IMAGE_TAG.search(message.text) for message in messages)
+    return any(message.role != "assistant" and _IMAGE_TAG.search(message.text) for message in messages)
 
 
-def _read_tags(messages, record: dict, source: str) -> tuple[tuple[Message, ...], list[str]]:
+def _marked(messages, marked: Callable[[str], str]) -> tuple[Message, ...]:
+    """The messages with the mark of each image written as `<ImageHere>`; in an answer, it is text."""
+    return tuple(
+        message if message.role == "assistant" else Message(message.role, marked(message.text)) for message in messages
+    )
+
+
+def _read_tags(messages, record: dict, source: str, notes: Notes) -> tuple[tuple[Message, ...], list[str]]:
     """Puts `<ImageHere>` for each `<img>path</img>`."""
-    read, references = [], []
+    references = []
     for index, message in enumerate(messages):
+        if message.role == "assistant":
+            continue
         references += [reference.strip() for reference in _IMAGE_TAG.findall(message.text)]
-        text = _IMAGE_TAG.sub(IMAGE_PLACEHOLDER, message.text)
-        if "<img>" in text or "</img>" in text:
+        rest = _IMAGE_TAG.sub("", message.text)
+        if any(names_image(name) for name in _OPEN_TAG.findall(rest)):
             raise DataError(
                 f"{source}: message {index} has an <img> without its </img> on the same line, or the other way round; "
                 "write <img>path</img>"
             )
-        read.append(Message(message.role, text))
+        if "<img>" in rest or "</img>" in rest:
+            notes.add(LONE_TAG, source)
+    read = _marked(messages, lambda text: _IMAGE_TAG.sub(IMAGE_PLACEHOLDER, text))
     listed = listed_images(record, source)
     if references and listed and listed != references:
         raise DataError(
-            f'{source}: "image" names {_shown(listed)} but the <img> tags name {_shown(references)}; keep one of the '
-            "two"
+            f'{source}: "image" names {shown_value(listed)} but the <img> tags name {shown_value(references)}; keep '
+            "one of the two"
         )
-    return tuple(read), references or listed
+    return read, references or listed
 
 
 def listed_images(record: dict, source: str) -> list[str]:
@@ -326,53 +315,14 @@ def listed_images(record: dict, source: str) -> list[str]:
     return listed
 
 
-def _check_labels(messages: tuple[Message, ...], source: str, notes: Notes) -> None:
-    """`Image1 <ImageHere>; Image2 <ImageHere>` and `Picture 1: ` count images from 1, over all messages."""
-    number = 0
-    for index, message in enumerate(messages):
-        for text in message.text.split(IMAGE_PLACEHOLDER)[:-1]:
-            number += 1
-            match = _LABEL.search(text[-_LABEL_LENGTH:])
-            if match and int(match.group(2)) != number:
-                raise DataError(
-                    f'{source}: message {index} calls image {number} "{match.group(1)} {match.group(2)}"; number the '
-                    "images from 1 on, over all messages",
-                    "placeholders",
-                )
-            if match and match.group(1) == "Image" and match.group(3):
-                notes.add(COLON_LABEL, source)
-
-
-def _check_boxes(messages: tuple[Message, ...], has_images: bool, source: str) -> None:
-    """Qwen-VL's `<box>(x1,y1),(x2,y2)</box>`. In a text without an image, only what can't be anything else."""
-    for index, message in enumerate(messages):
-        if "box>" not in message.text:
-            continue
-        for match in _BOX.finditer(message.text):
-            left, top, right, bottom = map(int, match.groups())
-            if not (left <= right < BOX_SIDE and top <= bottom < BOX_SIDE):
-                raise _bad_box(match.group(), index, source)
-        rest = _BOX.sub("", message.text)
-        if bad := re.search(r"</?box>.{0,40}" if has_images else r"<box>\s*\(.{0,40}", rest):
-            raise _bad_box(bad.group(), index, source)
-
-
-def _bad_box(box: str, index: int, source: str) -> DataError:
-    return DataError(
-        f"{source}: message {index} has the box {_shown(box)}; write <box>(x1,y1),(x2,y2)</box> in whole numbers below "
-        f"{BOX_SIDE}, x1 <= x2 and y1 <= y2",
-        "boxes",
-    )
-
-
 def _check_no_image_is_meant(record: dict, messages: tuple[Message, ...], source: str) -> None:
     """A misspelt key, or `<image>` in a line before or behind a question, LLaVA's mark: this would train blind."""
-    if misspelt := misspelt_keys(record):
-        written, meant = next(iter(misspelt.items()))
-        raise DataError(
-            f'{source}: there is a key {_shown(written)} but no "{meant}"; correct it, or call it otherwise',
-            "misspelt key",
-        )
+    for written, meant in misspelt_keys(record).items():
+        if names_image(record[written]):
+            raise DataError(
+                f'{source}: there is a key {shown_value(written)} but no "{meant}"; correct it, or call it otherwise',
+                "misspelt key",
+            )
     for index, message in enumerate(messages):
         lines = message.text.strip().split("\n")
         if message.role == "user" and LLAVA_IMAGE in (lines[0].strip(), lines[-1].strip()):
@@ -381,31 +331,3 @@ def _check_no_image_is_meant(record: dict, messages: tuple[Message, ...], source
                 "remove the mark",
                 "placeholders",
             )
-
-
-def _checked_text(value, where: str, source: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{source}: {where} is {_kind(value)}; write it as a text in quotes")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{source}: {where} holds {value[error.start]!r}, half of a surrogate pair, at character {error.start}; "
-            "remove it, or write the whole character"
-        ) from error
-    return value
-
-
-def _shown(value) -> str:
-    """A value in a message to the user."""
-    if isinstance(value, str):
-        return f'"{shown(value)}"'
-    return shown(str(value)) if isinstance(value, list) and all(isinstance(one, str) for one in value) else _kind(value)
-
-
-def _kind(value) -> str:
-    """What JSON calls it."""
-    if value is None:
-        return "null"
-    kinds = {bool: "a yes or no", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}
-    return kinds.get(type(value), f"a {type(value).__name__}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import numpy as np
 
@@ -11,6 +13,9 @@ from paddle_xc2.data.conversation import Conversation, DataError, Message, place
 from paddle_xc2.data.picture_marks import set_apart
 from paddle_xc2.families import Family
 from paddle_xc2.special_tokens import BOS, IGNORE_INDEX, IMAGE_PLACEHOLDER, IMAGE_SLOT_ID
+
+# An image, what a format's documents write before it, and what divides it from the text.
+_IMAGE_WITH_LABEL = re.compile(rf"(?:\b(?:Image|Picture) ?[0-9]{{1,6}} ?[:：]? ?)?{IMAGE_PLACEHOLDER}(?:; ?|[ \n])?")
 
 
 class TooLong(DataError):
@@ -33,7 +38,7 @@ class Example:
         image_mask: bool [seq], true at image slots.
         pixel_values: one float32 [3, height, width] per image, in reading order.
         source: where it came from, for messages.
-        num_dropped_turns: question-answer pairs left out to fit max_length.
+        num_dropped_turns: question-answer pairs left out to fit max_length; their images stay.
     """
 
     input_ids: np.ndarray
@@ -108,9 +113,10 @@ def split_at_images(spans: list[Span]) -> list[list[Span]]:
     """Groups spans into the texts before, between and after the images: one more text than images."""
     texts: list[list[Span]] = [[]]
     for span in spans:
-        first, *others = span.text.split(IMAGE_PLACEHOLDER)
-        texts[-1].append(Span(first, span.trained))
-        texts.extend([Span(other, span.trained)] for other in others)
+        parts = [span.text] if span.speaker == "assistant" else span.text.split(IMAGE_PLACEHOLDER)
+        first, *others = (span._replace(text=part) for part in parts)
+        texts[-1].append(first)
+        texts.extend([other] for other in others)
     return texts
 
 
@@ -124,12 +130,13 @@ def _join(
 ) -> Example:
     """Args:
     bos: where the tokenizer's BOS is added: "first text" that is not empty, "every text", "none".
-    spans_alone: tokenizes every span by itself, else every text whole.
+    spans_alone: tokenizes what is trained and what is not apart, else every text whole.
     """
     ids, labels, masks = [], [], []
     need_bos = bos != "none"
     for index, spans in enumerate(texts):
-        pieces = [_encode_spans(group, tokenizer) for group in ([[span] for span in spans] if spans_alone else [spans])]
+        groups = [list(group) for _, group in groupby(spans, lambda span: spans_alone and span.trained)]
+        pieces = [_encode_spans(group, tokenizer) for group in groups]
         text_ids = np.concatenate([piece[0] for piece in pieces])
         trained = np.concatenate([piece[1] for piece in pieces])
         if len(text_ids):
@@ -153,7 +160,9 @@ def _encode_spans(spans: list[Span], tokenizer) -> tuple[np.ndarray, np.ndarray]
     text = "".join(span.text for span in spans)
     if not text:
         return np.empty(0, np.int64), np.empty(0, bool)
-    ids, ends = tokenizer.encode_with_offsets(text)
+    borders = np.cumsum([0] + [len(span.text) for span in spans]).tolist()
+    said = [range(*borders[index : index + 2]) for index, span in enumerate(spans) if span.speaker]
+    ids, ends = tokenizer.encode_with_offsets(text, said)
     ends = np.asarray(ends)
     starts = np.concatenate([[0], ends[:-1]])
     # A token belongs to the last character it completes. Bytes of a character that is not complete yet belong to it.
@@ -163,15 +172,15 @@ def _encode_spans(spans: list[Span], tokenizer) -> tuple[np.ndarray, np.ndarray]
 
 
 def drop_oldest_turn(conversation: Conversation) -> Conversation | None:
-    """Without its oldest question and answer, and their images; None if only one pair is left. A system turn stays."""
+    """Without its oldest question and answer; None if only one pair is left. A system turn stays.
+
+    So do the images of the question, since the answers that are left may be about them: they go before the next one.
+    """
     messages = conversation.messages
     head = 1 if messages[0].role == "system" else 0
     if len(messages) - head <= 2:
         return None
-    kept = messages[:head] + messages[head + 2 :]
-    if conversation.image_leads:
-        return Conversation(kept, (), conversation.source)
-    before = sum(message.text.count(IMAGE_PLACEHOLDER) for message in messages[:head])
-    gone = sum(message.text.count(IMAGE_PLACEHOLDER) for message in messages[head : head + 2])
-    images = conversation.images[:before] + conversation.images[before + gone :]
-    return Conversation(kept, images, conversation.source)
+    gone, _, question, *others = messages[head:]
+    if gone.num_images:
+        question = Message("user", "".join(_IMAGE_WITH_LABEL.findall(gone.text)) + question.text)
+    return Conversation((*messages[:head], question, *others), conversation.images, conversation.source)

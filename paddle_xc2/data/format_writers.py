@@ -7,6 +7,8 @@ read differently.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 
 from paddle_xc2.data.conversation import DataError, Message, place_leading_image
 from paddle_xc2.data.dialects import read_record
@@ -35,7 +37,7 @@ def write_record(
         notes: where it is counted what the record says in another way.
     Raises: DataError if the dialect can't say it.
     """
-    leads = len(references) == 1 and not any(IMAGE_PLACEHOLDER in message.text for message in messages)
+    leads = len(references) == 1 and not any(message.num_images for message in messages)
     placed = place_leading_image(messages, _LEADING[dialect]) if leads and dialect in _LEADING else messages
     if messages[0].role == "system" and dialect in _WITHOUT_SYSTEM:
         raise DataError(f"{source}: {dialect} has no system turn; remove it, or choose another format", "roles")
@@ -66,10 +68,7 @@ def _write_chatml(messages: tuple[Message, ...], references: list[str]) -> dict:
 
 def _write_llava(messages: tuple[Message, ...], references: list[str]) -> dict:
     names = {"system": "system", "user": "human", "assistant": "gpt"}
-    turns = [
-        {"from": names[message.role], "value": message.text.replace(IMAGE_PLACEHOLDER, LLAVA_IMAGE)}
-        for message in messages
-    ]
+    turns = [{"from": names[message.role], "value": _with_mark(message, lambda: LLAVA_IMAGE)} for message in messages]
     return ({"image": _one_or_all(references)} if references else {}) | {"conversations": turns}
 
 
@@ -81,9 +80,7 @@ def _write_qwen_vl(messages: tuple[Message, ...], references: list[str]) -> dict
 
 
 def _write_messages(messages: tuple[Message, ...], references: list[str]) -> dict:
-    turns = [
-        {"role": message.role, "content": message.text.replace(IMAGE_PLACEHOLDER, LLAVA_IMAGE)} for message in messages
-    ]
+    turns = [{"role": message.role, "content": _with_mark(message, lambda: LLAVA_IMAGE)} for message in messages]
     return {"messages": turns} | ({"images": references} if references else {})
 
 
@@ -94,8 +91,13 @@ def _one_or_all(references: list[str]) -> str | list[str]:
 def _tagged(messages: tuple[Message, ...], references: list[str]) -> tuple[list[str], bool]:
     """The texts with `<img>path</img>` for each `<ImageHere>`, and whether there was any."""
     rest = iter(references)
-    texts = [re.sub(IMAGE_PLACEHOLDER, lambda _: f"<img>{next(rest)}</img>", message.text) for message in messages]
-    return texts, any(IMAGE_PLACEHOLDER in message.text for message in messages)
+    texts = [_with_mark(message, lambda: f"<img>{next(rest)}</img>") for message in messages]
+    return texts, any(message.num_images for message in messages)
+
+
+def _with_mark(message: Message, mark: Callable[[], str]) -> str:
+    """The text with what `mark` gives for each of its images."""
+    return re.sub(IMAGE_PLACEHOLDER, lambda _: mark(), message.text) if message.num_images else message.text
 
 
 def _check_reads_the_same(
@@ -108,7 +110,7 @@ def _check_reads_the_same(
     if (read, images) == (messages, references):
         return
     if images == references and as_all_formats_say_it(read) == as_all_formats_say_it(messages):
-        leads = len(images) == 1 and not any(IMAGE_PLACEHOLDER in message.text for message in messages)
+        leads = len(images) == 1 and not any(message.num_images for message in messages)
         notes.add(PLACED if leads else SPACE, source)
         return
     pairs = zip(as_all_formats_say_it(messages), as_all_formats_say_it(read), strict=False)
@@ -124,9 +126,9 @@ def as_all_formats_say_it(messages: tuple[Message, ...]) -> list[Message]:
     """Messages without what formats write differently: marks of an image that opens a question, white space beside
     images.
     """
-    num_images = sum(message.text.count(IMAGE_PLACEHOLDER) for message in messages)
+    num_images = sum(message.num_images for message in messages)
     return [
-        Message(message.role, IMAGE_PLACEHOLDER.join(map(str.strip, message.text.split(IMAGE_PLACEHOLDER))))
+        replace(message, text=IMAGE_PLACEHOLDER.join(map(str.strip, message.text.split(IMAGE_PLACEHOLDER))))
         for message in without_marks(messages, num_images)
     ]
 

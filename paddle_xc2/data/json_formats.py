@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from paddle_xc2.data.conversation import Conversation, DataError, check_trainable
 from paddle_xc2.data.dialects import read_record
 from paddle_xc2.data.downloads import ImageCache, is_data_url, is_url
-from paddle_xc2.data.image_transform import ImageMissing
+from paddle_xc2.data.image_transform import ImageMissing, image_size_of
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_files import RecordFile
 from paddle_xc2.local_path import find_path, local_path, spellings
@@ -114,8 +114,8 @@ def to_conversation(
         notes: where oddities that are no error are counted.
     Raises: DataError.
     """
-    messages, references = read_record(record, source, notes)
     folders = image_folders(image_folder, base_folder)
+    messages, references = read_record(record, source, notes, sizes_in(folders, source, cache))
     images = tuple(find_image(reference, source, folders, cache) for reference in references)
     return Conversation(messages, images, source)
 
@@ -123,6 +123,11 @@ def to_conversation(
 def image_folders(image_folder=None, base_folder=None) -> list[Path]:
     """Where relative paths of images are looked for, in this order."""
     return [local_path(image_folder)] if image_folder else [Path(base_folder or "."), Path(".")]
+
+
+def sizes_in(folders: list[Path], source: str, cache: ImageCache | None = None) -> Callable[[str], tuple[int, int]]:
+    """What gives (width, height) in pixels of the image that a record names."""
+    return lambda reference: image_size_of(find_image(reference, source, folders, cache), source)
 
 
 def find_image(reference: str, source: str, folders: list[Path], cache: ImageCache | None = None) -> Path:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from paddle_xc2.data.check import DataSource
-from paddle_xc2.data.dialects import SPEAKERS
 from paddle_xc2.data.downloads import is_data_url, is_url
 from paddle_xc2.data.json_formats import image_folders
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_keys import RECORD_KEYS, TURN_KEYS, misspelt_keys, nearest
+from paddle_xc2.data.turns import SPEAKERS
 from paddle_xc2.messages import writing
 
 

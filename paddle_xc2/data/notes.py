@@ -23,6 +23,11 @@ class Note:
         return f"{self.count:,} x {self.kind} (first: {self.example})"
 
 
+MANY_KINDS = "oddity of a kind that is not listed: there are too many"
+
+_NUM_KINDS = 100
+
+
 class Notes:
     """A small collection: one entry per kind, in the order of first appearance, however many records there are."""
 
@@ -31,6 +36,8 @@ class Notes:
 
     def add(self, kind: str, example: str, count: int = 1) -> None:
         """Counts an oddity. `example` is kept if it is the first of its kind."""
+        if kind not in self._notes and len(self._notes) >= _NUM_KINDS:
+            kind = MANY_KINDS
         known = self._notes.get(kind)
         self._notes[kind] = Note(kind, count + (known.count if known else 0), known.example if known else example)
 

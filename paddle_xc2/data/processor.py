@@ -46,7 +46,8 @@ class XComposer2Processor:
             samples: for models fine-tuned with it.
         pad_image_to_square: of LLaVA: whether an image is padded to a square, or its middle is taken as CLIP does it;
             None is the family's way.
-        truncation: what happens to longer training samples: "refuse" raises TooLong, "turns" drops the oldest turns.
+        truncation: what happens to longer training samples: "refuse" raises TooLong, "turns" drops the oldest turns but
+            not their images, which later answers may be about.
     Raises: ValueError for an unknown chat_layout or truncation, or a choice that the family doesn't have.
     """
 
@@ -228,8 +229,9 @@ class XComposer2Processor:
             fitting = drop_oldest_turn(fitting) if self.truncation == "turns" else None
             if fitting is None:
                 refused = self.truncation == "refuse"
+                last = "even the last turn, with all images," if conversation.images else "even the last turn"
                 raise TooLong(
-                    f"{conversation.source}: {'the sample' if refused else 'even the last turn'} has {len(example)} "
+                    f"{conversation.source}: {'the sample' if refused else last} has {len(example)} "
                     f"tokens ({int(example.image_mask.sum())} of them image slots), more than max_length "
                     f"{self.max_length}; raise max_length, shorten the sample"
                     + (", or set truncation to turns" if refused else ""),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -268,17 +269,19 @@ class XComposer2Tokenizer:
                 ids.extend(self._sentencepiece_encode(part, int))
         return ids
 
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
+    def encode_with_offsets(self, text: str, said: Sequence[range] = ()) -> tuple[list[int], list[int]]:
         """Ids of `text` without BOS, and how many of its characters are consumed after each.
 
         A character that takes several tokens, one per byte, is consumed by the last of them.
 
+        Args:
+            said: ranges of characters that somebody says: <s>, </s> and <unk> are text there.
         Returns: (ids, ends), ends rising from token to token, up to len(text).
         Raises: ValueError as `encode` does.
         """
         ids, ends, start = [], [], 0
-        for part in self._special_pattern.split(text):
-            if part in self._special_ids:
+        for part, is_special in self._split(text, said):
+            if is_special:
                 ids.append(self._special_ids[part])
                 ends.append(start + len(part))
             else:
@@ -287,6 +290,18 @@ class XComposer2Tokenizer:
                 ends.extend(start + end for _, end in mapping["offsets"])
             start += len(part)
         return ids, ends
+
+    def _split(self, text: str, said: Sequence[range]) -> Iterator[tuple[str, bool]]:
+        """Yields the parts of `text`, and whether each is a special token."""
+        controls, start = (self.bos_token, self.eos_token, self.unk_token, self.pad_token), 0
+        for found in self._special_pattern.finditer(text):
+            first, last = found.span()
+            if found.group() in controls and any(first in part and last - 1 in part for part in said):
+                continue
+            yield text[start:first], False
+            yield found.group(), True
+            start = last
+        yield text[start:], False
 
     def decode(self, ids, skip_special_tokens: bool = False) -> str:
         """Text of `ids` (an int, or a list, array or tensor of them), as upstream's `decode`.

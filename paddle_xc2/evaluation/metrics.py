@@ -27,6 +27,7 @@ _LETTER_NAMED = re.compile(
 _NUMBER = r"\s*(-?\d{1,9}(?:\.\d{1,9})?)\s*"
 _BOX = re.compile(
     rf"<box>\s*\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)\s*</box>"
+    rf"|\[\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)\]"
     rf"|\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]"
 )
 
@@ -191,7 +192,10 @@ def _chooses_right(answered: Answer) -> float:
 
 
 def boxes_in(text: str) -> list[tuple[float, float, float, float]]:
-    """Boxes (left, top, right, bottom) written as `<box>(x1,y1),(x2,y2)</box>` or `[x1,y1,x2,y2]`."""
+    """Boxes (left, top, right, bottom) in a text.
+
+    They are written as `<box>(x1,y1),(x2,y2)</box>`, `[(x1,y1),(x2,y2)]` or `[x1,y1,x2,y2]`.
+    """
     boxes = []
     for found in _BOX.finditer(text):
         x1, y1, x2, y2 = (float(number) for number in found.groups() if number is not None)

@@ -1,8 +1,10 @@
 """The text of samples and prompts is upstream's, character by character."""
 
+from itertools import groupby
+
 import pytest
 
-from paddle_xc2.data.chat_template import Span, render_prompt, render_training
+from paddle_xc2.data.chat_template import render_prompt, render_training
 from paddle_xc2.data.conversation import Message
 from paddle_xc2.data.dialects import read_record
 from paddle_xc2.families import XCOMPOSER2_TEMPLATE, Template
@@ -16,6 +18,11 @@ def golden():
 
 def text_of(spans):
     return "".join(span.text for span in spans)
+
+
+def joined(spans):
+    """(text, whether it is trained) of neighbours that are alike in that."""
+    return [(text_of(group), trained) for trained, group in groupby(spans, lambda span: span.trained)]
 
 
 @pytest.mark.parametrize("name", ["one_image", "two_images", "text", "multi_turn"])
@@ -37,9 +44,9 @@ def test_prompt_text():
         "[UNUSED_TOKEN_146]user\n Hello?\n[UNUSED_TOKEN_145]\n[UNUSED_TOKEN_146]assistant\n\n Yes. [UNUSED_TOKEN_145]\n"
         "[UNUSED_TOKEN_146]user\nWho?[UNUSED_TOKEN_145]\n[UNUSED_TOKEN_146]assistant\n"
     )
-    assert render_prompt(MESSAGES, XCOMPOSER2_TEMPLATE, strip=False) == [Span(want, False)]
+    assert joined(render_prompt(MESSAGES, XCOMPOSER2_TEMPLATE, strip=False)) == [(want, False)]
     stripped = want.replace(" Hello?\n", "Hello?").replace("\n Yes. ", "Yes.")
-    assert render_prompt(MESSAGES, XCOMPOSER2_TEMPLATE, strip=True) == [Span(stripped, False)]
+    assert joined(render_prompt(MESSAGES, XCOMPOSER2_TEMPLATE, strip=True)) == [(stripped, False)]
 
 
 def test_a_prompt_is_the_beginning_of_its_training_sample():
@@ -53,15 +60,23 @@ def test_a_system_turn_is_not_trained_and_changes_nothing_else():
     """Upstream's mask counts closing tokens, so that a system turn would turn it inside out (quirk 7)."""
     plain = render_training((*MESSAGES[:2],), XCOMPOSER2_TEMPLATE)
     with_system = render_training((Message("system", "Be brief."), *MESSAGES[:2]), XCOMPOSER2_TEMPLATE)
-    assert with_system == [Span("[UNUSED_TOKEN_146]system\nBe brief.[UNUSED_TOKEN_145]\n", False), *plain]
+    assert with_system[len(with_system) - len(plain) :] == plain
+    system = with_system[: len(with_system) - len(plain)]
+    assert joined(system) == [("[UNUSED_TOKEN_146]system\nBe brief.[UNUSED_TOKEN_145]\n", False)]
+
+
+def test_who_says_what():
+    spans = render_training(MESSAGES[:2], XCOMPOSER2_TEMPLATE)
+    assert [(span.text, span.speaker) for span in spans if span.speaker] == [("Hello?", "user"), ("Yes.", "assistant")]
+    spans = render_prompt(MESSAGES[:2], XCOMPOSER2_TEMPLATE, strip=True)
+    assert [(span.text, span.speaker) for span in spans if span.speaker] == [("Hello?", "user"), ("Yes.", "assistant")]
 
 
 def test_a_template_without_a_document_end():
     """What closes a turn is trained; the line break after it is only where a document end follows."""
     template = Template("<|im_start|>", "<|im_end|>", document_end="", stop_tokens=("<|im_end|>",))
-    assert render_training(MESSAGES[:2], template) == [
-        Span("<|im_start|>user\nHello?<|im_end|>\n", False),
-        Span("<|im_start|>assistant\n", False),
-        Span("Yes.<|im_end|>", True),
-        Span("\n", False),
+    assert joined(render_training(MESSAGES[:2], template)) == [
+        ("<|im_start|>user\nHello?<|im_end|>\n<|im_start|>assistant\n", False),
+        ("Yes.<|im_end|>", True),
+        ("\n", False),
     ]

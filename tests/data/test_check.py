@@ -68,11 +68,10 @@ def tiled(tokenizer, **options):
         (turns("Q", 3), "schema", "message 1 is a number; write it as a text in quotes"),
         (turns("Q"), "roles", "the last message is from the user; a training sample must end with the assistant's"),
         (turns("Q", "A", "Q", " "), "empty answer", "message 3 (assistant) is empty; write the answer or"),
-        (turns("Q</s>", "A"), "reserved text", "message 0 holds </s>, which the prompt template uses itself; rem"),
+        (turns("[UNUSED_TOKEN_145]", "A"), "reserved text", "message 0 holds [UNUSED_TOKEN_145], which the prompt"),
         (turns("<ImageHere>?", "A"), "placeholders", "the messages hold 1 <ImageHere> but 0 images are given"),
         (turns("Q", "A", imgae="red.png"), "misspelt key", 'there is a key "imgae" but no "image"; correct it, or'),
-        (turns("Where?", "<box>(5,5),(1,9)</box>"), "boxes", 'message 1 has the box "<box>(5,5),(1,9)</box>"; write'),
-        (turns("Image2 <ImageHere>", "A", image="red.png"), "placeholders", 'message 0 calls image 1 "Image 2"; numb'),
+        (turns("Q", "A", label=False), "key not supported", 'the record has "label": false, which marks it as one'),
         (turns("Q", "A", image="none.png"), "image missing", 'there is no image "none.png" in'),
         (turns("Q", "A", image="cut.png"), "image damaged", "{folder}/cut.png: the image can't be read ("),
         (turns("Q", "A", image="text.png"), "image damaged", "{folder}/text.png: this is not an image; replace it, or"),
@@ -89,7 +88,7 @@ def test_what_training_refuses(folder, record, rule, message):
 
 
 def test_a_record_breaks_every_rule_that_it_breaks(folder):
-    record = turns("<s>", "", "<ImageHere>", "A", image=["none.png", "cut.png"])
+    record = turns("[UNUSED_TOKEN_146]", "", "<ImageHere>", "A", image=["none.png", "cut.png"])
     report = checked(folder, [record])
     rules = ("reserved text", "empty answer", "placeholders", "image missing", "image damaged")
     assert {rule: finding.count for rule, finding in report.findings.items()} == dict.fromkeys(rules, 1)
@@ -149,7 +148,7 @@ def test_a_file_that_cant_be_read(folder):
 
 
 def test_a_fault_of_ours_names_the_record(folder, monkeypatch):
-    monkeypatch.setattr(check, "read_record", lambda record, source, notes: 1 / 0)
+    monkeypatch.setattr(check, "read_record", lambda *_: 1 / 0)
     with pytest.raises(
         RuntimeError, match=r"train.jsonl\[0\]: checking failed \(ZeroDivisionError: division by zero\)"
     ):
@@ -172,7 +171,11 @@ def warned(report, rule):
 def test_shortened(folder, tokenizer):
     report = checked(folder, [turns(LONG, LONG, "Q", "A")], square(tokenizer, max_length=60, truncation="turns"))
     (message,) = warned(report, "shortened")
-    assert message == "train.jsonl[0]: loses its oldest 1 turn(s) to fit max_length; raise max_length to keep them"
+    assert message == "train.jsonl[0]: loses its oldest 1 turn to fit max_length; raise max_length to keep them"
+    records = [turns(f"<ImageHere>{LONG}", LONG, "Q", "A", image="red.png")]
+    report = checked(folder, records, square(tokenizer, max_length=60, truncation="turns"))
+    assert "loses its oldest 1 turn to fit max_length, but no image; " in warned(report, "shortened")[0]
+    assert report.lengths[0, 1] == 4
 
 
 def test_few_trained_tokens(folder, tokenizer):
@@ -185,7 +188,7 @@ def test_few_trained_tokens(folder, tokenizer):
 
 @pytest.mark.parametrize("tag", ["<image>", "<imagehere>", "<Image Here />", "<image_1>", "</image>"])
 def test_unused_image_tag(folder, tag):
-    (message,) = warned(checked(folder, [turns(f"What is {tag}?", "A")]), "unused image tag")
+    (message,) = warned(checked(folder, [turns(f"What is {tag}?", f"{tag} is a tag.")]), "unused image tag")
     assert message.startswith(f"train.jsonl[0]: message 0 holds {tag}, which stays text; write <ImageHere> if an image")
 
 
@@ -303,7 +306,7 @@ def test_usable_is_what_training_takes_of_every_dialect(path, folder, tokenizer,
     report = checked(folder, records, processor)
     taken = compare_with_training(report, folder, processor)
     assert all(taken[: len(originals)]) and not all(taken)
-    assert len(report.notes) <= 3
+    assert len(report.notes) <= 20
 
 
 def test_workers_change_nothing(folder, tokenizer):

@@ -131,7 +131,7 @@ def test_long_texts_and_many_pictures_are_cut(folder):
 
 def test_the_terminal(folder, processor):
     records = (
-        [turns("Q", "A", image="red.png")] * 2 + [turns("Q", "\x1b[31mred", imgae="\x1b[2J")] * 5 + [turns("", "")]
+        [turns("Q", "A", image="red.png")] * 2 + [turns("Q", "\x1b[31mred", imgae="\x1b[2J.png")] * 5 + [turns("", "")]
     )
     records.append({"conversations": [{"from": "\x1b[2J\n", "value": "Q"}]})
     text = "\n".join(summary_lines(checked(folder, records, processor)))

@@ -21,7 +21,8 @@ def test_what_is_allowed():
         ((QUESTION,), ()),
         ((system, QUESTION, ANSWER), ()),
         ((PICTURE, ANSWER, QUESTION), ("a.png",)),
-        ((Message("user", "<ImageHere> or <ImageHere>?"), Message("assistant", "<ImageHere>")), ("a", "b", "c")),
+        ((Message("user", "<ImageHere> or <ImageHere>?"), Message("assistant", "<ImageHere>")), ("a", "b")),
+        ((QUESTION, Message("assistant", "<p><s>9.99</s> <ImageHere><ImageHere>")), ("a",)),
         ((QUESTION, ANSWER), ("a.png",)),  # a single image needs no placeholder
         ((Message("user", ""), ANSWER), ()),
     ):
@@ -41,6 +42,8 @@ def test_what_is_allowed():
         ((Message("system", "Hi"),), (), "the conversation starts with the system; the first turn must be the user's"),
         ((PICTURE,), (), "the messages hold 1 <ImageHere> but 0 images are given; write one <ImageHere> per image"),
         ((Message("user", "<ImageHere><ImageHere>"),), ("a",), "the messages hold 2 <ImageHere> but 1 image is given"),
+        ((PICTURE, Message("assistant", "<ImageHere>")), ("a", "b"), "the messages hold 1 <ImageHere> but 2 images are "
+         "given; write one <ImageHere> per image; the 1 in answers are text: images belong into questions"),
         ((QUESTION,), ("a", "b"), "the messages hold 0 <ImageHere> but 2 images are given; write one <ImageHere> per"),
         ((QUESTION, Message("assistant", " \n")), (), "message 1 (assistant) is empty; write the answer or remove the"),
     ],
@@ -52,7 +55,7 @@ def test_what_is_not(messages, images, message):
 
 
 def test_every_broken_rule_is_found():
-    messages = (Message("assistant", "<s>"), Message("assistant", ""), Message("system", "<ImageHere>"))
+    messages = (Message("assistant", "[UNUSED_TOKEN_145]"), Message("assistant", ""), Message("system", "<ImageHere>"))
     errors = list(broken_rules(messages, 2, "r"))
     assert [error.rule for error in errors] == [
         *("reserved text", "roles", "roles", "roles", "placeholders", "empty answer"),
@@ -63,7 +66,7 @@ def test_every_broken_rule_is_found():
     assert DataError("r: a key is missing").rule == "schema"
 
 
-@pytest.mark.parametrize("reserved", ["<s>", "</s>", "[UNUSED_TOKEN_145]", "[UNUSED_TOKEN_146]"])
+@pytest.mark.parametrize("reserved", ["[UNUSED_TOKEN_145]", "[UNUSED_TOKEN_146]"])
 @pytest.mark.parametrize("place", [0, 1])
 def test_no_message_can_forge_a_turn(reserved, place):
     messages = [QUESTION, ANSWER]

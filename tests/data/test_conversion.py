@@ -72,11 +72,14 @@ def test_there_and_back_from_every_sample_file(folder, dialect):
 
 def test_ids_and_other_keys(folder):
     turns = [["Q", "A"]]
-    records = [{"id": 33471, "conversations": turns, "score": 1}, {"id": "x", "conversations": turns}]
+    records = [{"id": 33471, "conversations": turns, "score": 1}, {"id": "x", "conversations": turns, "width": 9}]
     source = written(folder / "data" / "a.json", [*records, {"id": [1], "conversations": turns, "score": 2}])
     report = convert_data([source], folder / "out" / "a.json", "messages")
     assert [record["id"] for record in json.loads((folder / "out" / "a.json").read_text())] == ["33471", "x", "2"]
-    assert [str(note) for note in report.notes] == [f'2 x {OTHER_KEY} (first: {source}[0]: "score")']
+    assert [str(note) for note in report.notes] == [
+        f'2 x key "score" of records, which is not read (first: {source}[0])',
+        f'1 x {OTHER_KEY} (first: {source}[1]: "width")',
+    ]
 
 
 def test_places_of_images(folder):

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from paddle_xc2.data.conversation import Conversation, DataError, Message
-from paddle_xc2.data.dialects import COLON_LABEL, LEADING_ANSWER, read_record
+from paddle_xc2.data.dialects import FILLED, LONE_TAG, UNFILLED, read_record
+from paddle_xc2.data.doubts import COLON_LABEL, MARK_IN_ANSWER, OTHER_BOX, OTHER_NUMBER
 from paddle_xc2.data.format_writers import DIALECTS, write_record
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_files import PYTHON_LIKE, RecordFile
+from paddle_xc2.data.record_keys import REJECTED_KEY, UNREAD_KEY, UNREAD_TURN_KEY
+from paddle_xc2.data.turns import HISTORY, LEADING_ANSWER
 
 FORMATS = Path(__file__).parent / "formats"
 
@@ -115,19 +118,18 @@ def test_colon_behind_the_label_is_counted_and_kept(colon):
 
 
 @pytest.mark.parametrize(
-    ("texts", "message"),
+    "texts",
     [
-        (
-            ["Image1 <ImageHere>; Image3 <ImageHere>; Q", "A"],
-            'message 0 calls image 2 "Image 3"; number the images from',
-        ),
-        (["Image1 <ImageHere>; Q", "A", "Image1 <ImageHere>; Q", "A"], 'message 2 calls image 2 "Image 1"'),
-        (["Image0 <ImageHere>; Image1 <ImageHere>; Q", "A"], 'message 0 calls image 1 "Image 0"'),
-        (["Picture 2: <ImageHere>\nPicture 1: <ImageHere>\nQ", "A"], 'message 0 calls image 1 "Picture 2"'),
+        ["Image1 <ImageHere>; Image3 <ImageHere>; Q", "A"],
+        ["Image1 <ImageHere>; Q", "A", "Image1 <ImageHere>; Q", "A"],
+        ["The manual shows, as Image 5 <ImageHere>, a pump, and <ImageHere>", "A"],
+        ["Picture 1: <ImageHere>\nPicture 1: <ImageHere>\nQ", "A"],
     ],
 )
-def test_wrong_numbers(texts, message):
-    assert refused({"image": ["a", "b"], "conversations": said(*texts)}, message).rule == "placeholders"
+def test_other_numbers_are_counted_and_kept(texts):
+    record = {"image": ["a", "b"], "conversations": said(*texts)}
+    assert texts_of(record)[0] == texts
+    assert notes_of(record) == {OTHER_NUMBER: 1}
 
 
 def test_what_only_looks_like_a_label():
@@ -197,6 +199,36 @@ def test_text_about_the_mark(text):
     assert texts_of({"conversations": said(text, "<image>")}) == ([text, "<image>"], [])
 
 
+@pytest.mark.parametrize("mark", ["<image>", "<video>", "<ImageHere>", "<img>a.png</img>"])
+def test_a_mark_in_an_answer_is_text(mark):
+    answer = f"<svg>{mark}</svg>"
+    for record in (
+        {"image": "a", "conversations": said("<image>\nQ", answer)},
+        {"conversations": [["<img>a</img>\nQ", answer]]},
+        {"conversations": said("<img>a</img>\nQ", answer)},
+        talk("<image>\nQ", answer, images=["a"]),
+        talk("<img>a</img>\nQ", answer),
+    ):
+        assert texts_of(record) == (["Q", answer], ["a"])
+        assert notes_of(record) == {MARK_IN_ANSWER: 1}
+    for question in ("Q", "<ImageHere>Q"):
+        assert texts_of({"image": "a", "conversations": said(question, answer)}) == ([question, answer], ["a"])
+    assert notes_of({"conversations": said("Q", answer)}) == {}
+
+
+def test_an_image_shown_in_an_answer():
+    record = talk("Q", [{"type": "image", "image": "a"}])
+    assert refused(record, "message 1 is an answer and shows an image; images belong into q").rule == "placeholders"
+
+
+def test_text_about_the_tag():
+    for pairs in ([["What does <img> do in HTML?", "A"]], [["<img>a</img>\nWhat does </img> do?", "<img>"]]):
+        assert texts_of({"conversations": pairs})[0][1] == pairs[0][1]
+        assert notes_of({"conversations": pairs}) == {LONE_TAG: 1}
+    for text in ("<img>a.png\nQ", "<img>https://x.org/a"):
+        refused({"conversations": [[text, "A"]]}, "message 0 has an <img> without its </img> on the same line, or the")
+
+
 # Qwen-VL
 
 
@@ -227,23 +259,22 @@ def test_good_box(box):
     "box",
     [
         "<box>(0,0),(1000,10)</box>",
-        "<box>(0,0),(10,1000)</box>",
         "<box>(11,0),(10,10)</box>",
         "<box>(0,11),(10,10)</box>",
         "<box>(0,0)</box>",
-        "<box>(-1,0),(10,10)</box>",
         "<box>(0.5,0),(10,10)</box>",
+        "<box>[[10, 20, 300, 400]]</box>",
         "<box>(0,0),(10,10)",
         "(0,0),(10,10)</box>",
         "<box></box>",
         "<box>(0,0),(" + "9" * 5000 + ",10)</box>",
     ],
 )
-def test_bad_box(box):
-    error = refused({"image": "a", "conversations": said("Q", f"so: {box}")}, "message 1 has the box .*; write <box>")
-    assert error.rule == "boxes"
-    if box.startswith("<box>("):
-        refused({"conversations": said("Q", f"so: {box}")}, "message 1 has the box")
+def test_other_boxes_are_counted_and_kept(box):
+    record = {"image": "a", "conversations": said("Q", f"so: {box}")}
+    assert texts_of(record)[0] == ["Q", f"so: {box}"]
+    assert notes_of(record) == {OTHER_BOX: 1}
+    assert notes_of({"conversations": said("Q", f"so: {box}")}) == ({OTHER_BOX: 1} if box.startswith("<box>(") else {})
 
 
 def test_text_about_boxes():
@@ -400,3 +431,123 @@ def test_every_sample_file_is_read(tmp_path):
         "xcomposer2d5.json": 3,
         "xtuner_schema.json": 2,
     }
+
+
+# Keys
+
+
+def test_history():
+    pairs, turns = [["Q", "A"], ["R", "B"]], talk("Q", "A", "R", "B")["messages"]
+    for record in (
+        talk("S", "C", history=pairs),
+        talk("S", "C", history=turns),
+        {"conversations": said("S", "C"), "history": pairs},
+        {"conversations": [["S", "C"]], "history": pairs},
+    ):
+        assert texts_of(record) == (["Q", "A", "R", "B", "S", "C"], [])
+        assert notes_of(record) == {HISTORY: 1}
+    system = {"messages": [{"role": "system", "content": "X"}, *talk("S", "C")["messages"]], "history": pairs}
+    assert read_record(system, "s")[0] == conversation("Q", "A", "R", "B", "S", "C", system="X")
+    assert texts_of(talk("S", "C", history=[["<image>Q", "A"]], images=["a"])) == (
+        ["Q", "A", "S", "C"],
+        ["a"],
+    )
+    assert notes_of(talk("S", "C", history=[])) == {}
+    assert notes_of(talk("S", "C", history="Diabetes since 1998")) == {UNREAD_KEY.format("history"): 1}
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            talk("Q", "A", tools='[{"name": "get_weather"}]'),
+            r'the record has "tools": "\[{.*", tools for the model to ca',
+        ),
+        (
+            talk("Q", "A", functions=[{"name": "f"}]),
+            'the record has "functions": .*, tools for the model to call, which',
+        ),
+        (
+            talk("Q", "A", audios=["a.wav"]),
+            r'the record has "audios": \["a.wav"\], sound, which these models don\'t hear',
+        ),
+        (talk("Q", "A", label=False), 'the record has "label": false, which marks it as one not to learn from; remove'),
+        (talk("Q", "A", kto_tag=False), 'the record has "kto_tag": false, which marks it as one not to learn from'),
+        (talk("Q", "A", weight=0), 'the record has "weight": 0, which marks it as one not to learn from'),
+        (talk("Q", "A", loss=False), 'the record has "loss": false, which marks it as one not to learn from'),
+        (talk("Q", "A", loss_scale=0.5), 'the record has "loss_scale": 0.5, but all answers count alike; remove the'),
+    ],
+)
+def test_keys_that_ask_for_what_cant_be_done(record, message):
+    assert refused(record, message).rule == "key not supported"
+
+
+@pytest.mark.parametrize(
+    ("marks", "message"),
+    [
+        ({"weight": 0.5}, 'message 1 has "weight": 0.5, but all answers count alike; remove the key, or set it to 1'),
+        ({"loss_scale": 2}, 'message 1 has "loss_scale": 2, but all answers count alike'),
+        ({"tool_calls": [{"id": "0"}]}, r'message 1 has "tool_calls": \[{"id": "0"}\], tools for the model to call'),
+    ],
+)
+def test_keys_of_turns_that_ask_for_what_cant_be_done(marks, message):
+    question, answer = talk("Q", "A")["messages"]
+    refused({"messages": [question, answer | marks]}, message)
+
+
+def test_other_keys_are_counted():
+    record = talk(
+        "Q", "A", id=1, height=2, tools=["hammer"], label="cat", weight=70, rejected_response="B", kto_tag=True
+    )
+    assert texts_of(record) == (["Q", "A"], [])
+    assert notes_of(record) == {
+        **{UNREAD_KEY.format(key): 1 for key in ("tools", "label", "weight", "kto_tag")},
+        REJECTED_KEY.format("rejected_response"): 1,
+    }
+    question, answer = talk("Q", "A")["messages"]
+    turns = [question | {"loss": 0, "weight": None}, answer | {"loss": True, "weight": 1, "reasoning_content": "Hm"}]
+    assert notes_of({"messages": turns, "audio": None, "tools": []}) == {UNREAD_TURN_KEY.format("reasoning_content"): 1}
+    assert len(notes_of(talk("Q", "A", **{f"key{index}": 1 for index in range(1000)}))) == 20
+    assert notes_of(talk("Q", "A", mage="Gandalf")) == {UNREAD_KEY.format("mage"): 1}
+    refused(talk("Q", "A", imgae="a.png"), 'there is a key "imgae" but no "image"; correct it, or call it otherwise')
+
+
+def objects(texts=("<image>Find <ref-object>", "<bbox>"), **changes):
+    values = {"ref": ["the dog"], "bbox": [[10, 20, 30, 40]]} | changes
+    return talk(*texts, images=["a"], objects={key: value for key, value in values.items() if value is not None})
+
+
+def filled(record):
+    return [message.text for message in read_record(record, "train.json[17]", None, lambda name: (40, 80))[0]]
+
+
+def test_objects():
+    assert filled(objects()) == ["Find the dog", "[(250,250),(750,500)]"]
+    assert notes_of(objects(bbox_type="norm1", bbox=[[0, 1, 0.25, 0.5]])) == {FILLED: 1}
+    assert filled(objects(bbox_type="norm1", bbox=[[0, 1, 0.25, 0.5]]))[1] == "[(0,1000),(250,500)]"
+    assert filled(objects(bbox=[[10, 20]], ref=None, label=["it"])) == ["Find it", "[(250,250)]"]
+    several = objects(("<image>Where? <bbox>", "<ref-object><bbox>"), bbox=[[0, 0, 40, 80], [1, 2, 3, 4]], image_id=[0])
+    assert filled(several) == ["Where? [(0,0),(1000,1000)]", "the dog[(25,25),(75,50)]"]
+    assert notes_of(objects(("<image>Find it", "Here."))) == {UNREAD_KEY.format("objects"): 1}
+    assert notes_of(talk("What is <bbox>?", "A")) == {UNFILLED: 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bbox": []}, '"objects" has 0 in "bbox" for 1 <bbox> in the messages; write one <bbox> for each'),
+        ({"ref": ["a", "b"]}, '"objects" has 2 in "ref" for 1 <ref-object> in the messages'),
+        ({"ref": [7]}, '"ref" of "objects" must be a list of texts'),
+        ({"bbox": 7}, '"bbox" of "objects" must be a list'),
+        ({"bbox": [[1, 2, 3]]}, r'"bbox" 0 of "objects" is no \[x1, y1, x2, y2\] or \[x, y\] of numbers; correct it'),
+        ({"bbox": [[1, float("nan")]]}, '"bbox" 0 of "objects" is no '),
+        ({"bbox": [[1, 2, 3, 81]]}, r'"bbox" 0 of "objects", \[1, 2, 3, 81\], goes beyond 40 x 80 pixels; correct it'),
+        ({"bbox": [[1, 2]], "bbox_type": "norm1"}, "goes beyond an image of side 1; correct it, or"),
+        ({"bbox_type": "norm1000"}, '"bbox_type" of "objects" is not one of real, norm1'),
+        ({"image_id": [1]}, '"bbox" 0 of "objects" is of image 1, and there are 1; correct "image_id"'),
+        ({"category": [1]}, "\"objects\" has a key 'category'; write"),
+    ],
+)
+def test_objects_that_cant_be_filled_in(changes, message):
+    with pytest.raises(DataError, match=message):
+        filled(objects(**changes))

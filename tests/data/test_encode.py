@@ -103,7 +103,7 @@ IMAGE_TEXTS = ["<ImageHere>What is it?", "Between <ImageHere> and <ImageHere>?",
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(IMAGE_TEXTS), min_size=1, max_size=3), st.data())
 def test_slots_stand_where_the_placeholders_stand(questions, data):
-    texts = [text for question in questions for text in (question, "Yes<ImageHere>." if "None" in question else "Yes")]
+    texts = [text for question in questions for text in (question, "Yes." if "None" in question else "Yes")]
     count = sum(text.count("<ImageHere>") for text in texts)
     image_tokens = data.draw(st.lists(st.integers(1, 5), min_size=count, max_size=count))
     sample = conversation(*texts, images=["image"] * count)
@@ -159,15 +159,51 @@ def test_split_at_images():
 
 def test_dropping_the_oldest_turn():
     sample = conversation(
-        "1 <ImageHere>", "one", "2", "two <ImageHere>", "3 <ImageHere>", "three", system="S", images="abc"
+        "1 <ImageHere>", "one", "2", "two <ImageHere>", "3 <ImageHere>", "three", system="S", images="ab"
     )
     shorter = drop_oldest_turn(sample)
-    assert [message.text for message in shorter.messages] == ["S", "2", "two <ImageHere>", "3 <ImageHere>", "three"]
-    assert shorter.images == ("b", "c") and shorter.source == sample.source
+    assert [message.text for message in shorter.messages] == [
+        *("S", "<ImageHere>2", "two <ImageHere>", "3 <ImageHere>", "three"),
+    ]  # fmt: skip
+    assert shorter.images == sample.images and shorter.source == sample.source
     shortest = drop_oldest_turn(shorter)
-    assert [message.text for message in shortest.messages] == ["S", "3 <ImageHere>", "three"]
-    assert shortest.images == ("c",)
+    assert [message.text for message in shortest.messages] == ["S", "<ImageHere>3 <ImageHere>", "three"]
+    assert shortest.images == sample.images
     assert drop_oldest_turn(shortest) is None
+    assert drop_oldest_turn(conversation("1", "one", "2", "two", images="a")).image_leads
+
+
+@pytest.mark.parametrize(
+    ("question", "kept"),
+    [
+        ("<ImageHere>What?", "<ImageHere>"),
+        ("<ImageHere>\nWhat?", "<ImageHere>\n"),
+        ("What is <ImageHere>?", "<ImageHere>"),
+        ("Image1 <ImageHere>; Image2 <ImageHere>; Which?", "Image1 <ImageHere>; Image2 <ImageHere>; "),
+        ("Picture 1: <ImageHere>\nPicture 2: <ImageHere>\nWhich?", "Picture 1: <ImageHere>\nPicture 2: <ImageHere>\n"),
+    ],
+)
+def test_no_answer_is_left_without_its_image(question, kept):
+    images = ["image"] * question.count("<ImageHere>")
+    shorter = drop_oldest_turn(conversation(question, "A car.", "Which colour?", "Blue.", images=images))
+    assert [message.text for message in shorter.messages] == [f"{kept}Which colour?", "Blue."]
+    assert list(shorter.images) == images
+
+
+def test_marks_and_special_tokens_that_somebody_says_are_text():
+    """HTML's <s>, and an <ImageHere> in an answer; the template's own stay tokens."""
+    answer = "<s>9.99</s> <ImageHere> <unk>"
+    sample = conversation("<ImageHere>What does </s> mean?", answer, "And <s>?", answer, images=["a"])
+    example = train(sample, [3])
+    assert example.image_mask.sum() == 3
+    ids, trained = example.input_ids.tolist(), example.input_ids[example.labels != IGNORE_INDEX].tolist()
+    special = TOKENIZER.bos_token_id, TOKENIZER.eos_token_id, TOKENIZER.unk_token_id
+    assert [ids.count(token) for token in special] == [1, 1, 3]  # unknown: what makes up an image's slots
+    assert decode(trained) == f"{answer}[UNUSED_TOKEN_145]{answer}[UNUSED_TOKEN_145]\n</s>"
+    cut = conversation(*[message.text for message in sample.messages[:-1]], images=["a"])
+    prompt = ask(cut, [3], as_trained=True)
+    assert prompt.input_ids.tolist() == ids[: len(prompt)]
+    assert ask(cut, [3]).image_mask.sum() == 3
 
 
 def test_number_of_trained_tokens_leaves_out_the_first():

@@ -29,14 +29,13 @@ CONVERSATIONS = {
     "picture": (talk("Picture 1: <ImageHere>\nQ", "<ref>it</ref><box>(1,2),(3,4)</box>"), ["https://x.org/a.png"]),
     "inside": (talk("What is <ImageHere>?", "A"), ["a.png"]),
     "several": (talk("Image1 <ImageHere>; Image2 <ImageHere>; Q", "A", "Image3 <ImageHere>; Q", "A"), ["a", "b", "a"]),
-    "answer": (talk("Q", "<ImageHere>\nA"), ["a"]),
+    "answer": (talk("<ImageHere>\nQ", "<svg><image></svg> <video> <ImageHere>\n<img>a</img>"), ["a"]),
     "system": (talk("Q", "A", system="S"), []),
     "leads": (talk("Q", "A"), ["a b.png"]),
 }
 # What a dialect says in another way, or not at all.
 OWN = ("xcomposer2", "xcomposer2d5")
-OTHERWISE = {(name, dialect) for name in ("image", "picture") for dialect in DIALECTS if dialect not in OWN}
-OTHERWISE.add(("answer", "llava"))
+OTHERWISE = {(name, dialect) for name in ("image", "picture", "answer") for dialect in DIALECTS if dialect not in OWN}
 REFUSED = {
     *[(dialect, "system") for dialect in ("chatml", "qwen-vl")],
     *[("llava", name) for name in ("inside", "picture", "several")],
@@ -132,15 +131,25 @@ def test_notes():
     [
         (talk("Q", "A", system="S"), [], "chatml", "chatml has no system turn; remove it, or choose another format"),
         (talk("Q", "A", system="S"), [], "qwen-vl", "qwen-vl has no system turn"),
-        (talk("<ImageHere>\nQ", "A <image>"), ["a"], "llava", "llava can't say this: message 0, or its images, would"),
         (
-            talk("Q", "Use <img>b</img>"),
+            talk("<ImageHere>\n<image>", "A"),
+            ["a"],
+            "llava",
+            "llava can't say this: message 0, or its images, would be read differently",
+        ),
+        (
+            talk("Use <img>b</img>", "A"),
             [],
             "chatml",
-            r"chatml can't say this: message 1, or its images, would be read d",
+            r"chatml can't say this: message 0, or its images, would be read d",
         ),
-        (talk("Q", "Use <img>"), [], "chatml", "chatml can't say this: message 1 has an <img> without its </img>"),
-        (talk("<ImageHere>Q", "A"), ["a</img>b"], "qwen-vl", "qwen-vl can't say this: message 0 has an <img> without"),
+        (talk("Use <img>a.png", "A"), [], "chatml", "chatml can't say this: message 0 has an <img> without its </img>"),
+        (
+            talk("<ImageHere>Q", "A"),
+            ["a</img>b"],
+            "qwen-vl",
+            "qwen-vl can't say this: message 0, or its images, would be read d",
+        ),
         (
             talk("<ImageHere>Q", "A"),
             [" a"],

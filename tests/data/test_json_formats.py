@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from paddle_xc2.data.conversation import DataError, Message
-from paddle_xc2.data.dialects import COLON_LABEL
+from paddle_xc2.data.doubts import COLON_LABEL
 from paddle_xc2.data.image_transform import ImageMissing
 from paddle_xc2.data.json_formats import load_conversations, open_conversations, to_conversation
 
@@ -347,3 +347,13 @@ def test_images_are_named_as_other_programs_name_them(folder, monkeypatch):
     conversation = to_conversation({"image": "a b.png", "conversations": turns("Q", "A")}, "r", image_folder="~/images")
     assert conversation.images == (folder / "images" / "a b.png",)
     refused({"image": "file:///none.png", "conversations": turns("Q", "A")}, 'there is no image "file:///none.png"; c')
+
+
+def test_boxes_in_pixels_are_of_the_image(folder):
+    turns = [{"role": "user", "content": "<image>Find <ref-object>"}, {"role": "assistant", "content": "<bbox>"}]
+    record = {"messages": turns, "images": ["images/red.png"], "objects": {"ref": ["it"], "bbox": [[0, 1, 2, 2]]}}
+    conversation = to_conversation(record, "r", base_folder=folder)
+    assert [message.text for message in conversation.messages] == ["Find it", "[(0,500),(1000,1000)]"]
+    (folder / "images" / "red.png").write_text("damaged")
+    with pytest.raises(DataError, match="r: .*red.png: this is not an image"):
+        to_conversation(record, "r", base_folder=folder)

@@ -13,7 +13,6 @@ from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.downloads import ImageCache
 from paddle_xc2.data.json_formats import load_conversations
 from paddle_xc2.data.record_files import RecordFile
-from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
 
 FORMATS = sorted((Path(__file__).parent / "formats").glob("*.json*"))
 NUM_MUTANTS = 80  # of each of the eight files
@@ -121,7 +120,7 @@ def check_understood(record, conversation, num_left_out):
         turns = turns[:head] + turns[head + num_left_out :]
     said = [*([record["system"]] if record.get("system") else []), *strings_of(turns)]
     assert letters(said) == letters(message.text for message in conversation.messages)
-    marks = sum(message.text.count(IMAGE_PLACEHOLDER) for message in conversation.messages)
+    marks = sum(message.num_images for message in conversation.messages)
     assert marks == len(conversation.images) or (marks, len(conversation.images)) == (0, 1)
     named = len(set(re.findall(r"images/(?:red|blue)\.png", json.dumps(record))))
     assert (len(conversation.images) > 0) <= (named > 0)

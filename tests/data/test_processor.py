@@ -163,23 +163,26 @@ def test_too_long_is_refused(checkpoint):
 def test_oldest_turns_are_dropped_whole(checkpoint):
     sample = conversation(*TURNS, images="ab")
     for dropped in (1, 2):
-        shorter = conversation(*TURNS[2 * dropped :], images="b" if dropped == 1 else "")
+        question, *others = TURNS[2 * dropped :]
+        shorter = conversation("<ImageHere>" * dropped + question, *others, images="ab")
         want = sized(checkpoint, 4096).lay_out(shorter)[1]
         kept, example = sized(checkpoint, len(want), "turns").lay_out(sample)
         assert kept == shorter and example.num_dropped_turns == dropped
         assert example.input_ids.tolist() == want.input_ids.tolist()
         assert example.labels.tolist() == want.labels.tolist()
-        assert example.image_mask.sum() == 4 * len(shorter.images)  # an image is never cut
+        assert example.image_mask.sum() == 4 * 2  # an image is never cut, and none goes: later answers may be about it
 
 
 def test_even_the_last_turn_is_too_long(checkpoint):
     with pytest.raises(TooLong) as caught:
         sized(checkpoint, 5, "turns").lay_out(conversation(*TURNS, images="ab"))
-    length = sized(checkpoint, 4096).num_tokens(conversation(*TURNS[4:]))
+    length = sized(checkpoint, 4096).num_tokens(conversation("<ImageHere><ImageHere>Why?", "So.", images="ab"))
     assert str(caught.value) == (
-        f"train.json[17]: even the last turn has {length} tokens (0 of them image slots), more than max_length 5; "
-        "raise max_length, shorten the sample"
+        f"train.json[17]: even the last turn, with all images, has {length} tokens (8 of them image slots), more than "
+        "max_length 5; raise max_length, shorten the sample"
     )
+    with pytest.raises(TooLong, match="even the last turn has 1. tokens"):
+        sized(checkpoint, 5, "turns").lay_out(conversation("What?", "A cat.", "Why?", "So."))
 
 
 def test_a_sample_without_an_answer(processor):

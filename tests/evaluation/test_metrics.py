@@ -120,6 +120,7 @@ def test_options_of_one_text_name_no_choice():
 def test_boxes():
     assert boxes_in("<box>(1, 2),(3,4)</box> and [5.5, 6, 7, 8]") == [(1, 2, 3, 4), (5.5, 6, 7, 8)]
     assert boxes_in("[[30,40,10,20]]") == [(10, 20, 30, 40)]
+    assert boxes_in("a dog [(1,2),(3,4)]") == [(1, 2, 3, 4)]
     assert boxes_in("[1,2,3] (1,2),(3,4) <box>(1,2)</box>") == []
 
 

@@ -171,8 +171,8 @@ class DataArguments:
     max_length: int | None = key(None, "longest sample; null is the family's.", least=1, most=2**20)
     truncation: str = key(
         "refuse",
-        "what happens to longer samples: refuse lists them and stops, turns drops their oldest turns, leave_out "
-        "trains without them.",
+        "what happens to longer samples: refuse lists them and stops, turns drops their oldest turns (but not "
+        "the images, which go before the oldest question left), leave_out trains without them.",
         choices=("refuse", "turns", "leave_out"),
     )
     dataloader_num_workers: int = key(
