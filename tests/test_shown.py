@@ -1,18 +1,20 @@
 """Values in messages."""
 
 import time
+from collections import OrderedDict
+from typing import NamedTuple
 
 from paddle_xc2.shown import shown
 
 
+class Pair(NamedTuple):
+    one: object
+    other: object
+
+
 def test_small_values_are_shown_as_they_are():
-    assert [shown(value) for value in ("a", 1.5, None, [1, 2], {"a": (1,)})] == [
-        "'a'",
-        "1.5",
-        "None",
-        "[1, 2]",
-        "{'a': (1,)}",
-    ]
+    for value in ("a", "a 'b'", b"a", 1, 1.5, True, None, [1, None], {"a": (1,)}, ()):
+        assert shown(value) == repr(value)
 
 
 def test_what_is_long_deep_or_shared_is_short_and_takes_no_time():
@@ -20,13 +22,8 @@ def test_what_is_long_deep_or_shared_is_short_and_takes_no_time():
     for _ in range(60):
         shared = (shared, shared)
     started = time.perf_counter()
-    for value in (
-        "x" * 10**6,
-        [[[[[[1] * 99] * 99] * 99]]],
-        shared,
-        10**4000,
-        {str(i): i for i in range(10**5)},
-        "a\nb",
-    ):
+    values = ["x" * 10**6, b"x" * 10**6, "a \n b", [[[[[[1] * 99] * 99] * 99]]], {str(i): i for i in range(10**5)}]
+    values += [shared, Pair(shared, shared), OrderedDict(a=shared), 10**4000, 10**10_000, float("nan"), object()]
+    for value in values:
         assert len(shown(value)) <= 203 and "\n" not in shown(value)
     assert time.perf_counter() - started < 1

@@ -147,6 +147,7 @@ DAMAGED = {
     "a name twice": (b'{"x": 1, "x": 2}', None, r"its header is damaged \(a tensor stands in it twice\)"),
     "dtype": (_header(dtype="F8_E4M3"), None, "x has dtype F8_E4M3; known are F64"),
     "shape": (_header(shape=[-2]), None, r"x has no valid shape \(\[-2\]\)"),
+    "dtype is a list": (_header(dtype=["F32"]), None, r"x has dtype \['F32'\]; known are F64"),
     "no offsets": ({"x": {"dtype": "F32", "shape": [2]}}, None, "x has no valid data_offsets"),
     "no entry": ({"x": 3}, None, "x has no valid data_offsets"),
     "size": (_header(shape=[3]), None, "x of shape .3. and dtype float32 stands at bytes 0 to 8, expected 0 to 12"),
