@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from paddle_xc2.json_file import read_json
+from paddle_xc2.llava_settings import clip_settings
 from paddle_xc2.model_path import resolve_model_path
 
 CONFIG_FILE = "config.json"
@@ -49,18 +50,19 @@ def config_path(directory: str | Path) -> Path:
 def read_checkpoint_config(directory: str | Path) -> dict:
     """config.json of a checkpoint, completed with the sizes of its ViT where they stand in a file of their own.
 
-    Raises: FileNotFoundError if the directory or its config.json is missing; ValueError for broken JSON.
+    Raises: FileNotFoundError if the directory or its config.json is missing; ValueError for broken JSON, or a vision
+        encoder that is not supported.
     """
     directory = Path(directory)
     config = read_json(config_path(directory))
-    if "vision_config" in config:
+    if config.get("vision_config") is not None:
         return config
     vision = xtuner_folder(directory, XTUNER_VISION)
     if (directory / VISION_CONFIG_FILE).is_file():
         config["vision_config"] = read_json(directory / VISION_CONFIG_FILE)
     elif vision is not None and (vision / CONFIG_FILE).is_file():
-        config["vision_config"] = read_json(vision / CONFIG_FILE)
-        config["img_size"] = config["vision_config"].get("image_size")
+        config["vision_config"] = clip_settings(read_json(vision / CONFIG_FILE), str(vision / CONFIG_FILE))
+        config["img_size"] = config["vision_config"].pop("image_size")
     return config
 
 

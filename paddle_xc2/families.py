@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from paddle_xc2.messages import shown
+from paddle_xc2.short_repr import short_repr
 from paddle_xc2.special_tokens import EOS, IM_END, IM_START, TURN_END, TURN_START
 
 # Upstream's default system turn (`modeling_internlm_xcomposer2.py`, `chat`): released XComposer2 models were tuned
@@ -174,8 +176,8 @@ INTERNLM2_ARCHITECTURE = "InternLM2ForCausalLM"  # of the language model in XTun
 
 def family_named(name: str) -> Family:
     """Raises: ValueError for a name that is no family."""
-    if name not in _BY_NAME:
-        raise ValueError(f'unknown model family "{name}"; known are {", ".join(_BY_NAME)}')
+    if not isinstance(name, str) or name not in _BY_NAME:
+        raise ValueError(f'unknown model family "{shown(name)}"; known are {", ".join(_BY_NAME)}')
     return _BY_NAME[name]
 
 
@@ -189,18 +191,19 @@ def detect_family(config: dict, tensor_names=(), source: str = "config.json") ->
         source: what to call the config in messages.
     Raises: ValueError if the checkpoint is of no supported family.
     """
-    if "xc2_family" in config:
+    if config.get("xc2_family") is not None:
         return family_named(config["xc2_family"])
     architectures = config.get("architectures") or []
-    if INTERNLM2_ARCHITECTURE in architectures and "vision_config" in config:
+    if not isinstance(architectures, list):
+        raise ValueError(f"{source}: architectures is {short_repr(architectures)}, but must be a list of names")
+    if INTERNLM2_ARCHITECTURE in architectures and config.get("vision_config") is not None:
         return _BY_NAME["llava-internlm2"]
     if XCOMPOSER2_ARCHITECTURE not in architectures:
         hint = "this is not an InternLM-XComposer2 checkpoint"
         if INTERNLM2_ARCHITECTURE in architectures:
             hint = "this is a language model alone, a LLaVA has the folders projector and visual_encoder beside it"
-        raise ValueError(
-            f"{source}: architectures is {architectures or 'missing'}, expected [{XCOMPOSER2_ARCHITECTURE!r}]; {hint}"
-        )
+        found = short_repr(architectures) if architectures else "missing"
+        raise ValueError(f"{source}: architectures is {found}, expected [{XCOMPOSER2_ARCHITECTURE!r}]; {hint}")
     image_size = config.get("img_size")
     is_2d5 = image_size == 560 or config.get("model_type") == "internlm2"
     tiled = _SEPARATOR in tensor_names if tensor_names else is_2d5 or image_size is None

@@ -9,6 +9,9 @@ import copy
 from dataclasses import asdict, dataclass, fields
 
 from paddle_xc2.families import Family, detect_family, family_named
+from paddle_xc2.messages import shown
+from paddle_xc2.setting_values import wrong_values
+from paddle_xc2.short_repr import short_repr
 
 
 @dataclass(frozen=True)
@@ -36,26 +39,15 @@ class VisionConfig:
         return cls(**{key: value for key, value in values.items() if key in known})
 
 
-_VISION_COUNTS = tuple(field.name for field in fields(VisionConfig) if field.type == "int")
 ROPE_SCALING_TYPES = ("linear", "dynamic")
-_OPTIONAL = ("num_key_value_heads", "img_size")
-
-
-def _check_kinds(counts: dict, objects: dict) -> None:
-    """Raises: ValueError naming every value of config.json that is not even of the right kind."""
-    wrong = [
-        f"{name} is {value!r}, but must be a whole number above 0"
-        for name, value in counts.items()
-        if not (value is None and name in _OPTIONAL) and (type(value) is not int or value < 1)
-    ]
-    for name, value in objects.items():
-        if value is not None and not isinstance(value, dict):
-            wrong.append(f"{name} is {value!r}, but must be an object of settings, or null")
-    for name, value in (objects["vision_config"] if isinstance(objects["vision_config"], dict) else {}).items():
-        if name in _VISION_COUNTS and (type(value) is not int or value < 1):
-            wrong.append(f"vision_config: {name} is {value!r}, but must be a whole number above 0")
-    if wrong:
-        raise ValueError("the model configuration is wrong: " + "; ".join(wrong))
+_DEFAULTS_OF_OTHERS = {
+    "architectures": ["InternLMXComposer2ForCausalLM"],
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+    "tie_word_embeddings": False,
+}
+_SPELLED_OTHERWISE = ("rope_parameters",)  # as rope_theta and rope_scaling; files are read by upstream_settings.py
 
 
 class ModelSettings:
@@ -103,48 +95,25 @@ class ModelSettings:
         use_recompute: bool = False,
         **kwargs,
     ):
-        counts = {
-            "vocab_size": vocab_size,
-            "hidden_size": hidden_size,
-            "intermediate_size": intermediate_size,
-            "num_hidden_layers": num_hidden_layers,
-            "num_attention_heads": num_attention_heads,
-            "num_key_value_heads": num_key_value_heads,
-            "max_position_embeddings": max_position_embeddings,
-            "max_length": max_length,
-            "img_size": img_size,
-        }
-        _check_kinds(counts, {"rope_scaling": rope_scaling, "vision_config": vision_config})
-        kwargs.setdefault("architectures", ["InternLMXComposer2ForCausalLM"])
-        kwargs.setdefault("bos_token_id", 1)
-        kwargs.setdefault("eos_token_id", 2)
-        kwargs.setdefault("pad_token_id", 2)
-        kwargs.setdefault("tie_word_embeddings", False)
-        self._keep(kwargs)
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.intermediate_size = intermediate_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.num_key_value_heads = num_attention_heads if num_key_value_heads is None else num_key_value_heads
-        self.hidden_act = hidden_act
-        self.max_position_embeddings = max_position_embeddings
-        self.initializer_range = initializer_range
-        self.rms_norm_eps = rms_norm_eps
-        self.bias = bias
-        self.rope_theta = rope_theta
-        self.rope_scaling = rope_scaling
-        self.max_length = max_length
-        self.use_recompute = use_recompute
-        self.chat_layout = chat_layout
-        self.hd_num = hd_num
-        self.pad_image_to_square = pad_image_to_square
-        self.plora_dropout = plora_dropout
+        given = dict(locals())  # every argument by its name
+        others = {**_DEFAULTS_OF_OTHERS, **given.pop("kwargs")}
+        del given["self"]
+        wrong = wrong_values({**given, **others})
+        vision = vision_config if isinstance(vision_config, dict) else {}
+        wrong += [f"vision_config: {complaint}" for complaint in wrong_values(vision)]
+        wrong += [f'"{name}" has a meaning of its own here; leave it out' for name in others if self.is_taken(name)]
+        if wrong:
+            raise ValueError("the model configuration is wrong: " + "; ".join(wrong))
+        self._keep(others)
+        for name, value in given.items():
+            setattr(self, name, value)
+        if num_key_value_heads is None:
+            self.num_key_value_heads = num_attention_heads
         if xc2_family is None:
             detected = {
                 "architectures": self.architectures,
                 "img_size": img_size,
-                "model_type": kwargs.get("model_type"),
+                "model_type": others.get("model_type"),
             }
             xc2_family = detect_family(detected, source="XComposer2Config").name
         self.xc2_family = xc2_family
@@ -156,6 +125,13 @@ class ModelSettings:
     def _keep(self, others: dict) -> None:
         """Takes in the keys that this package has no use for."""
         self.__dict__.update(others)
+
+    @classmethod
+    def is_taken(cls, name: str) -> bool:
+        """Whether a key of a config.json has the name of something that this class is or does, and can't be kept."""
+        if name in ("self", "kwargs", *_SPELLED_OTHERWISE):
+            return True
+        return name != "model_type" and (name.startswith("__") or hasattr(cls, name))
 
     @property
     def family(self) -> Family:
@@ -211,19 +187,23 @@ class ModelSettings:
                 "the side of an image token"
             )
         if vision.hidden_act != "quick_gelu":
-            wrong.append(f'vision_config: hidden_act "{vision.hidden_act}" is not supported, only "quick_gelu"')
+            wrong.append(f'vision_config: hidden_act "{shown(vision.hidden_act)}" is not supported, only "quick_gelu"')
         if self.hidden_act != "silu":
-            wrong.append(f'hidden_act "{self.hidden_act}" is not supported, only "silu"')
+            wrong.append(f'hidden_act "{shown(self.hidden_act)}" is not supported, only "silu"')
         if self.rope_scaling is not None:
             kind, factor = self.rope_scaling.get("type"), self.rope_scaling.get("factor")
             if kind not in ROPE_SCALING_TYPES:
-                wrong.append(f'rope_scaling: type "{kind}" is not one of {", ".join(ROPE_SCALING_TYPES)}')
-            if not isinstance(factor, (int, float)) or factor < 1:
-                wrong.append(f"rope_scaling: factor is {factor!r}, but must be a number of at least 1")
+                wrong.append(f'rope_scaling: type "{shown(kind)}" is not one of {", ".join(ROPE_SCALING_TYPES)}')
+            if type(factor) not in (int, float) or not 1 <= factor <= 1e6:
+                wrong.append(f"rope_scaling: factor is {short_repr(factor)}, but must be a number of at least 1")
+            if kind == "dynamic" and self.head_dim == 2:
+                wrong.append('rope_scaling: type "dynamic" needs heads of more than 2 numbers')
+        if self.tie_word_embeddings:
+            wrong.append("tie_word_embeddings true is not supported: output and embedding are two matrices here")
         if self.bias:
             wrong.append("bias true is not supported: no released checkpoint has biases in the language model")
         if self.chat_layout not in (None, "as_trained", "official"):
-            wrong.append(f'chat_layout "{self.chat_layout}" is not one of as_trained, official')
+            wrong.append(f'chat_layout "{shown(self.chat_layout)}" is not one of as_trained, official')
         if wrong:
             raise ValueError("the model configuration does not hold together: " + "; ".join(wrong))
 

@@ -24,8 +24,9 @@ from paddle_xc2.data.image_transform import (
 from paddle_xc2.data.json_formats import to_conversation
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer
 from paddle_xc2.data.video import is_video, video_pixels, video_size
-from paddle_xc2.families import FAMILIES, Family, detect_family
+from paddle_xc2.families import FAMILIES, Family
 from paddle_xc2.model_path import resolve_model_path
+from paddle_xc2.upstream_settings import model_settings
 
 CHAT_LAYOUTS = ("official", "as_trained")
 TRUNCATIONS = ("refuse", "turns")
@@ -115,18 +116,18 @@ class XComposer2Processor:
         tokenizer = XComposer2Tokenizer.from_pretrained(path, base)
         if is_adapter(path):
             path, settings = find_base(path, base), adapter_settings(path)
-        config = read_checkpoint_config(path) | settings
-        family = detect_family(config, read_tensor_names(path), source=str(config_path(path)))
+        content = read_checkpoint_config(path) | settings
+        config = model_settings(content, str(config_path(path)), read_tensor_names(path))
         return cls(
-            family,
+            config.family,
             tokenizer,
-            family.image_size if family.tiling else image_size or config.get("img_size") or family.image_size,
-            (config.get("vision_config") or {}).get("patch_size", 14),
+            config.img_size if config.family.tiling else image_size or config.img_size,
+            config.vision.patch_size,
             max_length,
-            config.get("hd_num") if hd_num is None else hd_num,
-            chat_layout or config.get("chat_layout") or "official",
+            config.hd_num if hd_num is None else hd_num,
+            chat_layout or config.chat_layout or "official",
             truncation,
-            config.get("pad_image_to_square") if pad_image_to_square is None else pad_image_to_square,
+            config.pad_image_to_square if pad_image_to_square is None else pad_image_to_square,
         )
 
     @classmethod

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from paddle_xc2.checkpoint_config import CONFIG_FILE
 from paddle_xc2.json_file import MAX_BYTES, read_json, write_json
 from paddle_xc2.messages import listed
-from paddle_xc2.shown import shown
+from paddle_xc2.short_repr import short_repr
 from paddle_xc2.weights.direct_io import PageWriter
 from paddle_xc2.weights.lazy_tensor import (
     NUMPY_DTYPES,
@@ -148,10 +148,12 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
         tag, shape = entry.get("dtype"), entry.get("shape")
         dtype = _DTYPES.get(tag) if isinstance(tag, str) else None
         if dtype is None:
-            told = tag if isinstance(tag, str) and len(tag) < 20 else shown(tag)
+            told = tag if isinstance(tag, str) and len(tag) < 20 else short_repr(tag)
             raise ValueError(f"{path}: {name} has dtype {told}; known are {', '.join(_DTYPES)}")
         if not isinstance(shape, list) or any(type(length) is not int or length < 0 for length in shape):
-            raise ValueError(f"{path}: {name} has no valid shape ({shown(shape)}); copy or download the file again")
+            raise ValueError(
+                f"{path}: {name} has no valid shape ({short_repr(shape)}); copy or download the file again"
+            )
         tensor = LazyTensor(dtype, tuple(shape), FileRange(path, data_start + begin, dtype, tuple(shape)))
         if begin != end or stop - begin != tensor.num_bytes:
             raise ValueError(

@@ -16,10 +16,13 @@ from paddle_xc2.checkpoint_config import (
     config_path,
     read_checkpoint_config,
 )
-from paddle_xc2.families import INTERNLM2_ARCHITECTURE, XCOMPOSER2_ARCHITECTURE, detect_family
+from paddle_xc2.families import INTERNLM2_ARCHITECTURE, XCOMPOSER2_ARCHITECTURE
 from paddle_xc2.json_file import read_json, write_json
 from paddle_xc2.model_settings import ModelSettings, VisionConfig
-from paddle_xc2.weights.xtuner import part_files, read_part_files
+from paddle_xc2.rope_settings import with_rope
+from paddle_xc2.short_repr import short_repr
+from paddle_xc2.upstream_settings import model_settings, settings_of
+from paddle_xc2.weights.xtuner import check_parts, known_part_files, part_files, read_part_files
 
 # What upstream's config.json holds beside the model's own settings; for models that were not loaded from one.
 _UPSTREAM_CONSTANTS = {
@@ -46,6 +49,8 @@ _LANGUAGE_MODEL_CONSTANTS = {
     },
     "model_type": "internlm2",
 }
+_ROPE = ("rope_theta", "rope_scaling")
+_DTYPE_KEYS = ("torch_dtype", "dtype")
 # Upstream has none of it; PaddleMIX's port can't be built without.
 _PADDLEMIX_KEY = "vision_projector"
 # Settings that upstream's config.json has under the same name. The others are ours, or of one run only.
@@ -67,15 +72,21 @@ def load_config(directory: Path, tensor_names=(), kind: type[ModelSettings] = Mo
     if _PADDLEMIX_KEY in original:
         original = _as_upstream(original)
         content = {**original, "vision_config": content.get("vision_config")}
-    content["xc2_family"] = detect_family(content, tuple(tensor_names), source=str(path)).name
-    if "xc2_layout" not in content:
-        content["hf_config"] = original
-        content["hf_part_files"] = read_part_files(Path(directory))
-    content.setdefault("hf_config", None)
-    try:
-        return kind(**content)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    parts = read_part_files(Path(directory))
+    if "xc2_layout" in content:
+        original = _object(content, "hf_config", path) or None
+        parts = known_part_files(_object(content, "hf_part_files", path))
+    config = model_settings(content, str(path), tensor_names, kind, hf_config=original, hf_part_files=parts)
+    if config.family.in_parts:
+        check_parts(parts, config, Path(directory))
+    return config
+
+
+def _object(content: dict, name: str, path: Path) -> dict:
+    value = content.get(name) or {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: {name} is {short_repr(value)}, but must be an object; convert the checkpoint again")
+    return value
 
 
 def is_paddlemix(directory: Path) -> bool:
@@ -108,19 +119,30 @@ def upstream_config(config: ModelSettings, dtype: str | None = None) -> dict:
         content = {**constants, **{name: value for name, value in settings.items() if value is not None}}
     else:
         known = {"xc2_family": config.xc2_family, "vision_config": config.vision_config}
-        before = ModelSettings(**{**original, **known})
-        changed = [name for name in _SETTINGS if getattr(config, name) != getattr(before, name)]
-        content = {**original, **{name: getattr(config, name) for name in changed}}
-    if dtype is not None:
-        content["torch_dtype"] = dtype
-    return content
+        before = ModelSettings(**{**settings_of(original, CONFIG_FILE), **known})
+        changed = {name: getattr(config, name) for name in _SETTINGS if getattr(config, name) != getattr(before, name)}
+        content = {**original, **{name: value for name, value in changed.items() if name not in _ROPE}}
+        if not changed.keys().isdisjoint(_ROPE):
+            content = with_rope(content, config.rope_theta, config.rope_scaling)
+    return _with_dtype(content, dtype)
+
+
+def _with_dtype(content: dict, dtype: str | None) -> dict:
+    """A config.json that says this dtype in every spelling that it has: transformers' is `dtype` since version 5."""
+    told = [name for name in _DTYPE_KEYS if content.get(name) is not None]
+    if dtype is None and told and content[told[0]] != content[told[-1]]:
+        dtype = content[told[0]]
+    return content if dtype is None else {**content, **dict.fromkeys(told or _DTYPE_KEYS[:1], dtype)}
 
 
 def converted_config(config: ModelSettings, dtype: str | None = None) -> dict:
     """config.json of a checkpoint in Paddle layout. Args: as `upstream_config`."""
     content = upstream_config(config, dtype)
+    settings = {name: getattr(config, name) for name in _SETTINGS}
     return {
         **content,
+        # Whatever upstream's file leaves to a default: a converted checkpoint depends on nobody's.
+        **{name: value for name, value in settings.items() if content.get(name) is None},
         "xc2_layout": "paddle",
         "xc2_family": config.xc2_family,
         "img_size": config.img_size,

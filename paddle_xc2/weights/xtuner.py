@@ -19,6 +19,7 @@ from paddle_xc2.checkpoint_config import (
     xtuner_folder,
 )
 from paddle_xc2.json_file import read_json
+from paddle_xc2.llava_settings import CLIP_MEAN, CLIP_STD, check_pixels, check_projector, clip_settings
 from paddle_xc2.model_settings import ModelSettings
 from paddle_xc2.weights.adapter import merge, read_adapter
 from paddle_xc2.weights.lazy_tensor import LazyTensor
@@ -105,12 +106,30 @@ def read_part_files(directory: Path) -> dict[str, dict]:
     return {name: read_json(directory / name) for name in PART_FILES if (directory / name).is_file()}
 
 
+def known_part_files(files: dict) -> dict[str, dict]:
+    """Those of PART_FILES among what a config.json says the parts' files were: no other name is ever written to."""
+    return {name: files[name] for name in PART_FILES if isinstance(files.get(name), dict)}
+
+
+def check_parts(files: dict[str, dict], config: ModelSettings, directory: Path) -> None:
+    """Raises: ValueError if the settings of a part ask for something that the model doesn't do."""
+    projector, vision, pixels = PART_FILES
+    if projector in files:
+        check_projector(files[projector], str(directory / projector))
+    if pixels in files:
+        size = (
+            clip_settings(files[vision], str(directory / vision))["image_size"] if vision in files else config.img_size
+        )
+        check_pixels(files[pixels], size, str(directory / pixels))
+
+
 def part_files(config: ModelSettings) -> dict[str, dict]:
-    """{file: content} of PART_FILES for a model: the originals where it has them."""
-    vision, size = config.vision, config.img_size
-    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-    defaults = (
-        {
+    """{file: content} of PART_FILES for a model: the originals where it has them, with the size of its images."""
+    projector, vision, pixels = PART_FILES
+    size = config.img_size
+    sides = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+    defaults = {
+        projector: {
             "architectures": ["ProjectorModel"],
             "auto_map": {
                 "AutoConfig": "configuration_projector.ProjectorConfig",
@@ -121,28 +140,34 @@ def part_files(config: ModelSettings) -> dict[str, dict]:
             "hidden_act": "gelu",
             "llm_hidden_size": config.hidden_size,
             "model_type": "projector",
-            "visual_hidden_size": vision.hidden_size,
+            "visual_hidden_size": config.vision.hidden_size,
         },
-        {
+        vision: {
             "architectures": ["CLIPVisionModel"],
             "model_type": "clip_vision_model",
             "image_size": size,
             "num_channels": 3,
             **config.vision_config,
         },
-        {
+        pixels: {
             "image_processor_type": "CLIPImageProcessor",
             "do_convert_rgb": True,
             "do_resize": True,
-            "size": {"shortest_edge": size},
+            "size": sides["size"],
             "resample": 3,
             "do_center_crop": True,
-            "crop_size": {"height": size, "width": size},
+            "crop_size": sides["crop_size"],
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
-            "image_mean": mean,
-            "image_std": std,
+            "image_mean": list(CLIP_MEAN),
+            "image_std": list(CLIP_STD),
         },
-    )
-    return {**dict(zip(PART_FILES, defaults, strict=True)), **(getattr(config, "hf_part_files", None) or {})}
+    }
+    originals = getattr(config, "hf_part_files", None) or {}
+    if vision in originals and clip_settings(originals[vision], vision)["image_size"] != size:
+        # It was fine-tuned with another size since.
+        originals = {**originals, vision: {**originals[vision], "image_size": size}}
+        if pixels in originals:
+            originals[pixels] = {**originals[pixels], **sides}
+    return {**defaults, **originals}

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from paddle_xc2.checkpoint_config import CONFIG_FILE, read_checkpoint_config
+from paddle_xc2.checkpoint_config import CONFIG_FILE, config_path, read_checkpoint_config
 from paddle_xc2.families import detect_family
 from paddle_xc2.json_file import read_json
+from paddle_xc2.llava_settings import clip_settings
 from paddle_xc2.model_settings import ModelSettings
+from paddle_xc2.upstream_settings import settings_of
 from paddle_xc2.weights.adapter import Adapter, split_updates
 from paddle_xc2.weights.checkpoint_files import read_checkpoint
 from paddle_xc2.weights.lazy_tensor import LazyTensor
@@ -116,13 +118,12 @@ def assemble_llava(llm: Path, clip: Path, seed: int = 0) -> tuple[dict[str, Lazy
     vision = {name: tensor for name, tensor in read_checkpoint(clip).items() if name.startswith(theirs)}
     if not vision:
         raise ValueError(f"{clip}: has no tensor that begins with {theirs}; give a CLIP with a vision transformer")
-    settings = read_json(clip / CONFIG_FILE)
     content = read_checkpoint_config(llm)
     original = dict(content)
-    content["vision_config"] = settings.get("vision_config", settings)
-    content["img_size"] = content["vision_config"].get("image_size")
+    content["vision_config"] = clip_settings(read_json(clip / CONFIG_FILE), str(clip / CONFIG_FILE))
+    content["img_size"] = content["vision_config"].pop("image_size")
     content["xc2_family"] = detect_family(content, source=str(llm)).name
-    config = ModelSettings(**content, hf_config=original, hf_part_files={})
+    config = ModelSettings(**settings_of(content, str(config_path(llm))), hf_config=original, hf_part_files={})
     if not config.family.in_parts:
         raise ValueError(f"{llm}: is a {config.family.name}, which has a vision encoder; give an InternLM2 alone")
     tensors = read_checkpoint(llm) | {ours + name.removeprefix(theirs): tensor for name, tensor in vision.items()}

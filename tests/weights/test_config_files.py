@@ -98,3 +98,73 @@ def test_another_architecture(upstream):
     (upstream / "config.json").write_text(json.dumps(UPSTREAM | {"architectures": ["LlamaForCausalLM"]}))
     with pytest.raises(ValueError, match=r"config.json: architectures is \['LlamaForCausalLM'\], expected"):
         load_config(upstream)
+
+
+V5 = {
+    **{name: value for name, value in UPSTREAM.items() if name not in ("rope_scaling", "torch_dtype")},
+    "rope_parameters": {"rope_theta": 500000.0, "rope_type": "linear", "factor": 4.0},
+    "dtype": "bfloat16",
+}
+
+
+def test_the_spelling_of_later_versions_of_transformers(upstream, tmp_path):
+    """It is read, comes back as it was, and after a change says the change in every spelling that there is."""
+    (upstream / "config.json").write_text(json.dumps(V5))
+    config = load_config(upstream)
+    assert (config.rope_theta, config.rope_scaling) == (500000.0, {"type": "linear", "factor": 4.0})
+    assert upstream_config(config) == V5
+    converted = converted_config(config, "float32")
+    assert converted["rope_parameters"] == V5["rope_parameters"] and converted["dtype"] == "float32"
+    assert converted["rope_theta"] == 500000.0 and "torch_dtype" not in converted
+    (tmp_path / "paddle").mkdir()
+    write_config(tmp_path / "paddle", config, "paddle")
+    again = load_config(tmp_path / "paddle")
+    assert (again.rope_theta, again.rope_scaling) == (config.rope_theta, config.rope_scaling)
+    assert upstream_config(again) == V5
+    again.rope_scaling = None
+    changed = upstream_config(again)
+    assert changed["rope_parameters"] == {"rope_theta": 500000.0, "rope_type": "default"}
+    (upstream / "config.json").write_text(json.dumps(changed))
+    assert load_config(upstream).rope_scaling is None
+
+
+def test_two_names_of_the_dtype_never_differ(upstream):
+    (upstream / "config.json").write_text(json.dumps(UPSTREAM | {"dtype": "float16"}))
+    config = load_config(upstream)
+    for dtype, written in ((None, "bfloat16"), ("float32", "float32")):
+        content = upstream_config(config, dtype)
+        assert content["dtype"] == content["torch_dtype"] == written
+
+
+def test_a_converted_checkpoint_depends_on_no_default(upstream, tmp_path):
+    """What upstream's file leaves out, or has as null, stands in ours with the value that it means there."""
+    left_out = {name: value for name, value in UPSTREAM.items() if name != "num_key_value_heads"}
+    (upstream / "config.json").write_text(json.dumps(left_out | {"rope_scaling": None}))
+    converted = converted_config(load_config(upstream))
+    assert (converted["rope_theta"], converted["rms_norm_eps"], converted["num_key_value_heads"]) == (10000, 1e-6, 4)
+    (tmp_path / "config.json").write_text(json.dumps(converted))
+    again = load_config(tmp_path)
+    assert (again.rope_theta, again.rms_norm_eps, again.max_position_embeddings) == (10000, 1e-6, 2048)
+    assert again.num_key_value_heads == 4 and upstream_config(again) == left_out | {"rope_scaling": None}
+
+
+def test_one_that_was_converted_before_they_stood_there_computes_as_it_did(upstream):
+    ours = UPSTREAM | {"xc2_layout": "paddle", "xc2_family": "xcomposer2-7b", "hf_config": UPSTREAM}
+    (upstream / "config.json").write_text(json.dumps(ours))
+    config = load_config(upstream)
+    assert (config.rope_theta, config.rms_norm_eps) == (1000000.0, 1e-5)
+    assert upstream_config(config)["rope_theta"] == 1000000.0  # for upstream it has to be said
+
+
+@pytest.mark.parametrize("name", ["hf_config", "hf_part_files"])
+def test_what_stands_where_the_original_should(upstream, name):
+    (upstream / "config.json").write_text(json.dumps(UPSTREAM | {"xc2_layout": "paddle", name: 3}))
+    with pytest.raises(ValueError, match=f"config.json: {name} is 3, but must be an object; convert the checkpoint"):
+        load_config(upstream)
+
+
+def test_no_other_file_is_written_than_a_parts(upstream):
+    llava = {"xc2_family": "llava-internlm2", "xc2_layout": "paddle", "img_size": 336, "vision_config": {}}
+    files = {"../evil.json": {}, "projector/config.json": {"hidden_act": "gelu"}, "visual_encoder/config.json": 3}
+    (upstream / "config.json").write_text(json.dumps(UPSTREAM | llava | {"hf_part_files": files}))
+    assert load_config(upstream).hf_part_files == {"projector/config.json": {"hidden_act": "gelu"}}

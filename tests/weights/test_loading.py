@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import paddle
@@ -240,3 +241,19 @@ def test_building_takes_no_memory():
     model = build_without_memory(tiny_config(), "float16")
     assert not any(parameter._is_initialized() for parameter in model.parameters())
     assert {str(parameter.dtype) for parameter in model.parameters()} == {"paddle.float16"}
+
+
+def test_a_config_of_newer_transformers_gives_the_same_logits(shared, tmp_path):
+    """Upstream's model with its rotary settings in the spelling of version 5: base and scaling count."""
+    ids, logits = paddle.to_tensor([[1, 5, 6, 7, 8, 9, 20, 33, 41] * 8]), {}
+    for name, rope in {
+        "flat": {"rope_theta": 10000, "rope_scaling": {"type": "linear", "factor": 4.0}},
+        "nested": {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "linear", "factor": 4.0}},
+    }.items():
+        shutil.copytree(shared / "goldens/xc2d5/ckpt", tmp_path / name)
+        path = tmp_path / name / "config.json"
+        content = json.loads(path.read_text())
+        del content["rope_theta"], content["rope_scaling"]
+        path.write_text(json.dumps(content | rope))
+        logits[name] = XComposer2ForCausalLM.from_pretrained(tmp_path / name)(ids).logits.numpy()
+    np.testing.assert_array_equal(logits["flat"], logits["nested"])

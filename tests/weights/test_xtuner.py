@@ -223,3 +223,52 @@ def test_the_reference_adapter(shared, tmp_path):
         logits = model(paddle.to_tensor(arrays["text.input_ids"])).logits.numpy()
     want = arrays["lora.merged_text_logits"].reshape(-1)
     np.testing.assert_allclose(logits.reshape(-1)[:: stored["stride"]], want, atol=3e-4)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("projector/config.json", {"hidden_act": "relu"}, "hidden_act is 'relu', only 'gelu' is supported"),
+        ("visual_encoder/config.json", {"model_type": "siglip"}, "model_type is 'siglip', only 'clip_vision_model' or"),
+        ("visual_encoder/config.json", {"hidden_act": "gelu"}, 'hidden_act "gelu" is not supported, only "quick_gelu"'),
+        (
+            "visual_encoder/preprocessor_config.json",
+            {"image_mean": [0.5] * 3},
+            r"image_mean is \[0.5, 0.5, 0.5\], only",
+        ),
+        ("visual_encoder/preprocessor_config.json", {"resample": 2}, "resample is 2, only 3 is supported"),
+    ],
+)
+def test_settings_of_the_parts_that_change_the_numbers_are_refused(llava, tmp_path, file, change, message):
+    """In the folders, and in what a converted checkpoint remembers of them."""
+    directory = tmp_path / "llava"
+    shutil.copytree(llava, directory)
+    content = json.loads((directory / file).read_text())
+    (directory / file).write_text(json.dumps(content | change))
+    with pytest.raises(ValueError, match=message):
+        convert(directory, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_of_the_parts_that_say_nothing(llava, tmp_path):
+    directory = tmp_path / "llava"
+    shutil.copytree(llava, directory)
+    for file, change in (
+        ("projector/config.json", {"depth": None, "hidden_act": None}),
+        ("visual_encoder/config.json", {"projection_dim": 768, "num_channels": None}),
+        ("visual_encoder/preprocessor_config.json", {"size": 28, "crop_size": 28, "processor_class": "CLIPProcessor"}),
+    ):
+        (directory / file).write_text(json.dumps(json.loads((directory / file).read_text()) | change))
+    ids = paddle.to_tensor([[1, 5, 6, 7]])
+    one, other = (XComposer2ForCausalLM.from_pretrained(path)(ids).logits.numpy() for path in (llava, directory))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_a_size_of_images_that_changed_is_written_wherever_it_stands(llava, tmp_path):
+    model = XComposer2ForCausalLM.from_pretrained(llava, img_size=42)
+    model.save_pretrained(tmp_path / "hf", to="hf")
+    folder = tmp_path / "hf/visual_encoder"
+    assert json.loads((folder / "config.json").read_text())["image_size"] == 42
+    pixels = json.loads((folder / "preprocessor_config.json").read_text())
+    assert (pixels["size"], pixels["crop_size"]) == ({"shortest_edge": 42}, {"height": 42, "width": 42})
+    assert XComposer2ForCausalLM.from_pretrained(tmp_path / "hf").config.img_size == 42

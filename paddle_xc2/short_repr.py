@@ -1,4 +1,4 @@
-"""A value of a file in a message: in one line, short, and in bounded time whatever the value is."""
+"""A value of a file as Python would write it, for a message: short, in one line, and in bounded time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Short(reprlib.Repr):
         return repr(value) if plain else f"<{type(value).__name__}>"  # whose own repr may be without bound
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """How Python would write `value`, with "..." for what is left out of the long and the deep.
 
     `repr` of a 100 KB text is 100 KB long; of a tuple that holds itself twice on each of 40 levels it never ends.

@@ -1,10 +1,10 @@
-"""Values in messages."""
+"""Values in messages, whatever they are."""
 
 import time
 from collections import OrderedDict
 from typing import NamedTuple
 
-from paddle_xc2.shown import shown
+from paddle_xc2.short_repr import short_repr
 
 
 class Pair(NamedTuple):
@@ -14,7 +14,7 @@ class Pair(NamedTuple):
 
 def test_small_values_are_shown_as_they_are():
     for value in ("a", "a 'b'", b"a", 1, 1.5, True, None, [1, None], {"a": (1,)}, ()):
-        assert shown(value) == repr(value)
+        assert short_repr(value) == repr(value)
 
 
 def test_what_is_long_deep_or_shared_is_short_and_takes_no_time():
@@ -25,5 +25,5 @@ def test_what_is_long_deep_or_shared_is_short_and_takes_no_time():
     values = ["x" * 10**6, b"x" * 10**6, "a \n b", [[[[[[1] * 99] * 99] * 99]]], {str(i): i for i in range(10**5)}]
     values += [shared, Pair(shared, shared), OrderedDict(a=shared), 10**4000, 10**10_000, float("nan"), object()]
     for value in values:
-        assert len(shown(value)) <= 203 and "\n" not in shown(value)
+        assert len(short_repr(value)) <= 203 and "\n" not in short_repr(value)
     assert time.perf_counter() - started < 1
