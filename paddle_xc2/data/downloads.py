@@ -6,14 +6,18 @@ import base64
 import contextlib
 import hashlib
 import os
+import queue
 import re
+import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.image_transform import MAX_FILE_BYTES, ImageError, image_size_of
 from paddle_xc2.data.video import is_video
+from paddle_xc2.messages import shown
 
 CACHE_VARIABLE = "PADDLE_XC2_CACHE"
 TIMEOUT_SECONDS = 30.0
@@ -60,7 +64,8 @@ class ImageCache:
     def path_of(self, url: str) -> Path:
         """Where the image of `url` is kept once it is fetched: its hash, then its last part to know it by."""
         name = re.sub(r"[^A-Za-z0-9._-]", "_", re.split("[?#]", url)[0].rsplit("/", 1)[-1])[-60:]
-        return self.folder / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}-{name or 'image'}"
+        digest = hashlib.sha256(url.encode("utf-8", "backslashreplace")).hexdigest()
+        return self.folder / f"{digest[:32]}-{name or 'image'}"
 
     def fetch(self, url: str, source: str = "") -> Path:
         """Path of the image of `url`; fetches it if it is not there yet.
@@ -72,7 +77,7 @@ class ImageCache:
         path = self.path_of(url)
         if path.is_file():
             return path
-        name = f"{source}: {url}" if source else url
+        name = f"{source}: {shown(url, 500)}" if source else shown(url, 500)
         content = self._get(url, name)
         _check_is_image(content, name)
         self._keep(content, path, name)
@@ -119,17 +124,23 @@ class ImageCache:
         host = url.split("/")[2]
         if host in self._unreachable:
             raise DownloadError(_unreachable(name, self._unreachable[host]))
-        deadline = time.monotonic() + self.timeout
         try:
-            response = requests.get(url, stream=True, timeout=self.timeout)
+            return _within(self.timeout, lambda: self._fetched(url, name))
         except requests.ConnectionError as error:
             self._unreachable[host] = _innermost(error)
             raise DownloadError(_unreachable(name, self._unreachable[host])) from error
-        except requests.Timeout as error:
+        except (requests.Timeout, TimeoutError) as error:
             raise DownloadError(self._too_slow(name)) from error
-        except requests.RequestException as error:
+        except DownloadError:
+            raise
+        except (requests.RequestException, ValueError) as error:  # ValueError: of what can't be a host's name
             raise DownloadError(f"{name}: this can't be fetched ({_innermost(error)}); correct the address") from error
-        with response:
+
+    def _fetched(self, url: str, name: str) -> bytes:
+        import requests
+
+        deadline = time.monotonic() + self.timeout
+        with requests.get(url, stream=True, timeout=self.timeout) as response:
             return self._read(response, name, deadline)
 
     def _read(self, response, name: str, deadline: float) -> bytes:
@@ -141,12 +152,11 @@ class ImageCache:
             )
         content = bytearray()
         try:
-            # Each read has its own time limit: without a deadline, a server that drips would never end.
             for chunk in response.iter_content(_CHUNK_BYTES):
                 content += chunk
                 if len(content) > self.max_bytes:
                     raise DownloadError(f"{name}: more than the {self.max_bytes:,} bytes allowed; use a smaller image")
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline:  # nobody waits any more
                     raise DownloadError(self._too_slow(name))
         except requests.RequestException as error:
             raise DownloadError(f"{name}: the transfer broke off ({_innermost(error)}); try again") from error
@@ -154,6 +164,29 @@ class ImageCache:
 
     def _too_slow(self, name: str) -> str:
         return f"{name}: not there after {self.timeout:g} seconds; try again, or save the image and write its path"
+
+
+def _within(seconds: float, work: Callable[[], bytes]) -> bytes:
+    """What `work` returns. Raises: what it raises; TimeoutError if it takes longer, and it is left to itself then.
+
+    A time limit of `requests` begins anew with every byte: a server that drips would be waited for without end.
+    """
+    done: queue.SimpleQueue = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put((work(), None))
+        except Exception as error:
+            done.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        content, error = done.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return content
 
 
 def _unreachable(name: str, reason: str) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.downloads import DownloadError, ImageCache, default_image_folder, is_url
 from paddle_xc2.data.json_formats import load_conversations
+from paddle_xc2.messages import shown
 
 
 def picture() -> bytes:
@@ -43,6 +44,12 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(picture()[:-20], promised=len(picture()))
         elif name == "silent.png":
             time.sleep(0.5)
+        elif name in ("drops.png", "slow-header.png"):  # a byte at a time, so that no read waits for long
+            if name == "drops.png":
+                self.answer(b"", promised=10_000_000)
+            for _ in range(60):
+                time.sleep(0.01)
+                self.wfile.write(b"H")
         elif name == "dripping.png":
             self.answer(b"", promised=10_000_000)
             for _ in range(10):
@@ -89,7 +96,7 @@ def refused(cache, url, match):
     with pytest.raises(DownloadError, match=match) as caught:
         cache.fetch(url, "train.json[17]")
     assert isinstance(caught.value, DataError)
-    assert str(caught.value).startswith(f"train.json[17]: {url}: ")
+    assert str(caught.value).startswith(f"train.json[17]: {shown(url)}: ")
     assert "\n" not in str(caught.value)
     assert not cache.folder.exists()  # nothing is kept
 
@@ -136,7 +143,7 @@ def test_cut_on_the_way(address, cache):
     refused(cache, f"{address}/cut.png", r"the transfer broke off \(.*\); try again$")
 
 
-@pytest.mark.parametrize("name", ["silent.png", "dripping.png"])
+@pytest.mark.parametrize("name", ["silent.png", "dripping.png", "drops.png", "slow-header.png"])
 def test_too_slow(address, cache, name):
     cache.timeout = 0.2
     start = time.monotonic()
@@ -159,7 +166,13 @@ def test_offline(cache, monkeypatch):
     refused(cache, f"http://{host}/b.png", r"the server can't be reached \(.*refused.*\)")
 
 
-@pytest.mark.parametrize("url", ["http://", "http://[", "https://exa mple.org/a.png"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://", "http://[", "https://exa mple.org/a.png", "http://a..b/c.png", "http://a:99999/b", "http://a\0b/"),
+        *("http://\ud800/a", f"http://{'a' * 70}.com/a", "http://*/", "http://x@/"),
+    ],
+)
 def test_malformed_address(cache, url):
     refused(cache, url, r"this can't be fetched \(.*\); correct the address$")
 
