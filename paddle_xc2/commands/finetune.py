@@ -11,7 +11,10 @@ EXAMPLE = "paddle-xc2 finetune config/sft_tiny.json --learning_rate 1e-4"
 def add_arguments(parser: ArgumentParser) -> None:
     from paddle_xc2.training.arguments import describe_keys
 
-    parser.usage = "paddle-xc2 finetune CONFIG.json [--key value ...]"
+    parser.usage = "paddle-xc2 finetune CONFIG.json [--plan] [--key value ...]"
+    parser.add_argument(
+        "--plan", action="store_true", help="say what the run would do and need, show its first sample, and stop"
+    )
     parser.add_argument(
         "config", metavar="CONFIG.json", help="the argument file; `paddle-xc2 configs` lists some to start from"
     )
@@ -22,10 +25,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    # Imported here: --help answers without Paddle, and a bad key is told before it is loaded.
-    from paddle_xc2.training.arguments import load_arguments
+    # Imported here: --help answers without Paddle, and what is wrong with the arguments is told before it is loaded.
+    from paddle_xc2.training.arguments import dataset_specs, load_arguments
 
-    load_arguments(args.config, args.overrides)
+    overrides = [word for word in args.overrides if word != "--plan"]  # argparse leaves it among them
+    arguments = load_arguments(args.config, overrides)
+    for part in ("train", "eval"):
+        dataset_specs(arguments, part, args.config)
     from paddle_xc2.training.finetune import finetune
 
-    return finetune(args.config, args.overrides)
+    return finetune(args.config, overrides, args.plan or len(overrides) < len(args.overrides))

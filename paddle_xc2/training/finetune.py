@@ -34,6 +34,7 @@ from paddle_xc2.training.plan import Plan, first_sample_text, plan_lines
 from paddle_xc2.training.reporting import check_installed
 from paddle_xc2.training.sample_answers import TABLE_FILE, read_questions
 from paddle_xc2.training.samples import Samples, fit_samples
+from paddle_xc2.training.shapes_only import model_of_shapes
 from paddle_xc2.training.token_rows import fresh_tokens, learn_token_rows, start_new_tokens, token_row_lines
 from paddle_xc2.training.trainable import set_learning_rates, set_trainable
 from paddle_xc2.training.trainer import STATE_FILE, StepTrainer, check_best_metric
@@ -43,12 +44,13 @@ from paddle_xc2.weights.whole_directory import NoRoom
 EXIT_FAILURE, EXIT_INTERRUPTED = 1, 130
 
 
-def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
+def finetune(config_path: str | Path, overrides: list[str] = (), plan_only: bool = False) -> int:
     """Trains as the argument file says; with do_train false, only evaluates.
 
     Args:
         config_path: JSON argument file.
         overrides: command-line words `--key value`, which win over the file.
+        plan_only: say what the run would do and need, and stop; weights are not read, and nothing is written.
     Returns: exit status: 0, also if Ctrl-C or SIGTERM ended the training after a step that is saved; 130 if a second
         Ctrl-C ended it at once; 1 if the disk is full or can't be written to.
     Raises: ValueError, FileNotFoundError for what a user can cause: before anything is written, but for images that
@@ -66,6 +68,9 @@ def finetune(config_path: str | Path, overrides: list[str] = ()) -> int:
     if evaluation:
         check_best_metric(arguments, evaluation)
     plan = Plan(arguments, precision, start, train, evaluation, dist.get_world_size(), dist.get_rank(), questions)
+    if plan_only:
+        show_plan(plan, model_dir, processor)
+        return 0
     if not train:
         try:
             StepTrainer(load_model(plan, model_dir, processor, original), processor, plan).evaluate()
@@ -223,6 +228,17 @@ def choose_trainable(model: XComposer2ForCausalLM, arguments: FinetuneArguments)
     if arguments.lora:
         remember_trained(model)
     return learning
+
+
+def show_plan(plan: Plan, model_dir: Path, processor: XComposer2Processor) -> None:
+    """Prints the plan of a run whose model is not loaded."""
+    if not plan.train:
+        print(f"an evaluation of {counted(len(plan.evaluation), 'sample')}; nothing is trained")
+        return
+    check_same_course(plan.start, plan.course)
+    model = model_of_shapes(plan, model_dir)
+    print_plan(plan, model, choose_trainable(model, plan.arguments), processor)
+    print("this was the plan: nothing is trained or written; leave --plan out to do it")
 
 
 def print_plan(

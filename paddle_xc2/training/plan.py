@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import paddle
 
 from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.data.batching import Layout, StepOrder
@@ -23,6 +24,7 @@ from paddle_xc2.training.sample_answers import Question
 from paddle_xc2.training.samples import Samples
 from paddle_xc2.training.trainable import PART_LEARNING_RATES, trainable_table
 
+PADDLE_BYTES = 550_000_000  # what a process has when Paddle, PaddleNLP and what they bring are imported: measured
 _MUCH_PADDING = 0.2  # of what is computed: worth saying how to avoid it
 _GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
 
@@ -332,6 +334,7 @@ def expected_memory(plan: Plan, config: XComposer2Config, learning: dict[str, tu
         "gradients": num_learning * stored,
         "optimizer": num_learning * (8 if stored == 4 else 12),  # two moments, and a float32 copy of 16-bit weights
         "activations": loss + (layer + num_layers * between_layers if plan.arguments.recompute else num_layers * layer),
+        **({"Paddle itself": PADDLE_BYTES} if paddle.get_device() == "cpu" else {}),  # on a GPU, the host has it
     }
 
 

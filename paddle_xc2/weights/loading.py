@@ -66,7 +66,7 @@ def load_model(
     config = load_config(directory, tensors, XComposer2Config)
     stored_rows = 1 + config.patches_per_side**2
     if img_size is not None:
-        _change_image_size(config, img_size)
+        change_image_size(config, img_size)
     if dtype is None:
         dtype = "float32" if paddle.device.get_device() == "cpu" else prevailing_dtype(tensors.values())
     config.dtype = dtype
@@ -140,7 +140,7 @@ def resized_table(table: LazyTensor, patches_per_side: int, name: str) -> LazyTe
     return LazyTensor("float32", resized.shape, lambda: resized)
 
 
-def _change_image_size(config: XComposer2Config, img_size: int) -> None:
+def change_image_size(config: XComposer2Config, img_size: int) -> None:
     """Raises: ValueError if the model can't have it."""
     if config.family.tiling and img_size != config.img_size:
         raise ValueError(

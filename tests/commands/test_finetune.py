@@ -4,7 +4,8 @@ from paddle_xc2.training import finetune as training
 
 def test_words_after_the_config_are_overrides(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(training, "finetune", lambda config, overrides: seen.append((config, overrides)) or 0)
+    monkeypatch.setattr(training, "finetune", lambda config, overrides, plan: seen.append((config, overrides)) or 0)
+    (tmp_path / "train.json").write_text("[]")
     config = tmp_path / "sft.json"
     config.write_text('{"output_dir": "out", "data_path": "train.json"}')
     assert main(["finetune", str(config), "--learning_rate", "1e-4", "--hd-num", "-1", "--recompute"]) == 0
@@ -18,7 +19,15 @@ def test_help_tells_every_key(capsys):
         assert end.code == 0
     told = capsys.readouterr().out
     assert (
-        "paddle-xc2 finetune CONFIG.json [--key value ...]" in told
+        "paddle-xc2 finetune CONFIG.json [--plan] [--key value ...]" in told
         and "example:\n  paddle-xc2 finetune config/" in told
     )
     assert "learning_rate = null: highest learning rate, per step;" in told
+
+
+def test_missing_data_is_told_before_anything_is_loaded(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(training, "finetune", lambda *arguments: 0)
+    config = tmp_path / "sft.json"
+    config.write_text('{"output_dir": "out", "dataset": {"train": [{"data_files": ["a.json", "b.json"]}]}}')
+    assert main(["finetune", str(config)]) == 2
+    assert "data files of dataset.train are missing: a.json, b.json" in capsys.readouterr().err

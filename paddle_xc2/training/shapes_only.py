@@ -1,0 +1,41 @@
+"""The model of a run without its weights: enough to say what the run would do and need."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import paddle
+
+from paddle_xc2.adapter_base import find_base, is_adapter
+from paddle_xc2.configuration import XComposer2Config
+from paddle_xc2.model_path import resolve_model_path
+from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+from paddle_xc2.training.lora import add_lora, continue_adapter
+from paddle_xc2.training.plan import Plan
+from paddle_xc2.weights.checkpoint_files import read_checkpoint
+from paddle_xc2.weights.loading import build_without_memory, change_image_size, load_config
+
+
+def model_of_shapes(plan: Plan, model_dir: Path) -> XComposer2ForCausalLM:
+    """The run's model, LoRA included, whose parameters have shapes and no values.
+
+    Of the checkpoint only names and shapes of the tensors are read; an adapter to go on with is read whole. Rows of
+    token tables, of which the values decide which learn, are not among what learns.
+
+    Raises: ValueError, FileNotFoundError as loading the model would, but for values that are not looked at.
+    """
+    arguments = plan.arguments
+    base = find_base(model_dir) if is_adapter(model_dir) else model_dir
+    config = load_config(base, read_checkpoint(base), XComposer2Config)
+    if arguments.img_size is not None:
+        change_image_size(config, arguments.img_size)
+    model = build_without_memory(config, plan.weight_dtype)
+    if arguments.lora:
+        with paddle.LazyGuard():
+            if adapter := plan.start.checkpoint or arguments.lora_path:
+                continue_adapter(model, resolve_model_path(adapter), arguments)
+            else:
+                # DoRA's norms come from values; one number for each output of a layer, they don't count.
+                add_lora(model, replace(arguments, use_dora=False))
+    return model
