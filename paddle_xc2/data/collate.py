@@ -6,12 +6,16 @@ image_mask      bool  [batch, seq]   true at image slots
 attention_mask  int64 [batch, seq]   0 = padding, else the number (1, 2, ..) of the sample within its row
 position_ids    int64 [batch, seq]   counted within each sample
 pixel_values    list of float32 [3, height, width], in reading order over the batch; may be empty
+layout          of tensors: where things are in them (`batch_layout.py`), so that no device has to be asked
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from paddle_xc2.batch_layout import DESCRIBED, BatchLayout
 from paddle_xc2.data.encode import Example
 from paddle_xc2.special_tokens import IGNORE_INDEX
 
@@ -56,9 +60,23 @@ def collate_rows(rows: list[list[Example]], pad_token_id: int, padding_side: str
 
 
 def to_tensors(batch: dict) -> dict:
-    """The same batch as Paddle tensors."""
+    """The same batch as Paddle tensors, and `layout`, what the model needs to know of them without asking a device."""
     import paddle  # reading and checking data needs no Paddle
 
-    tensors = {key: paddle.to_tensor(value) for key, value in batch.items() if key != "pixel_values"}
-    tensors["pixel_values"] = [paddle.to_tensor(pixels) for pixels in batch["pixel_values"]]
+    on_gpu, sources = paddle.device.get_device().startswith("gpu"), []
+
+    def tensor(array):
+        if not on_gpu:
+            return paddle.to_tensor(array)
+        # From page-locked memory it is copied without waiting for what the device is doing. The copy is read when its
+        # turn comes (paddle/phi/core/tensor_utils.cc, `Copy` that doesn't block), so the layout keeps it.
+        sources.append(paddle.to_tensor(array, place=paddle.CUDAPinnedPlace()))
+        return sources[-1].cuda(blocking=False)
+
+    tensors = {key: tensor(value) for key, value in batch.items() if key != "pixel_values"}
+    tensors["pixel_values"] = [tensor(pixels) for pixels in batch["pixel_values"]]
+    layout = BatchLayout.of(*(batch.get(key) for key in DESCRIBED))
+    layout = replace(layout, image_slots=tensor(layout.image_slots), predicting=tensor(layout.predicting))
+    layout = layout.describing(*(tensors.get(key) for key in DESCRIBED))
+    tensors["layout"] = replace(layout, sources=tuple(sources))
     return tensors

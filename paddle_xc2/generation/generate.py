@@ -26,6 +26,7 @@ def generate(
     attention_mask=None,
     position_ids=None,
     image_features=None,
+    layout=None,
     max_new_tokens: int = 1024,
     do_sample: bool = False,
     temperature: float = 1.0,
@@ -41,7 +42,7 @@ def generate(
 
     Args:
         input_ids, image_mask, pixel_values, attention_mask: the batch of `collate.py`, padded on either side.
-        position_ids: not needed; positions follow from attention_mask. Taken so that a batch can be passed whole.
+        position_ids, layout: not needed, they follow from the masks. Taken so that a batch can be passed whole.
         image_features: float [tokens of all images, hidden], in place of pixel_values.
         max_new_tokens: at most so many.
         num_beams: above 1 searches with beams instead of sampling.

@@ -2,8 +2,8 @@
 
 Scores are computed for a chunk of queries at a time and, where there are several, again in the backward pass
 (arXiv:2205.14135 without the fused kernel), so that no large [seq, seq] matrix is ever kept. Grouped key and value
-heads are never repeated: the queries of a group are rows of one product. On a GPU with tensor cores of compute
-capability 8 or more, Paddle's flash attention does the same; the code here is its reference.
+heads are never repeated: the queries of a group are rows of one product. Where Paddle's flash attention serves
+(`flash_attention.py`), it does the same; the code here is its reference.
 """
 
 from __future__ import annotations
@@ -11,16 +11,21 @@ from __future__ import annotations
 import functools
 import math
 
-import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
+from paddle_xc2.models.flash_attention import flash_attention, flash_attention_serves
+from paddle_xc2.models.segments import Segments
+
 # Elements of one chunk of scores. 2^21 float32 are 8 MB: measured best on 2 cores between 2^19 and 2^24.
 CHUNK_ELEMENTS = 2**21
+# On a GPU, a chunk takes this part of the memory: at 4096 tokens and 32 heads, 16 chunks on a V100 of 32 GB where a
+# CPU's would be 256. Some five tensors of this size are alive at once.
+GPU_PART = 1 / 256
 
 
-def attention(query, key, value, segments=None, causal=True):
+def attention(query, key, value, segments: Segments | None = None, causal: bool = True):
     """Scaled dot-product attention with grouped key and value heads.
 
     Query head h uses key head h // (heads / kv_heads). The last query stands at the last key (cached decoding).
@@ -28,13 +33,12 @@ def attention(query, key, value, segments=None, causal=True):
     Args:
         query: float [batch, queries, heads, head_dim].
         key, value: float [batch, keys, kv_heads, head_dim], keys >= queries.
-        segments: int [batch, keys] or None. A query sees only keys of its own segment; padding is a segment like any
-            other, so that no row of scores is ever empty. The keys of a segment are neighbours.
+        segments: of the keys; a query sees only those of its own. None is one segment a row.
         causal: whether a query sees only keys up to its own position.
     Returns: float [batch, queries, heads, head_dim], dtype of `query`. Softmax is float32.
     """
-    if _flash_attention_serves(query):
-        return _flash_attention(query, key, value, segments, causal)
+    if flash_attention_serves(query, key, segments, causal):
+        return flash_attention(query, key, value, segments, causal)
     batch, num_queries, heads, head_dim = query.shape
     kv_heads = key.shape[2]
     group = heads // kv_heads
@@ -100,9 +104,9 @@ def _weight_chunks(query, key, segments, group, causal):
     batch, kv_heads, num_rows, _ = query.shape
     num_queries, num_keys = num_rows // group, key.shape[2]
     offset = num_keys - num_queries
-    per_chunk = max(1, min(num_queries, CHUNK_ELEMENTS // (batch * kv_heads * group * num_keys)))
+    per_chunk = max(1, min(num_queries, _chunk_elements(query.place) // (batch * kv_heads * group * num_keys)))
     positions = paddle.arange(num_keys)
-    firsts = _first_of_segment(segments) if causal and segments is not None and per_chunk < num_queries else None
+    firsts = segments.first_columns if causal and segments is not None and per_chunk < num_queries else None
     for start in range(0, num_queries, per_chunk):
         stop = min(start + per_chunk, num_queries)
         seen = slice(0 if firsts is None else int(firsts[offset + start]), offset + stop if causal else num_keys)
@@ -112,7 +116,8 @@ def _weight_chunks(query, key, segments, group, causal):
         if causal and seen.stop > 1:
             allowed = (positions[offset + start : offset + stop].unsqueeze(1) >= positions[seen]).unsqueeze(0)
         if segments is not None:
-            same = segments[:, offset + start : offset + stop].unsqueeze(2) == segments[:, seen].unsqueeze(1)
+            numbers = segments.numbers
+            same = numbers[:, offset + start : offset + stop].unsqueeze(2) == numbers[:, seen].unsqueeze(1)
             allowed = same if allowed is None else paddle.logical_and(allowed, same)
         if allowed is not None:
             # [1 or batch, chunk, seen] -> [1 or batch, 1, chunk, 1, seen]; every row keeps its own position.
@@ -121,13 +126,6 @@ def _weight_chunks(query, key, segments, group, causal):
             shape = [batch, kv_heads, stop - start, group, num_seen]
             scores = (scores.reshape(shape) + bias.unsqueeze(1).unsqueeze(3)).reshape([batch, kv_heads, -1, num_seen])
         yield rows, seen, F.softmax(scores, axis=-1).astype(query.dtype)
-
-
-def _first_of_segment(segments) -> np.ndarray:
-    """int64 [keys]: from where on the key's own sample has been in the row, in the row where that is first."""
-    numbers = segments.numpy()
-    begins = np.concatenate([np.ones_like(numbers[:, :1], bool), numbers[:, 1:] != numbers[:, :-1]], axis=1)
-    return np.maximum.accumulate(np.where(begins, np.arange(numbers.shape[1]), 0), axis=1).min(axis=0)
 
 
 def _add(total, part, seen: slice, like):
@@ -143,37 +141,10 @@ def _add(total, part, seen: slice, like):
     return total
 
 
-def _flash_attention_serves(query):
-    return (
-        query.place.is_gpu_place() and query.dtype in (paddle.float16, paddle.bfloat16) and _compute_capability() >= 8
-    )
+def _chunk_elements(place) -> int:
+    return int(_device_memory() * GPU_PART) // 4 if place.is_gpu_place() else CHUNK_ELEMENTS
 
 
 @functools.cache
-def _compute_capability() -> int:
-    return paddle.device.cuda.get_device_capability()[0]
-
-
-def _flash_attention(query, key, value, segments, causal):
-    """The same through Paddle's kernels (arXiv:2307.08691).
-
-    Segments as column bounds of flashmask (arXiv:2410.01359).
-    """
-    from paddle.nn.functional.flash_attention import flash_attention, flashmask_attention
-
-    if segments is None or query.shape[1] == 1:
-        if segments is None:
-            return flash_attention(query, key, value, causal=causal and query.shape[1] > 1)[0]
-        allowed = (segments[:, -1:] == segments).unsqueeze(1).unsqueeze(1)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
-    # A key is hidden from the rows at and below the end of its segment; causality hides the rows above it.
-    changes = paddle.concat(
-        [segments[:, 1:] != segments[:, :-1], paddle.ones_like(segments[:, :1], dtype="bool")], axis=1
-    )
-    num_keys = segments.shape[1]
-    ends = paddle.where(
-        changes, paddle.arange(1, num_keys + 1).expand_as(segments), paddle.full_like(segments, num_keys)
-    )
-    ends = paddle.flip(paddle.cummin(paddle.flip(ends, [1]), axis=1)[0], [1])
-    bounds = ends.unsqueeze(1).unsqueeze(-1).astype("int32")  # [batch, 1, keys, 1]
-    return flashmask_attention(query, key, value, startend_row_indices=bounds, causal=causal)
+def _device_memory() -> int:
+    return paddle.device.cuda.get_device_properties().total_memory

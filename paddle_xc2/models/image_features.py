@@ -111,17 +111,16 @@ def _close_rows(grid, separator):
     return paddle.concat([grid, separators], axis=1).reshape([rows * (columns + 1), channels])
 
 
-def fill_image_slots(token_embeddings, image_features, image_mask):
-    """Puts image features where `image_mask` is true, in reading order.
+def fill_image_slots(token_embeddings, image_features, slots):
+    """Puts image features where the image slots are.
 
     Args:
         token_embeddings: float [batch, seq, hidden].
         image_features: float [tokens of all images, hidden].
-        image_mask: bool [batch, seq].
+        slots: int64 [slots]: which tokens of the flattened batch they are, in reading order.
     Returns: float [batch, seq, hidden], dtype of `token_embeddings`.
     Raises: ValueError if the number of slots differs from the number of image features.
     """
-    slots = paddle.nonzero(image_mask.flatten()).flatten()
     if slots.shape[0] != image_features.shape[0]:
         raise ValueError(
             f"input_ids hold {slots.shape[0]} image slots, the images give {image_features.shape[0]} image tokens; "

@@ -17,6 +17,7 @@ from paddle.distributed.fleet.utils import recompute
 from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.models.attention import attention
 from paddle_xc2.models.plora import PLoRALinear
+from paddle_xc2.models.segments import Segments
 
 
 class RMSNorm(nn.Layer):
@@ -157,11 +158,11 @@ class InternLM2Model(nn.Layer):
         is_pad = (input_ids == self.config.pad_token_id).unsqueeze(-1)
         return paddle.where(is_pad, embeddings.detach(), embeddings)
 
-    def forward(self, embeddings, attention_mask=None, position_ids=None, image_mask=None, cache=None):
+    def forward(self, embeddings, segments: Segments | None = None, position_ids=None, image_mask=None, cache=None):
         """Args:
             embeddings: float [batch, seq, hidden].
-            attention_mask: int64 [batch, cached + seq]: 0 is padding, else the number of the sample within the row.
-                None is one sample a row without padding.
+            segments: of cached and new tokens: the samples of a row, and its padding. None is one sample a row without
+                padding.
             position_ids: int64 [batch, seq]; None counts within each sample.
             image_mask: bool [batch, seq], true at image tokens; None where there are none.
             cache: keys and values so far; extended in place.
@@ -169,34 +170,35 @@ class InternLM2Model(nn.Layer):
         """
         batch, seq, _ = embeddings.shape
         num_keys = seq + (len(cache) if cache is not None else 0)
-        if attention_mask is not None and attention_mask.shape[1] != num_keys:
+        numbers = None if segments is None else segments.numbers
+        if numbers is not None and numbers.shape[1] != num_keys:
             raise ValueError(
-                f"attention_mask has {attention_mask.shape[1]} columns, but there are {num_keys} tokens "
+                f"attention_mask has {numbers.shape[1]} columns, but there are {num_keys} tokens "
                 f"({num_keys - seq} cached, {seq} new)"
             )
         if position_ids is None:
-            position_ids = count_positions(attention_mask, num_keys, num_keys - seq)
+            position_ids = count_positions(numbers, num_keys, num_keys - seq)
         rotary = rotary_tables(self.config, position_ids, num_keys)
         image_weight = None if image_mask is None else image_mask.unsqueeze(-1).astype(embeddings.dtype)
         hidden_states = embeddings
         for index, layer in enumerate(self.layers):
             if self.config.use_recompute and self.training and not hidden_states.stop_gradient:
-                hidden_states = recompute(layer, hidden_states, rotary, attention_mask, image_weight)
+                hidden_states = recompute(layer, hidden_states, rotary, segments, image_weight)
             else:
-                hidden_states = layer(hidden_states, rotary, attention_mask, image_weight, cache, index)
+                hidden_states = layer(hidden_states, rotary, segments, image_weight, cache, index)
         return self.norm(hidden_states)
 
 
-def count_positions(attention_mask, num_keys: int, start: int = 0):
+def count_positions(segments, num_keys: int, start: int = 0):
     """Position of every token from column `start` on within its own sample.
 
-    Returns: int64 [batch, num_keys - start], of one row where attention_mask is None.
+    Args:
+        segments: int64 [batch, num_keys], the number of each token's sample, or None for one sample a row.
+    Returns: int64 [batch, num_keys - start], of one row where segments is None.
     """
-    if attention_mask is None:
+    if segments is None:
         return paddle.arange(start, num_keys, dtype="int64").unsqueeze(0)
     columns = paddle.arange(num_keys, dtype="int64").unsqueeze(0)
-    before = paddle.concat([paddle.full_like(attention_mask[:, :1], -1), attention_mask[:, :-1]], axis=1)
-    starts = paddle.where(
-        attention_mask != before, columns.expand_as(attention_mask), paddle.zeros_like(attention_mask)
-    )
+    before = paddle.concat([paddle.full_like(segments[:, :1], -1), segments[:, :-1]], axis=1)
+    starts = paddle.where(segments != before, columns.expand_as(segments), paddle.zeros_like(segments))
     return (columns - paddle.cummax(starts, axis=1)[0])[:, start:]

@@ -8,6 +8,7 @@ import paddle
 import paddle.nn.functional as F
 
 from paddle_xc2.models.attention import attention
+from paddle_xc2.models.segments import Segments
 
 BLOCK = 256  # positions by which the memory of a layer grows: it is copied once for so many tokens
 
@@ -24,27 +25,25 @@ class KeyValueCache:
         self._keys: list[paddle.Tensor] = []
         self._values: list[paddle.Tensor] = []
         self._lengths: list[int] = []  # of each layer: in the middle of a step the first ones are ahead
-        self._segments, self._bias = None, None
 
     def __len__(self) -> int:
         """Number of cached positions."""
         return self._lengths[0] if self._lengths else 0
 
-    def attend(self, layer: int, query, key, value, segments=None):
+    def attend(self, layer: int, query, key, value, segments: Segments | None = None):
         """Takes the new positions of a layer, and has their queries look at all: see `attention`.
 
         Args:
             query: float [batch, new, heads, head_dim].
             key, value: float [batch, new, kv_heads, head_dim].
-            segments: int [batch, cached + new] or None. All layers of a step are given the same tensor.
+            segments: of cached and new positions.
         Returns: float [batch, new, heads, head_dim].
         """
         cached = self.append(layer, key, value)
         if not cached:
             return attention(query, key, value, segments)
-        if (
-            query.shape[1] > 1 or query.place.is_gpu_place()
-        ):  # a GPU's kernels keep scores in float32 whatever the dtype
+        # A GPU's kernels keep scores in float32 whatever the dtype.
+        if query.shape[1] > 1 or query.place.is_gpu_place():
             return attention(query, *self.keys_and_values(layer), segments)
         return self._attend_one(layer, query, segments)
 
@@ -90,16 +89,9 @@ class KeyValueCache:
         query = (query * (1.0 / math.sqrt(head_dim))).reshape([batch, keys.shape[1], -1, head_dim])
         scores = paddle.matmul(query, keys, transpose_y=True)[..., :length].astype("float32")
         if segments is not None:
-            scores = scores + self._bias_of(segments)
+            scores = scores + segments.bias_of_last
         weights = F.pad(F.softmax(scores, axis=-1).astype(values.dtype), [0, keys.shape[2] - length])
         return paddle.matmul(weights, values).reshape([batch, 1, heads, head_dim])
-
-    def _bias_of(self, segments):
-        """What is added to scores so that a row's last position sees its own segment: float32 [batch, 1, 1, keys]."""
-        if segments is not self._segments:  # else the layer before has asked
-            self._segments = segments
-            self._bias = (segments != segments[:, -1:]).astype("float32").unsqueeze([1, 2]) * -1e30
-        return self._bias
 
 
 def _heads_first(x):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import paddle
 from paddle.autograd import PyLayer
 
+from paddle_xc2.batch_layout import BatchLayout
 from paddle_xc2.special_tokens import IGNORE_INDEX
 
-# Float32 logits that may exist at once: 64 MB a chunk, of which the forward pass holds one or two.
+# Float32 logits that may exist at once: 64 MB a chunk, of which the forward pass holds one or two. Backward,
+# so much of a gradient in half precision is float32 at once.
 CHUNK_ELEMENTS = 2**24
 
 
-def token_loss_sum(hidden_states, weight, labels, own_rows=None, columns=None, update=None):
+def token_loss_sum(hidden_states, weight, labels, predicting=None, own_rows=None, columns=None, update=None):
     """Sum of the cross-entropy of every trained token, and each of them.
 
     The token at position t is predicted from position t - 1. Only rows that predict a trained token are multiplied
@@ -22,6 +26,8 @@ def token_loss_sum(hidden_states, weight, labels, own_rows=None, columns=None, u
         hidden_states: float [batch, seq, hidden].
         weight: float [hidden, vocab].
         labels: int64 [batch, seq], IGNORE_INDEX where a token is not trained.
+        predicting: int64 [trained tokens]: which tokens of the flattened batch stand before a trained one, in reading
+            order. None is looked up in the labels, which waits for the device.
         own_rows: float [tokens, hidden], what some columns of `weight` are replaced by; None replaces none.
         columns: int64 [tokens], which.
         update: of low rank, (float [batch, seq, rank], float [rank, vocab]): their product is added to the logits, but
@@ -30,22 +36,22 @@ def token_loss_sum(hidden_states, weight, labels, own_rows=None, columns=None, u
         and without a gradient.
     Raises: ValueError if no token is trained.
     """
-    targets = labels[:, 1:].flatten()
-    rows = paddle.nonzero(targets != IGNORE_INDEX).flatten()
-    if rows.shape[0] == 0:
+    if predicting is None:
+        predicting = paddle.to_tensor(BatchLayout.of(labels).predicting)
+    if predicting.shape[0] == 0:
         raise ValueError(
             f"the labels hold no trained token: all of labels[:, 1:] is {IGNORE_INDEX}; "
             "such a batch would train nothing, check the answers of its samples"
         )
-    hidden, targets = _predicting(hidden_states, rows), paddle.gather(targets, rows)
-    low, high = (None, None) if update is None else (_predicting(update[0], rows), update[1])
+    hidden, targets = _rows(hidden_states, predicting), paddle.gather(labels.flatten(), predicting + 1)
+    low, high = (None, None) if update is None else (_rows(update[0], predicting), update[1])
     learning = paddle.is_grad_enabled()
     return _ChunkedCrossEntropy.apply(hidden, weight, targets, own_rows, columns, low, high, learning)
 
 
-def _predicting(states, rows):
-    """The given ones of all positions that predict another: float [batch, seq, n] -> float [rows, n]."""
-    return paddle.gather(states[:, :-1].reshape([-1, states.shape[-1]]), rows)
+def _rows(states, places):
+    """float [batch, seq, n] -> float [places, n], of the given ones of all tokens."""
+    return paddle.gather(states.reshape([-1, states.shape[-1]]), places)
 
 
 class _ChunkedCrossEntropy(PyLayer):
@@ -68,14 +74,16 @@ class _ChunkedCrossEntropy(PyLayer):
         for start in range(0, hidden.shape[0], per_chunk):
             rows, target = hidden[start : start + per_chunk], targets[start : start + per_chunk].unsqueeze(1)
             logits = paddle.matmul(rows, weight)
+            # Under autocast (level O1) products of float32 tensors are in half precision; addmm's would not be.
+            in_place = logits.dtype == rows.dtype == weight.dtype
             if low is not None:
                 update = low[start : start + per_chunk]
                 logits = logits + paddle.matmul(update, high)
             logits = logits.astype("float32")
             if own_rows is not None:
                 own = paddle.matmul(rows, own_rows, transpose_y=True).astype("float32")
-                places = columns.expand(own.shape)
-                logits = logits.put_along_axis_(places, own, axis=1, broadcast=False)
+                places = columns.expand(own.shape)  # whole, but not broadcast=False: that looks at every place
+                logits = logits.put_along_axis_(places, own, axis=1)
             log_sum = paddle.logsumexp(logits, axis=1, keepdim=True)
             losses.append((log_sum - paddle.take_along_axis(logits, target, axis=1)).flatten())
             total = total + losses[-1].sum()
@@ -86,24 +94,20 @@ class _ChunkedCrossEntropy(PyLayer):
                 grad = grad.put_along_axis_(target, minus_one, axis=1, reduce="add").astype(rows.dtype)
                 if own_rows is not None:
                     own_grad = paddle.take_along_axis(grad, places, axis=1, broadcast=False)
-                    grad = grad.put_along_axis_(places, paddle.zeros_like(own_grad), axis=1, broadcast=False)
+                    grad = grad.put_along_axis_(places, paddle.zeros_like(own_grad), axis=1)
                     if train_rows:
-                        part = paddle.matmul(own_grad, rows, transpose_x=True).astype(own_rows.dtype)
-                        grad_rows = part if grad_rows is None else grad_rows.add_(part)
+                        grad_rows = _add_product(grad_rows, own_grad, rows, own_rows.dtype, in_place)
                 if train_hidden:
-                    # Cast back: under autocast (level O1) a product of float32 tensors is in half precision.
                     grad_hidden = paddle.matmul(grad, weight, transpose_y=True)
                     if own_rows is not None:
                         grad_hidden = grad_hidden + paddle.matmul(own_grad, own_rows)
                     grads.append(grad_hidden.astype(hidden.dtype))
                 if train_weight:
-                    part = paddle.matmul(rows, grad, transpose_x=True).astype(weight.dtype)
-                    grad_weight = part if grad_weight is None else grad_weight.add_(part)
+                    grad_weight = _add_product(grad_weight, rows, grad, weight.dtype, in_place)
                 if train_low:
                     grads_low.append(paddle.matmul(grad, high, transpose_y=True).astype(low.dtype))
                 if train_high:
-                    part = paddle.matmul(update, grad, transpose_x=True).astype(high.dtype)
-                    grad_high = part if grad_high is None else grad_high.add_(part)
+                    grad_high = _add_product(grad_high, update, grad, high.dtype, in_place)
         ctx.grads = [paddle.concat(grads) if grads else None, grad_weight, None]  # the last: of the targets
         if own_rows is not None:
             ctx.grads += [grad_rows, None]  # the last: of the columns
@@ -115,4 +119,28 @@ class _ChunkedCrossEntropy(PyLayer):
 
     @staticmethod
     def backward(ctx, grad, _):
-        return tuple(None if part is None else (part.astype("float32") * grad).astype(part.dtype) for part in ctx.grads)
+        # In place: Paddle's PyLayer goes back once only, even where the graph is retained.
+        return tuple(None if part is None else _scale_(part, grad) for part in ctx.grads)
+
+
+def _add_product(total, left, right, dtype, in_place: bool):
+    """total + left^T right, in `dtype`; a total of None is zero. `in_place` makes no other tensor as large."""
+    if total is not None and in_place:
+        return total.addmm_(left.t(), right)
+    product = paddle.matmul(left, right, transpose_x=True).astype(dtype)
+    return product if total is None else total.add_(product)
+
+
+def _scale_(tensor, factor):
+    """Multiplies in place with a float32 scalar: in float32, a piece at a time where the tensor is in half precision.
+
+    The factor is the loss scale of float16 over the number of tokens, or such; rounded to half precision it would be
+    off by 0.2 %, and multiplied before, gradients of float16 would be too small for it.
+    """
+    if tensor.dtype == paddle.float32:
+        return tensor.multiply_(factor)
+    rows = max(1, CHUNK_ELEMENTS // math.prod(tensor.shape[1:]))
+    for start in range(0, tensor.shape[0], rows):
+        piece = tensor._slice(start, min(start + rows, tensor.shape[0]))
+        piece.copy_((piece.astype("float32") * factor).astype(tensor.dtype), False)
+    return tensor

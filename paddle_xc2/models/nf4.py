@@ -35,7 +35,7 @@ NUM_BYTES = 0.5 + 1 / BLOCK + 4 / (BLOCK * SCALE_BLOCK)  # that a weight takes
 # Weights that are computed at once: what comes between stays in the cache, and small beside the result. Dequantizing
 # 2048 x 2048 takes 22 ms in pieces and 34 ms as a whole.
 CHUNK = 2**20
-KERNEL_CHUNK = 2**24  # the same on a GPU, whose memory is what counts there
+GPU_CHUNK = 2**24  # the same on a GPU, whose memory is what counts there
 
 
 class NF4Linear(nn.Layer):
@@ -111,7 +111,9 @@ class NF4Linear(nn.Layer):
         pairs = _on_device(_pairs, paddle.device.get_device())
         scales = self._scales().T.contiguous()
         weight = paddle.empty([self.in_features, self.out_features], dtype)
-        rows = max(1, CHUNK // (BLOCK * self.out_features)) * BLOCK
+        # Copies below don't block: on one device they wait their turn there (paddle/phi/core/tensor_utils.cc, `Copy`).
+        chunk = GPU_CHUNK if self.packed.place.is_gpu_place() else CHUNK
+        rows = max(1, chunk // (BLOCK * self.out_features)) * BLOCK
         for start in range(0, self.in_features, rows):
             end = min(start + rows, self.in_features)
             # Pairs of outputs from a table of all bytes: half the look-ups, and no halves of bytes to take apart.
@@ -122,18 +124,18 @@ class NF4Linear(nn.Layer):
                 piece = piece * scale.expand([-1, BLOCK, -1]).reshape([-1, self.out_features])[: end - start]
             else:
                 piece = (piece.reshape([-1, BLOCK, self.out_features]) * scale).reshape([-1, self.out_features])
-            weight._slice(start, end).copy_(piece.astype(dtype), True)
+            weight._slice(start, end).copy_(piece.astype(dtype), False)
         return weight
 
     def _dequantize_by(self, kernel, dtype: str):
         """`dequantize` of codes that lie by output."""
         scales = self._scales()
         weight = paddle.empty([self.out_features, self.in_features], dtype)
-        rows = max(1, KERNEL_CHUNK // self.in_features)
+        rows = max(1, GPU_CHUNK // self.in_features)
         for start in range(0, self.out_features, rows):
             end = min(start + rows, self.out_features)
             piece = kernel(self.packed._slice(start, end), scales[start:end].flatten())
-            weight._slice(start, end).copy_(piece.astype(dtype), True)
+            weight._slice(start, end).copy_(piece.astype(dtype), False)
         return weight.T
 
     def _kernel(self):

@@ -11,6 +11,7 @@ import paddle
 from paddlenlp.transformers import PretrainedModel
 
 from paddle_xc2 import runtime
+from paddle_xc2.batch_layout import BatchLayout
 from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.models.clip_vit import ClipVisionTransformer
 from paddle_xc2.models.image_features import build_projector, encode_squares, encode_tiled, fill_image_slots
@@ -19,6 +20,7 @@ from paddle_xc2.models.key_value_cache import KeyValueCache
 from paddle_xc2.models.lora import LoRALinear
 from paddle_xc2.models.loss import token_loss_sum
 from paddle_xc2.models.plora import linear
+from paddle_xc2.models.segments import Segments
 from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows
 
 
@@ -120,6 +122,7 @@ class XComposer2ForCausalLM(PretrainedModel):
         use_cache: bool = False,
         loss_denominator=None,
         image_features=None,
+        layout: BatchLayout | None = None,
     ) -> CausalLMOutput:
         """Args:
             input_ids: int64 [batch, seq]; any id stands at image slots.
@@ -132,46 +135,51 @@ class XComposer2ForCausalLM(PretrainedModel):
             use_cache: whether to return a cache.
             loss_denominator: what the sum of token losses is divided by; None is the number of trained tokens.
             image_features: float [tokens of all images, hidden] in place of pixel_values, where they are known already.
+            layout: of these labels and masks, from `collate`. Without it, or if they are others by now, they are looked
+                at, which waits for the device.
         Returns: CausalLMOutput.
         Raises: ValueError if image slots and images don't match, or labels train nothing.
         """
-        if image_mask is not None and not paddle.is_grad_enabled() and not image_mask.any():
-            image_mask = None  # with gradients, PLoRA takes part in every step, with a zero gradient if need be
+        described = (labels, image_mask, attention_mask)
+        if past_key_values and labels is None and image_mask is None:
+            layout = None  # a token is decoded: its mask is taken as it is, nothing needs to be looked up
+        elif layout is None or not layout.still_describes(*described):
+            layout = BatchLayout.of(*described)
         embeddings = self.model.embed(input_ids)
         if pixel_values:
             image_features = self.image_tokens(pixel_values)
+        num_slots = 0 if layout is None else len(layout.image_slots)
         if image_features is not None:
-            if image_mask is None:
+            if not num_slots:
                 raise ValueError("images are given, but no slot in image_mask says where they belong")
-            embeddings = fill_image_slots(embeddings, image_features, image_mask)
-        elif image_mask is not None and image_mask.any():
-            raise ValueError(f"input_ids hold {int(image_mask.sum())} image slots, but there are no images")
+            embeddings = fill_image_slots(embeddings, image_features, _on_device(layout.image_slots))
+        elif num_slots:
+            raise ValueError(f"input_ids hold {num_slots} image slots, but there are no images")
         elif self.run_vision_always and self.training:
             # Not their sum: in float16 it may be infinite, and 0 * inf is not 0.
             embeddings = embeddings + 0.0 * self.image_tokens([self._blank_image()]).mean().astype(embeddings.dtype)
-        if attention_mask is not None:
-            attention_mask = attention_mask.astype("int64")
-            if bool((attention_mask == 1).all()):
-                attention_mask = None
+        if not num_slots and not paddle.is_grad_enabled():
+            image_mask = None  # with gradients, PLoRA takes part in every step, with a zero gradient if need be
         if use_cache and past_key_values is None:
             past_key_values = KeyValueCache()
-        hidden_states = self.model(embeddings, attention_mask, position_ids, image_mask, past_key_values)
+        segments = _segments(attention_mask, layout)
+        hidden_states = self.model(embeddings, segments, position_ids, image_mask, past_key_values)
         loss, num_trained, token_losses = None, None, None
         if labels is not None:
-            loss_sum, token_losses = self._token_loss_sum(hidden_states, labels)
+            loss_sum, token_losses = self._token_loss_sum(hidden_states, labels, _on_device(layout.predicting))
             num_trained = token_losses.shape[0]
             loss = loss_sum / (num_trained if loss_denominator is None else loss_denominator)
         return CausalLMOutput(hidden_states, self.output, loss, num_trained, past_key_values, token_losses)
 
-    def _token_loss_sum(self, hidden_states, labels):
+    def _token_loss_sum(self, hidden_states, labels, predicting):
         """`token_loss_sum` of the output head, which may have rows of its own, or an update of low rank."""
         head = self.output
         if isinstance(head, HeadRows):
-            return token_loss_sum(hidden_states, head.weight, labels, head.rows, head.columns)
+            return token_loss_sum(hidden_states, head.weight, labels, predicting, head.rows, head.columns)
         if isinstance(head, LoRALinear) and head.magnitude is None:
             update = (head.low_rank(hidden_states), head.lora_b)
-            return token_loss_sum(hidden_states, head.base.weight, labels, update=update)
-        return token_loss_sum(hidden_states, head.weight, labels)
+            return token_loss_sum(hidden_states, head.base.weight, labels, predicting, update=update)
+        return token_loss_sum(hidden_states, head.weight, labels, predicting)
 
     def image_tokens(self, pixel_values):
         """list of float32 [3, height, width] -> float [tokens of all images, hidden], one image after the other."""
@@ -268,3 +276,15 @@ class XComposer2ForCausalLM(PretrainedModel):
         from paddle_xc2.weights.saving import save_model
 
         save_model(self, save_dir, to=to, **kwargs)
+
+
+def _on_device(places):
+    """int64 [n], NumPy or Paddle, as a tensor."""
+    return places if isinstance(places, paddle.Tensor) else paddle.to_tensor(places)
+
+
+def _segments(attention_mask, layout: BatchLayout | None) -> Segments | None:
+    """None where every row is one sample without padding, as far as that is known."""
+    if attention_mask is None or layout is not None and layout.first_columns is None:
+        return None
+    return Segments(attention_mask.astype("int64"), None if layout is None else layout.first_columns)

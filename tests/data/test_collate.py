@@ -57,8 +57,9 @@ def test_pictures_stay_in_reading_order(packed):
 def test_tensors_are_what_the_model_takes():
     examples = [example(3, images=1), example(5)]
     batch = to_tensors(collate_arrays(examples, PAD))
-    assert list(batch) == ["input_ids", "labels", "image_mask", "attention_mask", "position_ids", "pixel_values"]
-    assert {key: value.dtype for key, value in batch.items() if key != "pixel_values"} == {
+    keys = ["input_ids", "labels", "image_mask", "attention_mask", "position_ids", "pixel_values", "layout"]
+    assert list(batch) == keys
+    assert {key: batch[key].dtype for key in keys[:-2]} == {
         "input_ids": paddle.int64,
         "labels": paddle.int64,
         "image_mask": paddle.bool,
@@ -71,3 +72,41 @@ def test_tensors_are_what_the_model_takes():
 
 def test_without_pictures_the_list_is_empty():
     assert to_tensors(collate_arrays([example(3)], PAD))["pixel_values"] == []
+
+
+def test_the_layout_is_of_these_tensors():
+    batch = to_tensors(collate_arrays([example(3, images=1), example(5)], PAD))
+    layout = batch["layout"]
+    assert layout.still_describes(batch["labels"], batch["image_mask"], batch["attention_mask"])
+    slots, predicting = layout.image_slots, layout.predicting
+    assert paddle.gather(batch["image_mask"].flatten(), slots).all() and len(slots) == batch["image_mask"].sum()
+    trained = (batch["labels"][:, 1:] != IGNORE_INDEX).sum()
+    assert len(predicting) == trained
+    assert (paddle.gather(batch["labels"].flatten(), predicting + 1) != IGNORE_INDEX).all()
+
+
+def test_a_gpu_copies_from_locked_memory_without_waiting(monkeypatch):
+    """Arranged on a CPU: the source is page-locked, the copy doesn't block, and the layout keeps what it reads."""
+    copies, place = [], object()
+
+    class Locked:
+        def __init__(self, array):
+            self.array = array
+
+        def cuda(self, blocking):
+            copies.append(blocking)
+            return to_tensor(self.array)
+
+    to_tensor = paddle.to_tensor
+
+    def as_on_a_gpu(array, place=None):
+        assert place is locked_place
+        return Locked(array)
+
+    locked_place = place
+    monkeypatch.setattr(paddle.device, "get_device", lambda: "gpu:0")
+    monkeypatch.setattr(paddle, "CUDAPinnedPlace", lambda: locked_place)
+    monkeypatch.setattr(paddle, "to_tensor", as_on_a_gpu)
+    batch = to_tensors(collate_arrays([example(3, images=2), example(5)], PAD))
+    assert copies == [False] * 9  # five tensors, two pictures, two lists of places
+    assert [type(source) for source in batch["layout"].sources] == [Locked] * 9

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from paddle_xc2.models import attention as module
 from paddle_xc2.models.attention import attention
+from paddle_xc2.models.segments import Segments
 
 # float32 on a CPU: largest difference over 300 drawn cases was 4.8e-7 in values, 5.4e-7 in gradients of up to 2.7; 5x.
 ATOL = 2.5e-6
@@ -32,6 +33,11 @@ def plain_attention(query, key, value, segments=None, causal=True):
     return paddle.matmul(F.softmax(scores, axis=-1), value).transpose([0, 2, 1, 3])
 
 
+def attend(query, key, value, segments=None, causal=True):
+    """`attention` with segments as a tensor."""
+    return attention(query, key, value, None if segments is None else Segments(segments), causal)
+
+
 def draw(batch, num_queries, num_keys, kv_heads, group, head_dim, seed=0):
     paddle.seed(seed)
     shapes = ([batch, num_queries, kv_heads * group, head_dim], *[[batch, num_keys, kv_heads, head_dim]] * 2)
@@ -49,7 +55,7 @@ def values_and_gradients(function, tensors, *args):
 
 def assert_same(tensors, *args):
     want = values_and_gradients(plain_attention, tensors, *args)
-    got = values_and_gradients(attention, tensors, *args)
+    got = values_and_gradients(attend, tensors, *args)
     for ours, theirs in zip(got, want, strict=True):
         assert ours.shape == theirs.shape
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=0, atol=ATOL)
@@ -119,7 +125,7 @@ def test_only_what_learns_gets_a_gradient(learning, segments):
     tensors = draw(1, 5, 5, 2, 2, 4)
     for tensor, learns in zip(tensors, learning, strict=True):
         tensor.stop_gradient = not learns
-    out = attention(*tensors, segments)
+    out = attend(*tensors, segments)
     assert out.stop_gradient is not any(learning)
     if any(learning):
         (out * paddle.cos(paddle.arange(out.size, dtype="float32")).reshape(out.shape)).sum().backward()
@@ -132,7 +138,7 @@ def test_only_what_learns_gets_a_gradient(learning, segments):
 def test_a_query_at_the_last_key():
     """One query after many keys, as in cached decoding: the same with and without a mask of ones."""
     query, key, value = draw(2, 1, 9, 2, 3, 4)
-    with_mask = attention(query, key, value, paddle.ones([2, 9], "int64"))
+    with_mask = attend(query, key, value, paddle.ones([2, 9], "int64"))
     np.testing.assert_allclose(attention(query, key, value).numpy(), with_mask.numpy(), rtol=0, atol=ATOL)
     whole = attention(paddle.concat([paddle.zeros([2, 8, 6, 4]), query], axis=1), key, value)
     np.testing.assert_allclose(whole[:, -1:].numpy(), with_mask.numpy(), rtol=0, atol=ATOL)
@@ -140,7 +146,7 @@ def test_a_query_at_the_last_key():
 
 def test_large_scores_stay_finite():
     query, key, value = draw(1, 6, 6, 1, 1, 4)
-    out = attention(query * 1e4, key * 1e4, value, paddle.to_tensor([[0, 0, 1, 1, 1, 1]]))
+    out = attend(query * 1e4, key * 1e4, value, paddle.to_tensor([[0, 0, 1, 1, 1, 1]]))
     assert np.isfinite(out.numpy()).all()
 
 
@@ -155,9 +161,9 @@ def test_flash_attention_is_the_reference(causal, segments, monkeypatch):
     tensors = [tensor.astype("bfloat16").detach() for tensor in draw(1, 64, 64, 2, 2, 64)]
     for tensor in tensors:
         tensor.stop_gradient = False
-    got = values_and_gradients(attention, tensors, segments, causal)
-    monkeypatch.setattr(module, "_flash_attention_serves", lambda query: False)
-    want = values_and_gradients(attention, tensors, segments, causal)
+    got = values_and_gradients(attend, tensors, segments, causal)
+    monkeypatch.setattr(module, "flash_attention_serves", lambda *args: False)
+    want = values_and_gradients(attend, tensors, segments, causal)
     for ours, theirs in zip(got, want, strict=True):  # bfloat16 keeps 8 bits: 2^-8 of values up to 4
         np.testing.assert_allclose(
             ours.astype("float32").numpy(), theirs.astype("float32").numpy(), rtol=0.02, atol=0.05
@@ -169,5 +175,5 @@ def test_keys_of_earlier_samples_are_not_looked_at(monkeypatch):
     monkeypatch.setattr(module, "CHUNK_ELEMENTS", 12 * 2)  # 2 queries a chunk
     query, key, _ = (tensor.transpose([0, 2, 1, 3]) for tensor in draw(1, 12, 12, 1, 1, 4))
     segments = paddle.to_tensor([[1, 1, 1, 1, 2, 2, 3, 3, 3, 3, 3, 0]])
-    chunks = module._weight_chunks(query, key, segments, 1, True)
+    chunks = module._weight_chunks(query, key, Segments(segments), 1, True)
     assert [(seen.start, seen.stop) for _, seen, _ in chunks] == [(0, 2), (0, 4), (4, 6), (6, 8), (6, 10), (6, 12)]

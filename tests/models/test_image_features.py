@@ -57,10 +57,15 @@ def test_a_frozen_vit_keeps_no_graph_but_the_projector_learns():
     assert model.vision_proj[0].weight.grad.abs().sum() > 0
 
 
+def slots(mask):
+    """int64 [slots]: where the mask is true."""
+    return paddle.to_tensor(np.flatnonzero(mask))
+
+
 def test_slots_are_filled_in_reading_order():
     embeddings, features = paddle.zeros([2, 4, 3]), paddle.arange(1, 10, dtype="float32").reshape([3, 3])
-    mask = paddle.to_tensor([[False, True, True, False], [True, False, False, False]])
-    got = fill_image_slots(embeddings + 100.0, features, mask).numpy()
+    mask = [[False, True, True, False], [True, False, False, False]]
+    got = fill_image_slots(embeddings + 100.0, features, slots(mask)).numpy()
     np.testing.assert_array_equal(got[0, :, 0], [100, 1, 4, 100])
     np.testing.assert_array_equal(got[1, :, 2], [9, 100, 100, 100])
 
@@ -69,14 +74,14 @@ def test_gradients_of_slots_and_text():
     embeddings, features = paddle.randn([1, 3, 2]), paddle.randn([2, 2])
     embeddings.stop_gradient = features.stop_gradient = False
     weight = paddle.to_tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-    (fill_image_slots(embeddings, features, paddle.to_tensor([[True, False, True]])) * weight).sum().backward()
+    (fill_image_slots(embeddings, features, slots([[True, False, True]])) * weight).sum().backward()
     np.testing.assert_array_equal(embeddings.grad.numpy()[0], [[0, 0], [3, 4], [0, 0]])
     np.testing.assert_array_equal(features.grad.numpy(), [[1, 2], [5, 6]])
 
 
 @pytest.mark.parametrize("num_slots", [1, 3])
 def test_slots_and_features_that_do_not_match(num_slots):
-    mask = paddle.to_tensor([[index < num_slots for index in range(4)]])
+    mask = [[index < num_slots for index in range(4)]]
     message = f"input_ids hold {num_slots} image slots, the images give 2 image tokens; check that no sample is cut"
     with pytest.raises(ValueError, match=message):
-        fill_image_slots(paddle.zeros([1, 4, 3]), paddle.zeros([2, 3]), mask)
+        fill_image_slots(paddle.zeros([1, 4, 3]), paddle.zeros([2, 3]), slots(mask))

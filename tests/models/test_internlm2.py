@@ -15,6 +15,7 @@ from paddle_xc2.models.internlm2 import (
     rotary_tables,
 )
 from paddle_xc2.models.key_value_cache import KeyValueCache
+from paddle_xc2.models.segments import Segments
 from tests.golden import rope_tables
 from tests.tiny import tiny_config, tiny_model
 
@@ -124,9 +125,9 @@ def decoder():
     return tiny_model().model
 
 
-def hidden(decoder, embeddings, *args, **kwargs):
+def hidden(decoder, embeddings, mask=None, *args, **kwargs):
     with paddle.no_grad():
-        return decoder(embeddings, *args, **kwargs).numpy()
+        return decoder(embeddings, None if mask is None else Segments(mask), *args, **kwargs).numpy()
 
 
 def test_cached_steps_are_the_full_forward(decoder):
@@ -192,7 +193,7 @@ def test_mask_of_another_width(decoder):
     cache = KeyValueCache()
     hidden(decoder, paddle.randn([1, 3, 64]), cache=cache)
     with pytest.raises(ValueError, match=r"attention_mask has 2 columns, but there are 5 tokens \(3 cached, 2 new\)"):
-        decoder(paddle.randn([1, 2, 64]), paddle.ones([1, 2], "int64"), cache=cache)
+        hidden(decoder, paddle.randn([1, 2, 64]), paddle.ones([1, 2], "int64"), cache=cache)
 
 
 def test_pad_row_is_read_but_not_trained():
@@ -215,7 +216,7 @@ def test_frozen_embeddings_need_no_detour():
 def gradients(decoder, embeddings, attention_mask, image_mask):
     decoder.clear_gradients()
     paddle.seed(7)
-    (decoder(embeddings, attention_mask, image_mask=image_mask) ** 2).sum().backward()
+    (decoder(embeddings, Segments(attention_mask), image_mask=image_mask) ** 2).sum().backward()
     return {
         name: parameter.grad.numpy() for name, parameter in decoder.named_parameters() if parameter.grad is not None
     }

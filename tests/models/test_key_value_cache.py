@@ -5,6 +5,7 @@ import pytest
 from paddle_xc2.models import key_value_cache as module
 from paddle_xc2.models.attention import attention
 from paddle_xc2.models.key_value_cache import KeyValueCache
+from paddle_xc2.models.segments import Segments
 from tests.tiny import tiny_model
 
 HEADS, KV_HEADS, HEAD_DIM = 6, 2, 8
@@ -34,10 +35,10 @@ def test_whatever_is_fed_at_once_the_whole_is_attention(sizes, padded):
     cache, parts, got = KeyValueCache(), [], []
     for size in sizes:
         parts.append(drawn(2, size))
-        seen = segments[:, : len(cache) + size] if padded else None
+        seen = Segments(segments[:, : len(cache) + size]) if padded else None
         got.append(cache.attend(0, *parts[-1], seen))
     assert len(cache) == sum(sizes)
-    want = attention(*joined(parts), segments if padded else None)
+    want = attention(*joined(parts), Segments(segments) if padded else None)
     np.testing.assert_allclose(paddle.concat(got, axis=1).numpy(), want.numpy(), rtol=0, atol=ATOL)
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paddle_xc2.batch_layout import BatchLayout
 from paddle_xc2.models import loss as module
 from paddle_xc2.models.loss import token_loss_sum
 from paddle_xc2.special_tokens import IGNORE_INDEX
@@ -100,3 +101,42 @@ def test_nothing_trained():
     labels[:, 0] = 4  # the first token is predicted from nothing
     with pytest.raises(ValueError, match=r"no trained token: all of labels\[:, 1:\] is -100; .* check the answers"):
         token_loss_sum(hidden_states, weight, labels)
+
+
+def test_places_that_are_known_already():
+    hidden_states, weight, labels = draw(ignored=0.4)
+    predicting = paddle.to_tensor(BatchLayout.of(labels.numpy()).predicting)
+    got, losses = token_loss_sum(hidden_states, weight, labels, predicting)
+    want, want_losses = token_loss_sum(hidden_states, weight, labels)
+    assert float(got) == float(want) and losses.tolist() == want_losses.tolist()
+
+
+def test_gradients_in_half_precision_are_scaled_in_float32(monkeypatch):
+    """In place, a piece at a time: no float32 copy as large as the head is made, and the factor is not rounded."""
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 3 * 8)
+    values = np.random.default_rng(0).standard_normal([10, 8]).astype("float32")
+    tensor = paddle.to_tensor(values).astype("float16")
+    want = (tensor.astype("float32").numpy() * np.float32(65536 / 3)).astype("float16")
+    sizes = []
+    astype = paddle.Tensor.astype
+    monkeypatch.setattr(paddle.Tensor, "astype", lambda x, dtype: sizes.append(x.size) or astype(x, dtype))
+    got = module._scale_(tensor, paddle.to_tensor(65536 / 3, "float32"))
+    assert got is tensor and max(sizes) == 24
+    np.testing.assert_array_equal(got.numpy(), want)
+
+
+def test_float32_gradients_are_scaled_in_place():
+    tensor = paddle.ones([4, 2])
+    assert module._scale_(tensor, paddle.to_tensor(0.5)) is tensor
+    assert (tensor == 0.5).all()
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_products_are_added(in_place):
+    left, right, total = paddle.randn([5, 3]), paddle.randn([5, 4]), paddle.randn([3, 4])
+    want = total.numpy() + left.numpy().T @ right.numpy()
+    got = module._add_product(total, left, right, total.dtype, in_place)
+    assert got is total
+    np.testing.assert_allclose(got.numpy(), want, rtol=0, atol=ATOL)
+    alone = module._add_product(None, left, right, total.dtype, in_place)
+    np.testing.assert_allclose(alone.numpy(), left.numpy().T @ right.numpy(), rtol=0, atol=ATOL)

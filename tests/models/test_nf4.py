@@ -220,7 +220,7 @@ def kernel(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(128, 96), (192, 6), (100, 32)])
 def test_a_kernel_gives_the_same_bits(kernel, monkeypatch, shape):
-    monkeypatch.setattr(nf4, "KERNEL_CHUNK", 5 * shape[0])
+    monkeypatch.setattr(nf4, "GPU_CHUNK", 5 * shape[0])
     weight = random_weight(*shape, seed=3)
     layer = quantized(weight)
     used = shape[0] % 64 == 0  # else blocks are not whole, which the kernel doesn't know

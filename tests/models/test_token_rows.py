@@ -112,7 +112,7 @@ def test_the_chunked_loss_with_rows(monkeypatch, chunk):
         states = hidden.clone().detach()
         learning = table if own is None else own
         states.stop_gradient = learning.stop_gradient = False
-        total, losses = token_loss_sum(states, table, labels, own, COLUMNS if own is not None else None)
+        total, losses = token_loss_sum(states, table, labels, None, own, COLUMNS if own is not None else None)
         (0.25 * total).backward()
         gradients.append((float(total), losses.numpy(), states.grad.numpy(), learning.grad.numpy()))
     (total, losses, states, of_rows), (dense_total, dense_losses, dense_states, of_table) = gradients
@@ -135,7 +135,7 @@ def test_the_chunked_loss_with_rows_and_an_update(monkeypatch):
         for value in x.values():
             value.stop_gradient = False
         if chunked:
-            total, _ = token_loss_sum(x["hidden"], weight, labels, x["rows"], COLUMNS, (x["low"], x["high"]))
+            total, _ = token_loss_sum(x["hidden"], weight, labels, None, x["rows"], COLUMNS, (x["low"], x["high"]))
         else:
             logits = paddle.matmul(x["hidden"], weight) + paddle.matmul(x["low"], x["high"])
             logits = put_columns(logits, COLUMNS, paddle.matmul(x["hidden"], x["rows"], transpose_y=True))

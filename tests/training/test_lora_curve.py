@@ -118,8 +118,9 @@ def test_curve_of_the_values_in_the_repository(tmp_path):
         mask = paddle.to_tensor(example.image_mask).unsqueeze(0)
         embeddings = model.model.embed(paddle.to_tensor(example.input_ids).unsqueeze(0))
         if pictures:
+            slots = paddle.to_tensor(np.flatnonzero(example.image_mask))
             features = np.concatenate([golden.array(f"vit.feat.{picture}")[0] for picture in pictures])
-            embeddings = fill_image_slots(embeddings, model.vision_proj(paddle.to_tensor(features)), mask)
+            embeddings = fill_image_slots(embeddings, model.vision_proj(paddle.to_tensor(features)), slots)
         hidden_states = model.model(embeddings, image_mask=mask)
         labels = paddle.to_tensor(example.labels).unsqueeze(0)
         loss_sum, losses = token_loss_sum(hidden_states, model.output.weight, labels)
