@@ -2,9 +2,11 @@
 """Seconds a training step, prefill and decoding speed, peak memory of a model with random weights.
 
     python tests/benchmarks/speed.py
+    python tests/benchmarks/speed.py --vocab 92544
 
 Measures the llava-internlm2 model of the given sizes, or with --plora the XComposer2 model, which has PLoRA of rank 256
-beside every linear layer of the decoder.
+beside every linear layer of the decoder, as a user runs it: steps are those of a fine-tuning run (`StepTrainer`), and
+tokens those of `model.generate`.
 
 The ViT is frozen; a step is one image of (image / 14)^2 tokens plus --text tokens a row: forward, backward and AdamW.
 Prints one JSON line: median seconds a step, prefill and decoded tokens per second with a key-value cache, peak resident
@@ -12,9 +14,11 @@ memory in MB, millions of parameters, threads. Compare medians of runs on a quie
 """
 
 import argparse
+import contextlib
 import json
 import resource
 import sys
+import tempfile
 import time
 from pathlib import Path
 from statistics import median
@@ -49,65 +53,105 @@ def build_model(args):
             "num_attention_heads": args.vit_heads,
         },
     )
-    model = XComposer2ForCausalLM(config)
-    for parameter in model.vit.parameters():
-        parameter.stop_gradient = True
-    return model
+    return XComposer2ForCausalLM(config)
 
 
-def make_batch(args, num_image_tokens: int) -> dict:
-    """One image after the first token of every row; the text after it is trained."""
-    import paddle
+def make_records(args, folder: Path, processor, num_image_tokens: int) -> Path:
+    """Writes a file of records of one picture; their answers and what is around them make up --text tokens."""
+    import numpy as np
+    from PIL import Image
 
-    from paddle_xc2.special_tokens import IGNORE_INDEX
+    pixels = np.random.default_rng(0).integers(0, 256, (args.image, args.image, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "picture.png")
 
-    input_ids = paddle.randint(3, args.vocab - 1, [args.batch, num_image_tokens + args.text])
-    image_mask = paddle.zeros(input_ids.shape, "bool")
-    image_mask[:, 1 : 1 + num_image_tokens] = True
-    labels = input_ids.clone()
-    labels[:, : 1 + num_image_tokens] = IGNORE_INDEX
-    pixel_values = [paddle.randn([3, args.image, args.image]) for _ in range(args.batch)]
-    return {"input_ids": input_ids, "image_mask": image_mask, "pixel_values": pixel_values, "labels": labels}
+    def record(num_digits: int) -> dict:
+        turns = [{"from": "human", "value": "<image>\n?"}, {"from": "gpt", "value": "7" * num_digits}]
+        return {"image": "picture.png", "conversations": turns}
+
+    missing = num_image_tokens + args.text - len(processor.encode_sample(record(1), folder))
+    if missing < 0:
+        sys.exit(f"--text {args.text} is too little: the words around an answer take {args.text - missing} tokens")
+    file = folder / "train.json"
+    file.write_text(json.dumps([record(1 + missing)] * args.batch))
+    return file
 
 
-def seconds_of_step(model, batch, num_steps: int) -> float:
-    import paddle
+def seconds_of_step(args, model, folder: Path) -> tuple[float, dict]:
+    """Of an optimizer step of a run, and the batch that it computes."""
+    from paddlenlp.trainer import TrainerCallback
 
-    model.train()
-    learning = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
-    optimizer = paddle.optimizer.AdamW(1e-5, parameters=learning)
-    seconds = []
-    for _ in range(WARM_UP_STEPS + num_steps):
-        start = time.perf_counter()
-        model(**batch).loss.backward()
-        optimizer.step()
-        optimizer.clear_grad(set_to_zero=False)
-        seconds.append(time.perf_counter() - start)
-    return median(seconds[WARM_UP_STEPS:])
+    from paddle_xc2.data.processor import XComposer2Processor
+    from paddle_xc2.data.tokenizer import MODEL_FILE, XComposer2Tokenizer
+    from paddle_xc2.demo.small_checkpoint import train_tokenizer
+    from paddle_xc2.training.arguments import load_arguments
+    from paddle_xc2.training.finetune import choose_trainable, prepare_device, read_samples
+    from paddle_xc2.training.output import choose_start
+    from paddle_xc2.training.plan import Plan
+    from paddle_xc2.training.trainer import StepTrainer
+
+    class Clock(TrainerCallback):
+        def __init__(self):
+            self.times = []
+
+        def on_step_end(self, *args, **kwargs):
+            self.times.append(time.perf_counter())
+
+    tokenizer = XComposer2Tokenizer({MODEL_FILE: train_tokenizer(["0 1 2 3 4 5 6 7 8 9 ?"])}, source="speed.py")
+    processor = XComposer2Processor.for_config(model.config, tokenizer)
+    settings = {
+        "model_name_or_path": str(folder),
+        "data_path": str(make_records(args, folder, processor, model.config.num_image_tokens)),
+        "output_dir": str(folder / "run"),
+        "per_device_train_batch_size": args.batch,
+        "max_steps": WARM_UP_STEPS + args.steps,
+        "learning_rate": 1e-5,
+        "weight_decay": 0.01,
+        "max_grad_norm": 0.0,
+        "fix_vit": True,
+        "recompute": False,
+        "save_strategy": "no",
+        "logging_steps": 1000,
+        "disable_tqdm": True,
+    }
+    config = folder / "speed.json"
+    config.write_text(json.dumps(settings))
+    arguments = load_arguments(config)
+    prepare_device(arguments)
+    train = read_samples(arguments, "train", config, processor)
+    choose_trainable(model, arguments)
+    model.recompute_disable()
+    trainer = StepTrainer(model, processor, Plan(arguments, "float32", choose_start(arguments), train, None))
+    clock = Clock()
+    trainer.add_callback(clock)
+    trainer.train()
+    times = clock.times[WARM_UP_STEPS - 1 :]
+    example = processor.encode_conversation(train.conversations[0])
+    return median(after - before for before, after in zip(times, times[1:], strict=False)), processor.collate([example])
 
 
 def seconds_of_prefill_and_token(model, batch, num_tokens: int) -> tuple[float, float]:
     """Of the whole prompt of one row, the better of two; and of each token decoded after it."""
-    import paddle
 
-    model.eval()
-    prompt = {name: batch[name][:1] for name in ("input_ids", "image_mask", "pixel_values")}
+    class Clock:
+        """A streamer that notes when each token came."""
 
-    def next_token(**inputs):
-        out = model(**inputs, use_cache=True)
-        return model.output(out.hidden_states[:, -1:]).argmax(axis=-1), out.past_key_values
+        def __init__(self):
+            self.times = [time.perf_counter()]
 
+        def put(self, ids):
+            self.times.append(time.perf_counter())
+
+        def end(self):
+            pass
+
+    model.clear_gradients()
+    prompt = {name: batch[name] for name in ("input_ids", "image_mask", "pixel_values")}
     prefill = []
-    with paddle.no_grad():
-        for _ in range(2):
-            start = time.perf_counter()
-            token, cache = next_token(**prompt)
-            prefill.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        for _ in range(num_tokens):
-            token, cache = next_token(input_ids=token, past_key_values=cache)
-        decoding = time.perf_counter() - start
-    return min(prefill), decoding / num_tokens
+    for num_new in (1, 1 + num_tokens):
+        clock = Clock()
+        model.generate(**prompt, max_new_tokens=num_new, eos_token_id=[], streamer=clock)
+        prefill.append(clock.times[1] - clock.times[0])
+    return min(prefill), (clock.times[-1] - clock.times[1]) / num_tokens
 
 
 def main():
@@ -133,8 +177,8 @@ def main():
 
     threads = runtime.prepare().threads.value
     model = build_model(args)
-    batch = make_batch(args, model.config.num_image_tokens)
-    step = seconds_of_step(model, batch, args.steps)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        step, batch = seconds_of_step(args, model, Path(folder))
     prefill, token = seconds_of_prefill_and_token(model, batch, args.decode)
     result = {
         "step_s": round(step, 4),
