@@ -29,6 +29,7 @@ from paddle_xc2.training.checkpoints import check_whole
 from paddle_xc2.training.interruption import Stopped, is_disk_error
 from paddle_xc2.training.lora import add_lora, check_continues, continue_adapter, remember_trained
 from paddle_xc2.training.metrics import LOSS_PLOT, device_memory, draw_metrics
+from paddle_xc2.training.outcome import answer_to_first_sample, outcome_lines, train_longer
 from paddle_xc2.training.output import Start, check_same_course, choose_start, claim
 from paddle_xc2.training.plan import Plan, first_sample_text, plan_lines
 from paddle_xc2.training.reporting import check_installed
@@ -284,7 +285,8 @@ def train_to_the_end(trainer: StepTrainer) -> float:
         trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
     else:
         trainer.state = TrainerState.load_from_json(str(start.checkpoint / STATE_FILE))
-        trainer.progress.say("every step is trained already")
+        longer = train_longer(trainer.output_dir, arguments.lora)
+        trainer.progress.say(f"every step is trained already; {longer}")
     trainer.progress.close()
     seconds = time.perf_counter() - started
     if arguments.do_eval and arguments.evaluation_strategy == "no" and start.step < trainer.plan.num_steps:
@@ -334,6 +336,10 @@ def save_results(trainer: StepTrainer, seconds: float) -> None:
         print("\n".join([f"sample answers, all of them in {output_dir / TABLE_FILE}:", *compared]))
     if not trainer.arguments.benchmark:
         trainer.model.save_pretrained(output_dir)
+        trainer.model.eval()
+        with trainer.autocast_smart_context_manager():
+            question, answer = answer_to_first_sample(trainer.model, trainer.processor, trainer.plan)
+        print("\n".join(outcome_lines(trainer.plan, entries, question, answer)))
         print(f"the model is saved, ask it: paddle-xc2 chat --from_pretrained {shlex.quote(str(output_dir))}")
 
 

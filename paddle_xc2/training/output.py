@@ -11,6 +11,7 @@ from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, CONFIG_FILE
 from paddle_xc2.json_file import read_json
 from paddle_xc2.training import checkpoints
 from paddle_xc2.training.arguments import FinetuneArguments
+from paddle_xc2.training.outcome import train_longer
 
 RUN_FILE = "run.json"  # makes a folder ours: which arguments made what is in it
 
@@ -57,7 +58,8 @@ def choose_start(arguments: FinetuneArguments) -> Start:
         if checkpoint is None and resume is None and finished:
             raise ValueError(
                 f"output_dir {output_dir} holds a finished run without a checkpoint to go on from; choose another "
-                'folder, or set "overwrite_output_dir": true to train again and replace it'
+                f'folder, or set "overwrite_output_dir": true to train again and replace it; '
+                f"{train_longer(output_dir, arguments.lora)}"
             )
     elif newest := checkpoints.newest_named(output_dir):
         notes.append(
@@ -108,9 +110,11 @@ def check_same_course(start: Start, course: dict) -> None:
     was = start.course
     changed = [f"{name} was {was.get(name)} and is {value}" for name, value in course.items() if was.get(name) != value]
     if changed:
+        longer = train_longer(start.checkpoint.parent, bool(was.get("lora")))
         raise ValueError(
             f"{start.checkpoint}: training can't go on from here as it would have: {'; '.join(changed)}; set that "
             'back, or start again with "resume_from_checkpoint": false or "overwrite_output_dir": true'
+            + (f"; the run is over: {longer}" if start.step == was.get("steps") else "")
         )
 
 

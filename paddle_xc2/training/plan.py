@@ -19,6 +19,7 @@ from paddle_xc2.messages import NUM_LISTED, and_more, counted
 from paddle_xc2.models.loss import CHUNK_ELEMENTS
 from paddle_xc2.models.nf4 import NUM_BYTES as NF4_BYTES
 from paddle_xc2.training.arguments import COURSE, LORA_COURSE, FinetuneArguments
+from paddle_xc2.training.outcome import few_steps_line
 from paddle_xc2.training.output import Start
 from paddle_xc2.training.sample_answers import Question
 from paddle_xc2.training.samples import Samples
@@ -170,6 +171,7 @@ def plan_lines(
         ("step", _step_line(plan)),
         ("", _filling_line(plan)),
         ("schedule", _schedule_line(plan)),
+        *(("", line) for line in [few_steps_line(plan)] if line),
         ("checkpoints", _checkpoint_line(arguments)),
         *_memory_rows(expected_memory(plan, config, learning), device_memory),
     ]
