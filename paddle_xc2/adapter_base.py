@@ -15,9 +15,12 @@ from paddle_xc2.checkpoint_config import (
 )
 from paddle_xc2.json_file import read_json
 from paddle_xc2.model_path import resolve_model_path
+from paddle_xc2.setting_values import wrong_values
+from paddle_xc2.short_repr import short_repr
 
 _WHOLE_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "model_state*.pdparams")
 FACTS_VERSION = 1
+_TEXTS = ("name", "relative_path", "quantization")
 # Settings of the model that decide how a fine-tuned one is asked.
 SETTINGS = ("chat_layout", "max_length", "hd_num", "img_size", "pad_image_to_square")
 
@@ -40,13 +43,30 @@ def adapter_facts(directory: Path) -> dict:
         return {}
     facts = read_json(path)
     if facts.get("format_version") != FACTS_VERSION:
-        raise ValueError(
-            f"{path}: format_version is {facts.get('format_version')!r}, expected {FACTS_VERSION}; install a newer "
-            "paddle_xc2"
-        )
-    if not isinstance(facts.get("base"), dict) or not isinstance(facts.get("settings"), dict):
+        found = short_repr(facts.get("format_version"))
+        raise ValueError(f"{path}: format_version is {found}, expected {FACTS_VERSION}; install a newer paddle_xc2")
+    base, settings = facts.get("base"), facts.get("settings")
+    if not isinstance(base, dict) or not isinstance(settings, dict):
         raise ValueError(f"{path}: is damaged, it has no base or no settings; copy the adapter again")
+    wrong = wrong_values({name: value for name, value in settings.items() if value is not None})
+    for name in _TEXTS:
+        if not isinstance(base.get(name), (str, type(None))):
+            wrong.append(f"{name} is {short_repr(base[name])}, but must be text")
+    if not _is_fingerprint(base.get("fingerprint")):
+        wrong.append("fingerprint is no fingerprint of a base")
+    if wrong:
+        raise ValueError(f"{path}: is damaged: {'; '.join(wrong)}; copy the adapter again")
     return facts
+
+
+def _is_fingerprint(value: object) -> bool:
+    """Whether it is what weights/base_fingerprint.py makes, or nothing."""
+    match value:
+        case None:
+            return True
+        case {"shapes": str(), "values": dict(values)}:
+            return all(isinstance(digest, str) for digest in values.values())
+    return False
 
 
 def adapter_settings(directory: Path) -> dict:

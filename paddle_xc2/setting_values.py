@@ -37,9 +37,13 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "rope_scaling": ((dict,), "an object of settings, or null"),
     "vision_config": ((dict,), "an object of settings, or null"),
     "hidden_act": ((str,), "a name"),
+    "chat_layout": ((str,), "a name"),
 }
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-_OPTIONAL = ("num_key_value_heads", "img_size", "hd_num", "pad_image_to_square", "rope_scaling", "vision_config")
+_OPTIONAL = (
+    *("num_key_value_heads", "img_size", "hd_num", "pad_image_to_square", "rope_scaling", "vision_config"),
+    "chat_layout",
+)
 
 
 def wrong_values(settings: dict) -> list[str]:

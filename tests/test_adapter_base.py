@@ -124,7 +124,15 @@ def test_damaged_facts(place):
     path.write_text(json.dumps({**facts, "base": None}))
     with pytest.raises(ValueError, match="is damaged, it has no base or no settings; copy the adapter again"):
         XComposer2ForCausalLM.from_pretrained(folder / "adapter")
+    for damage in ({"base": {"name": 3}}, {"settings": {"img_size": "224"}}, {"base": {"fingerprint": [1]}}):
+        path.write_text(json.dumps({**facts, **damage}))
+        key = next(iter(next(iter(damage.values()))))
+        with pytest.raises(ValueError, match=f"adapter.json: is damaged: {key} is .*; copy the adapter again"):
+            XComposer2ForCausalLM.from_pretrained(folder / "adapter")
     path.unlink()  # as other programs write adapters: what the base is stands in PEFT's file
+    with pytest.raises(ValueError, match="paddle_xc2_adapter.json is missing; copy .* delete paddle_xc2_manifest.json"):
+        XComposer2ForCausalLM.from_pretrained(folder / "adapter")
+    (folder / "adapter" / "paddle_xc2_manifest.json").unlink()
     assert len(lora_layers(XComposer2ForCausalLM.from_pretrained(folder / "adapter"))) == 4
     config = folder / "adapter" / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": None}))

@@ -127,7 +127,7 @@ def test_head_dim_is_what_follows_from_the_sizes():
         ({"vision_config": [3]}, "vision_config is [3], but must be an object of settings, or null"),
         ({"hd_num": "18"}, "hd_num is '18', but must be a whole number above 0"),
         ({"pad_image_to_square": "yes"}, "pad_image_to_square is 'yes', but must be true, false or null"),
-        ({"chat_layout": ["x"]}, "chat_layout \"['x']\" is not one of as_trained, official"),
+        ({"chat_layout": ["x"]}, "chat_layout is ['x'], but must be a name"),
         ({"rope_scaling": {"type": "dynamic", "factor": float("inf")}}, "rope_scaling: factor is inf, but must be"),
     ],
 )

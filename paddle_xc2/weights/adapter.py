@@ -17,6 +17,7 @@ import numpy as np
 
 from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, PADDLENLP_ADAPTER_CONFIG_FILE
 from paddle_xc2.json_file import read_json
+from paddle_xc2.weights.adapter_settings import by_pattern, check_paddlenlp, check_peft, patterns, positive
 from paddle_xc2.weights.lazy_tensor import (
     NUMPY_DTYPES,
     STRIP_BYTES,
@@ -26,6 +27,7 @@ from paddle_xc2.weights.lazy_tensor import (
     release_pages,
     row_blocks,
 )
+from paddle_xc2.weights.manifest import check_unchanged
 from paddle_xc2.weights.name_map import to_hf, to_paddle
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -38,23 +40,6 @@ _PEFT_PREFIX = "base_model.model."
 _ROWS_NAME = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta(?:\.default)?")
 # What PEFT puts into the names of tensors that are not LoRA's: of modules_to_save, and of layers that it wraps.
 _PEFT_INNER = re.compile(r"\.(?:modules_to_save(?:\.default)?|base_layer)(?=\.)")
-# Settings that change what the tensors mean, and the values that are understood.
-_PEFT_UNDERSTOOD = {
-    "peft_type": ("LORA",),
-    "bias": ("none", "all", "lora_only"),
-    "fan_in_fan_out": (False,),
-    "layer_replication": (None,),
-    "exclude_bias": (False,),
-}
-_PADDLENLP_UNDERSTOOD = {
-    "pissa": (False,),  # it changes the base too, which its adapter does not hold
-    "loraga": (False,),
-    "use_mora": (False,),
-    "lora_use_mixer": (False,),
-    "nola": (False,),
-    "do_qat": (False,),
-    "tensor_parallel_degree": (-1, 0, 1),
-}
 
 
 class LowRank(NamedTuple):
@@ -111,7 +96,8 @@ def read_adapter(directory: Path, read_shard) -> Adapter:
 
     Args:
         read_shard: file -> {name: LazyTensor}.
-    Raises: FileNotFoundError, or ValueError for settings that are not understood and tensors that belong to nothing.
+    Raises: FileNotFoundError, or ValueError for settings that are not understood, tensors that belong to nothing, and
+        files that changed since we wrote them.
     """
     if (directory / ADAPTER_CONFIG_FILE).is_file():
         return _read_peft(directory, read_shard)
@@ -129,19 +115,20 @@ def _read_peft(directory: Path, read_shard) -> Adapter:
         raise FileNotFoundError(f"{directory}: there is no {' or '.join(ADAPTER_FILES)}; copy the whole adapter")
     config_path = directory / ADAPTER_CONFIG_FILE
     config = read_json(config_path)
-    _check_understood(config_path, config, _PEFT_UNDERSTOOD)
-    ranks, alphas = (_patterns(config_path, config, key) for key in ("rank_pattern", "alpha_pattern"))
-    rank_of_all, alpha_of_all = (_positive(config_path, config, key) for key in ("r", "lora_alpha"))
+    check_peft(config_path, config)
+    check_unchanged(directory)
+    ranks, alphas = (patterns(config_path, config, key) for key in ("rank_pattern", "alpha_pattern"))
+    rank_of_all, alpha_of_all = (positive(config_path, config, key) for key in ("r", "lora_alpha"))
     rslora = bool(config.get("use_rslora"))
 
     def scale_of(module: str, rank: int) -> float:
-        promised = _by_pattern(ranks, module, rank_of_all)
+        promised = by_pattern(ranks, module, rank_of_all)
         if rank != promised:
             raise ValueError(
                 f"{path}: the matrices of {module} have rank {rank}, but {config_path.name} says {promised:g}; "
                 "the two files are not of one adapter"
             )
-        return _by_pattern(alphas, module, alpha_of_all) / (math.sqrt(rank) if rslora else rank)
+        return by_pattern(alphas, module, alpha_of_all) / (math.sqrt(rank) if rslora else rank)
 
     tensors = {}
     for name, tensor in read_shard(path).items():
@@ -199,8 +186,9 @@ def _read_paddlenlp(directory: Path, read_shard) -> Adapter:
         )
     config_path = directory / PADDLENLP_ADAPTER_CONFIG_FILE
     config = read_json(config_path)
-    _check_understood(config_path, config, _PADDLENLP_UNDERSTOOD)
-    rank_of_all, alpha = (_positive(config_path, config, key) for key in ("r", "lora_alpha"))
+    check_paddlenlp(config_path, config)
+    check_unchanged(directory)
+    rank_of_all, alpha = (positive(config_path, config, key) for key in ("r", "lora_alpha"))
     rslora = bool(config.get("rslora"))
     tensors, unknown = {}, []
     for path in paths:
@@ -239,43 +227,6 @@ def _from_paddlenlp(name: str) -> tuple[str, bool] | None:
                 return upstream, transpose
             return f"{upstream.removesuffix('.weight')}.lora_{found['side']}.weight", True
     return None
-
-
-def _check_understood(path: Path, config: dict, understood: dict[str, tuple]) -> None:
-    for key, values in understood.items():
-        if config.get(key, values[0]) not in values:
-            allowed = " or ".join(repr(value) for value in values)
-            raise ValueError(
-                f"{path}: {key} is {config[key]!r}, only {allowed} is understood; merge the adapter with the library "
-                "that wrote it, and convert the result"
-            )
-
-
-def _positive(path: Path, config: dict, key: str) -> float:
-    """The setting, which PEFT and PaddleNLP have 8 as default of. Raises: ValueError if it is no positive number."""
-    value = config.get(key, 8)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ValueError(f"{path}: {key} is {value!r}, expected a number above 0; copy the adapter again")
-    return value
-
-
-def _patterns(path: Path, config: dict, key: str) -> dict[re.Pattern, float]:
-    """PEFT's rank_pattern or alpha_pattern: which module names have a value of their own."""
-    patterns = config.get(key) or {}
-    if not isinstance(patterns, dict):
-        raise ValueError(f"{path}: {key} is {patterns!r}, expected an object of name and number")
-    compiled = {}
-    for name in patterns:
-        value = _positive(path, patterns, name)
-        try:
-            compiled[re.compile(rf"(?:.*\.)?(?:{name})")] = value
-        except re.error as error:
-            raise ValueError(f'{path}: {key}: "{name}" is no regular expression ({error})') from None
-    return compiled
-
-
-def _by_pattern(patterns: dict[re.Pattern, float], module: str, otherwise: float) -> float:
-    return next((value for pattern, value in patterns.items() if pattern.fullmatch(module)), otherwise)
 
 
 def split_updates(tensors: dict[str, LazyTensor], scale_of, where: Path) -> Adapter:

@@ -53,11 +53,12 @@ class AdapterReport(NamedTuple):
         return f"{', '.join(parts)}, norm of the change {self.change_norm:.4g}{nothing}"
 
 
-def load_adapter(model, path: str | Path) -> AdapterReport:
+def load_adapter(model, path: str | Path, adapter: Adapter | None = None) -> AdapterReport:
     """Applies an adapter to the model that it was trained on: see `apply_adapter`.
 
     Args:
         path: a directory in PEFT's or PaddleNLP's layout, or a released name.
+        adapter: what is in it, if it was read already.
     Raises: FileNotFoundError, or ValueError naming what does not fit, or if the adapter was trained on another model;
         then the model is as before.
     """
@@ -66,7 +67,7 @@ def load_adapter(model, path: str | Path) -> AdapterReport:
         known = model.source_fingerprint
         model.source_fingerprint = check_base(directory, Path(model.source_dir), "to from_pretrained", known)
     tokenizer = XComposer2Tokenizer.from_pretrained(directory) if has_tokenizer(directory) else None
-    model.adapter_report = apply_adapter(model, read_adapter(directory, read_shard), directory)
+    model.adapter_report = apply_adapter(model, adapter or read_adapter(directory, read_shard), directory)
     model.tokenizer = tokenizer or model.tokenizer
     return model.adapter_report
 

@@ -14,9 +14,10 @@ from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.models.clip_vit import resize_position_table
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+from paddle_xc2.weights.adapter import read_adapter
 from paddle_xc2.weights.balance import balance
 from paddle_xc2.weights.base_fingerprint import check_base
-from paddle_xc2.weights.checkpoint_files import read_checkpoint
+from paddle_xc2.weights.checkpoint_files import read_checkpoint, read_shard
 from paddle_xc2.weights.config_files import load_config
 from paddle_xc2.weights.lazy_tensor import (
     NUMPY_DTYPES,
@@ -26,7 +27,7 @@ from paddle_xc2.weights.lazy_tensor import (
     check_dtype,
     prevailing_dtype,
 )
-from paddle_xc2.weights.manifest import manifest_files, verify_manifest
+from paddle_xc2.weights.manifest import verify_manifest
 from paddle_xc2.weights.name_map import POSITION_TABLE, layout_of
 from paddle_xc2.weights.parameter_shapes import parameter_shapes
 from paddle_xc2.weights.quantized import check_quantization, fill_quantized, quantizable_layers
@@ -94,9 +95,8 @@ def _load_with_adapter(directory: Path, base, dtype, img_size, verify, quantize)
     from paddle_xc2.weights.adapter_loading import load_adapter
 
     base_dir = find_base(directory, base)
+    adapter = read_adapter(directory, read_shard)  # before the base, which takes longer
     fingerprint = check_base(directory, base_dir)
-    if verify and manifest_files(directory):
-        verify_manifest(directory)
     settings = adapter_settings(directory)
     if img_size is None:
         img_size = settings.get("img_size")
@@ -105,7 +105,7 @@ def _load_with_adapter(directory: Path, base, dtype, img_size, verify, quantize)
     name = base_name(directory)
     model.source_name = name if name and not Path(name).expanduser().is_dir() and base is None else None
     model.source_fingerprint = fingerprint
-    load_adapter(model, directory)
+    load_adapter(model, directory, adapter)
     return model
 
 
