@@ -9,12 +9,8 @@ from argparse import ArgumentParser, Namespace
 HELP = "ask a model about pictures: one question, or a conversation at a prompt"
 EXAMPLE = 'paddle-xc2 chat --from_pretrained ./model --image_path cat.jpg --text "What is in the picture?"'
 
-COMMANDS = """\
-  /image PATH   adds a picture to your next question (again for several)
-  /reset        forgets the conversation and its pictures
-  /help         shows this
-  /exit         ends the program, as Ctrl-D does
-In a question, <ImageHere> says where a picture belongs; without it, pictures go before the question."""
+RELEASED = "internlm/internlm-xcomposer2-7b"  # what is proposed where no model is named
+_SIZE = "about 17 GB"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -22,11 +18,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--from_pretrained",
         "--model_name_or_path",
         dest="path",
-        default="internlm/internlm-xcomposer2-7b",
-        help="checkpoint directory or released name (default: %(default)s)",
+        help=f"checkpoint directory, or a released name such as {RELEASED}, which is fetched ({_SIZE})",
     )
     parser.add_argument("--base", metavar="DIR", help="of an adapter, if it is not where the adapter remembers it")
-    parser.add_argument("--image_path", nargs="+", default=[], metavar="PATH", help="pictures of the first question")
+    parser.add_argument(
+        "--image_path", nargs="+", default=[], metavar="PATH", help="pictures of the first question: files or addresses"
+    )
     parser.add_argument("--text", help="ask this one question and exit; without it, a conversation begins")
     parser.add_argument(
         "--max_new_tokens", type=int, default=1024, help="longest answer, in tokens (default: %(default)s)"
@@ -44,12 +41,47 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="default: what the device computes best"
     )
+    parser.add_argument("--show_prompt", action="store_true", help="show the literal prompt of each question, too")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: %(default)s)")
 
 
 def run(args: Namespace) -> int:
+    from paddle_xc2.data.given_images import read_picture
+
+    path = args.path or ask_for_model()
+    pictures = [read_picture(reference) for reference in args.image_path]  # before minutes of loading
+    session = load_session(path, args)
+    for picture in pictures:
+        session.add_image(picture)
+    if args.text is None:
+        from paddle_xc2.commands.conversation import Conversation
+
+        Conversation(session, args.show_prompt).talk()
+        return 0
+    if args.show_prompt:
+        print(session.prompt(args.text), file=sys.stderr)
+    answer = session.ask_whole(args.text)
+    print(answer)
+    if not answer.strip():
+        print("(the answer is empty)", file=sys.stderr)
+    return 0
+
+
+def ask_for_model() -> str:
+    """The released model, if a person is there to want it. Raises: ValueError if not."""
+    told = f"no model is given; --from_pretrained takes a folder, or a released name such as {RELEASED}"
+    if sys.stdin.isatty():
+        print(f"{told}.\nFetch {RELEASED} ({_SIZE}) and ask that? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            return RELEASED
+    raise ValueError(f"{told}, which is fetched ({_SIZE})")
+
+
+def load_session(path: str, args: Namespace):
+    """The model, said to be loaded, as a ChatSession with the settings of the command line."""
     from paddle_xc2 import runtime
     from paddle_xc2.data.tokenizer import XComposer2Tokenizer
+    from paddle_xc2.generation.session import ChatSession
     from paddle_xc2.model_path import resolve_model_path
     from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 
@@ -59,7 +91,7 @@ def run(args: Namespace) -> int:
         raise ValueError(
             f"dtype {args.dtype} can't be computed in here, only {', '.join(precisions)}; leave --dtype out"
         )
-    path = resolve_model_path(args.path)
+    path = resolve_model_path(path)
     tokenizer = XComposer2Tokenizer.from_pretrained(path, args.base)
     model = XComposer2ForCausalLM.from_pretrained(path, dtype=args.dtype, base=args.base)
     model.eval()
@@ -75,135 +107,11 @@ def run(args: Namespace) -> int:
     )
     if model.adapter_report:
         print(f"adapter on {model.source_dir}: {model.adapter_report}", file=sys.stderr)
-    conversation = ChatSession(model, tokenizer, args)
-    for image in args.image_path:
-        conversation.add_image(image)
-    if args.text is not None:
-        print(conversation.ask_whole(args.text))
-        return 0
-    talk(conversation)
-    return 0
+    return ChatSession(model, tokenizer, settings_of(args), args.num_beams)
 
 
-class ChatSession:
-    """A conversation with one model: its turns, its pictures (encoded once), its settings."""
-
-    def __init__(self, model, tokenizer, args: Namespace):
-        self.model, self.tokenizer = model, tokenizer
-        self.settings = {
-            "meta_instruction": args.meta_instruction,
-            "do_sample": not args.greedy and args.num_beams == 1,
-            "max_new_tokens": args.max_new_tokens,
-            "temperature": args.temperature,
-            "top_p": args.top_p,
-            "top_k": args.top_k,
-            "repetition_penalty": args.repetition_penalty,
-        }
-        self.num_beams = args.num_beams
-        self.reset()
-
-    def reset(self) -> None:
-        self.history, self.images, self.pending, self._encoded = [], [], [], {}
-
-    def add_image(self, path: str) -> None:
-        """Reads a picture for the next question, or remembers a video. Raises: DataError if it can't be read."""
-        from paddle_xc2.data.image_transform import load_image
-        from paddle_xc2.data.processor import XComposer2Processor
-        from paddle_xc2.data.video import is_video
-
-        if is_video(path):
-            XComposer2Processor.for_config(self.model.config).num_image_tokens(path)  # tells now if it can't be used
-        self.pending.append(path if is_video(path) else load_image(path))
-
-    def ask_whole(self, text: str) -> str:
-        query = self._place_images(text)
-        answer, _ = self.model.chat(
-            self.tokenizer, query, self._encode_images(), self.history, num_beams=self.num_beams, **self.settings
-        )
-        self._remember(query, answer)
-        return answer
-
-    def ask(self, text: str):
-        """Yields the new part of the answer. A turn that is stopped keeps what was said."""
-        query, answer = self._place_images(text), ""
-        try:
-            for grown, _ in self.model.stream_chat(
-                self.tokenizer, query, self._encode_images(), self.history, **self.settings
-            ):
-                new, answer = grown[len(answer) :], grown
-                yield new
-        finally:
-            self._remember(query, answer)
-
-    def _encode_images(self) -> list:
-        """Image tokens of all pictures so far, each encoded once; again when a second joins it, if that changes it."""
-        from paddle_xc2.generation.chat import encode_image
-
-        images = self.images + self.pending
-        several = len(images) > 1
-        for index, image in enumerate(images):
-            if (index, several) not in self._encoded:
-                self._encoded[index, several] = encode_image(self.model, image, num_images=len(images))
-        return [self._encoded[index, several] for index in range(len(images))]
-
-    def _place_images(self, text: str) -> str:
-        from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
-
-        if IMAGE_PLACEHOLDER in text or not self.pending:
-            return text
-        if len(self.pending) == 1 and not self.history:
-            return text  # a single picture without a place stands where the family's upstream puts it
-        if self.images and not any(IMAGE_PLACEHOLDER in question for question, _ in self.history):
-            question, answer = self.history[0]  # that picture is no longer the only one
-            self.history[0] = (IMAGE_PLACEHOLDER + question, answer)
-        return IMAGE_PLACEHOLDER * len(self.pending) + text
-
-    def _remember(self, query: str, answer: str) -> None:
-        if answer.strip():  # a turn without an answer can't stand in a conversation; its pictures wait for the next
-            self.history.append((query, answer))
-            self.images += self.pending
-            self.pending = []
-
-
-def talk(conversation: ChatSession) -> None:
-    """Reads questions and prints answers until the end of input."""
-    print("Ask away; /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends.", file=sys.stderr)
-    while True:
-        try:
-            line = input("\nyou> ").strip()
-        except EOFError:
-            print()
-            return
-        except KeyboardInterrupt:
-            print("\n(Ctrl-D or /exit ends the program)", file=sys.stderr)
-            continue
-        try:
-            if not line:
-                continue
-            if line.startswith("/"):
-                if _command(conversation, *line[1:].split(maxsplit=1)):
-                    return
-                continue
-            print("model> ", end="", flush=True)
-            for new in conversation.ask(line):
-                print(new, end="", flush=True)
-            print()
-        except KeyboardInterrupt:
-            print("\n(stopped)", file=sys.stderr)
-        except (ValueError, FileNotFoundError) as error:
-            print(f"\n{error}", file=sys.stderr)
-
-
-def _command(conversation: ChatSession, name: str = "", argument: str = "") -> bool:
-    """Carries out a command; true ends the program."""
-    if name in ("exit", "quit"):
-        return True
-    if name == "image" and argument:
-        conversation.add_image(argument.strip("\"'"))
-        print(f"({len(conversation.pending)} picture(s) for the next question)", file=sys.stderr)
-    elif name == "reset":
-        conversation.reset()
-        print("(the conversation is empty again)", file=sys.stderr)
-    else:
-        print(COMMANDS, file=sys.stderr)
-    return False
+def settings_of(args: Namespace) -> dict:
+    """How the model is asked: keyword arguments of `chat`."""
+    names = ("meta_instruction", "max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
+    settings = {name: getattr(args, name) for name in names}
+    return settings | {"do_sample": not args.greedy and args.num_beams == 1}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.downloads import ImageCache, is_data_url, is_url
+from paddle_xc2.data.image_transform import load_image
+from paddle_xc2.data.video import is_video
 from paddle_xc2.local_path import local_path
 from paddle_xc2.messages import shown
 
@@ -66,6 +69,15 @@ def given_image(image, name: str = "image"):
             return content
         raise DataError(f"{name} is a file opened for text; open it with mode rb")
     raise DataError(f"{name} is {_described(image)}; {EXPECTED}")
+
+
+def read_picture(reference) -> Image.Image | Path:
+    """A picture in any form that `given_image` knows, but a tensor -> RGB image, or the path of a video.
+
+    Raises: DataError if it can't be used.
+    """
+    picture = given_image(reference)
+    return picture if is_video(picture) else load_image(picture)
 
 
 def is_tensor(image) -> bool:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import paddle
 
 from paddle_xc2.data.chat_request import grown_history, read_request
+from paddle_xc2.data.encode import Example
 from paddle_xc2.data.given_images import given_image
+from paddle_xc2.data.marked_text import marked_pieces
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.tokenizer import StreamDecoder
 from paddle_xc2.generation.generate import decode_steps, end_ids, generate
@@ -105,18 +107,29 @@ def decode_answer(tokenizer, ids: list[int], stops: list[int]) -> str:
     return tokenizer.decode(ids[:end], skip_special_tokens=True)
 
 
+def prompt_text(model, tokenizer, query: str, image=None, history=(), meta_instruction: str | None = None) -> str:
+    """The literal prompt that `chat` gives the model, special tokens included: `<image: 256 tokens>` is an image."""
+    example, features = _prompt(model, tokenizer, query, image, history, meta_instruction)
+    return "".join(piece.text for piece in marked_pieces(example, [part.shape[0] for part in features], tokenizer))
+
+
 def _encode(model, tokenizer, query, image, history, meta_instruction) -> dict:
-    processor = XComposer2Processor.for_config(model.config, tokenizer)
-    request = read_request(query, image, history, meta_instruction)
-    with paddle.no_grad():
-        count = len(request.images)
-        features = [part for image in request.images for part in _features(model, processor, image, count)]
-    example = processor.encode_request(request, [part.shape[0] for part in features])
+    example, features = _prompt(model, tokenizer, query, image, history, meta_instruction)
     return {
         "input_ids": example.input_ids[None],
         "image_mask": example.image_mask[None],
         "image_features": paddle.concat(features) if features else None,
     }
+
+
+def _prompt(model, tokenizer, query, image, history, meta_instruction) -> tuple[Example, list]:
+    """The prompt without pixels, and the image tokens of each image: float [tokens, hidden]."""
+    processor = XComposer2Processor.for_config(model.config, tokenizer)
+    request = read_request(query, image, history, meta_instruction)
+    with paddle.no_grad():
+        count = len(request.images)
+        features = [part for image in request.images for part in _features(model, processor, image, count)]
+    return processor.encode_request(request, [part.shape[0] for part in features]), features
 
 
 def _features(model, processor, image, num_images: int) -> list:

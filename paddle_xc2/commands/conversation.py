@@ -1,0 +1,169 @@
+"""The prompt of `paddle-xc2 chat`: reads questions and commands, prints answers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+from paddle_xc2.commands import line_editing
+from paddle_xc2.data.downloads import default_image_folder, is_data_url, is_url
+from paddle_xc2.generation.session import ChatSession
+from paddle_xc2.local_path import local_path
+from paddle_xc2.messages import counted, did_you_mean, shown
+
+LEAVING = ("quit", "exit")  # as a question they make no sense
+
+
+class Command(NamedTuple):
+    """Attributes:
+    usage, help: for /help.
+    run: (conversation, what stands behind the command); true ends the program. Raises: ValueError with what to say.
+    """
+
+    usage: str
+    help: str
+    run: Callable[[Conversation, str], bool | None]
+
+
+class Conversation:
+    """What is typed, turned into questions to a session.
+
+    Attributes:
+        unread: the picture that the next question was to be about and that can't be used, or "".
+        show_prompt: whether the literal prompt is shown before each answer.
+    """
+
+    def __init__(self, session: ChatSession, show_prompt: bool = False):
+        self.session = session
+        self.show_prompt = show_prompt
+        self.unread = ""
+
+    def talk(self) -> None:
+        """Reads lines until the end of input, or until a command ends it."""
+        words = [f"/{name}" for name in COMMANDS]
+        line_editing.prepare(words, "/image", default_image_folder().parent / "chat_history")
+        _say("Ask away; /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends.")
+        while True:
+            print()
+            try:
+                line = input("you> ").strip()
+            except EOFError:
+                print()
+                return
+            except KeyboardInterrupt:
+                _say("\n(Ctrl-D or /exit ends the program)")
+                continue
+            try:
+                if self.understand(line):
+                    return
+            except KeyboardInterrupt:
+                _say("(stopped)")
+            except (ValueError, FileNotFoundError) as error:
+                _say(str(error))
+
+    def understand(self, line: str) -> bool:
+        """Does what a line says. Returns: whether the program ends. Raises: ValueError, FileNotFoundError."""
+        if line.lower() in LEAVING:
+            return True
+        if line.startswith("/"):
+            name, _, argument = line[1:].partition(" ")
+            return self.command(name, argument.strip())
+        if line:
+            self.ask(line)
+        return False
+
+    def command(self, name: str, argument: str) -> bool:
+        """Carries out a command. Returns, raises: as `understand`."""
+        name = OTHER_NAMES.get(name, name)
+        if name not in COMMANDS:
+            _say(f"there is no command /{shown(name)}{did_you_mean(name, COMMANDS)}")
+            name = "help"
+        return bool(COMMANDS[name].run(self, argument))
+
+    def ask(self, text: str) -> None:
+        """Prints the answer to a question as it grows. Raises: ValueError, FileNotFoundError."""
+        if self.unread:
+            raise ValueError(
+                f"(not asked, since {shown(self.unread)} could not be used: give another picture with /image, or go on "
+                "without it with /drop)"
+            )
+        prompt = self.session.prompt(text)  # what can't be asked is told before "model>"
+        if self.show_prompt:
+            _say(prompt)
+        print("model> ", end="", flush=True)
+        empty = True
+        try:
+            for new in self.session.ask(text):
+                print(new, end="", flush=True)
+                empty = empty and not new.strip()
+        finally:
+            print()
+        if empty:
+            _say("(the answer is empty)")
+
+    def add_image(self, reference: str) -> None:
+        """Raises: DataError if the picture can't be used; then questions wait until another one is given."""
+        self.unread = reference
+        self.session.add_image(reference)
+        self.unread = ""
+
+
+def split_reference(argument: str) -> tuple[str, str]:
+    """What follows /image -> (path or address, question). A path may hold spaces, in quotes or if it is there."""
+    if argument[:1] in ("'", '"') and (end := argument.find(argument[0], 1)) > 0:
+        return argument[1:end], argument[end + 1 :].strip()
+    words = argument.split(" ")
+    if not (is_url(argument) or is_data_url(argument)):
+        for count in range(len(words), 1, -1):
+            if local_path(" ".join(words[:count])).is_file():
+                return " ".join(words[:count]), " ".join(words[count:]).strip()
+    return words[0], " ".join(words[1:]).strip()
+
+
+def _image(conversation: Conversation, argument: str) -> None:
+    if not argument:
+        raise ValueError("write /image and a path or an address, and your question behind it if you like")
+    reference, question = split_reference(argument)
+    conversation.add_image(reference)
+    if question:
+        conversation.ask(question)
+    else:
+        _say(f"({counted(len(conversation.session.pending), 'picture')} for the next question)")
+
+
+def _drop(conversation: Conversation, argument: str) -> None:
+    conversation.session.drop_pending()
+    conversation.unread = ""
+    _say("(no picture for the next question)")
+
+
+def _reset(conversation: Conversation, argument: str) -> None:
+    conversation.session.reset()
+    conversation.unread = ""
+    _say("(the conversation is empty again)")
+
+
+def _help(conversation: Conversation, argument: str) -> None:
+    width = max(len(command.usage) for command in COMMANDS.values())
+    for command in COMMANDS.values():
+        _say(f"  {command.usage:<{width}}  {command.help}")
+    _say("In a question, <ImageHere> says where a picture belongs; without it, pictures go before the question.")
+
+
+def _exit(conversation: Conversation, argument: str) -> bool:
+    return True
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+COMMANDS = {
+    "image": Command("/image PATH [QUESTION]", "adds a picture, or an address, to your next question", _image),
+    "drop": Command("/drop", "takes the pictures of the next question back", _drop),
+    "reset": Command("/reset", "forgets the conversation and its pictures", _reset),
+    "help": Command("/help", "shows this", _help),
+    "exit": Command("/exit", "ends the program, as quit and Ctrl-D do", _exit),
+}
+OTHER_NAMES = {"quit": "exit", "": "help", "?": "help"}
