@@ -14,13 +14,22 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from paddle_xc2.weights.checkpoint_files import sync
-from paddle_xc2.weights.manifest import sha256
-from paddle_xc2.weights.whole_directory import NoRoom
+from paddle_xc2.durable import (
+    SCRATCH,
+    NoRoom,
+    file_table,
+    is_as_written,
+    is_file_table,
+    replace_file,
+    scratch,
+    sha256,
+    sync,
+)
+from paddle_xc2.messages import listed
+from paddle_xc2.replacement import finish, replace_files
 
 MARKER = "checkpoint.json"
-_WRITING = ".writing-"  # in front of the name of what is not whole yet
-_DELETED = ".deleted-"  # ... and of what is being deleted
+_WRITING = f"{SCRATCH}writing-"  # in front of the name of what is not whole yet
 
 
 def write_checkpoint(
@@ -43,19 +52,19 @@ def write_checkpoint(
         which gives its room back.
     """
     final = output_dir / f"checkpoint-{step}"
-    aside = output_dir / f"{_WRITING}{final.name}"
+    aside = scratch(final, "writing")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         _write_aside(aside, step, write, marker)
     except (OSError, NoRoom):
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    replaced = _set_aside(final) if final.exists() else None  # damaged, or an earlier run's
-    aside.rename(final)
+    if final.exists():  # damaged, or an earlier run's
+        replace_files(aside, final, dict.fromkeys(_our_files(final)), (MARKER,))
+    else:
+        aside.rename(final)
     sync(output_dir)
-    if replaced:
-        shutil.rmtree(replaced)
-    _delete_superfluous(output_dir, step, marker["started"], keep, best)
+    delete_superfluous(output_dir, step, marker["started"], keep, best)
     return final
 
 
@@ -63,21 +72,11 @@ def _write_aside(aside: Path, step: int, write: Callable[[Path], None], marker: 
     """Everything of a checkpoint, and on the disk, but for its name."""
     aside.mkdir(parents=True)
     write(aside)
-    files = sorted(path for path in aside.rglob("*") if path.is_file())
+    paths = list(aside.rglob("*"))
     with ThreadPoolExecutor() as pool:
-        sums = list(pool.map(_sum_and_sync, files))
-    names = [path.relative_to(aside).as_posix() for path in files]
-    content = {
-        "step": step,
-        **marker,
-        "files": {
-            name: {"bytes": path.stat().st_size, "sha256": digest}
-            for name, path, digest in zip(names, files, sums, strict=True)
-        },
-    }
+        list(pool.map(sync, paths))
+    content = {"step": step, **marker, "files": file_table(aside)}
     replace_file(aside / MARKER, json.dumps(content, indent=2).encode())
-    for directory in {path.parent for path in files}:
-        sync(directory)
 
 
 def newest_whole(output_dir: Path) -> tuple[Path | None, list[str]]:
@@ -105,8 +104,8 @@ def newest_whole(output_dir: Path) -> tuple[Path | None, list[str]]:
 
 
 def newest_named(output_dir: Path) -> Path | None:
-    """The directory that is named after the latest step, whole or not."""
-    return max(_checkpoint_dirs(output_dir), key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    """The directory of ours that is named after the latest step, whole or not."""
+    return max((path for path in _checkpoint_dirs(output_dir) if _our_files(path)), key=_step_of, default=None)
 
 
 def read_marker(path: Path) -> dict:
@@ -117,7 +116,9 @@ def read_marker(path: Path) -> dict:
         raise ValueError(f"{path}: it has no {MARKER}, so it is unfinished or no checkpoint of this program")
     try:
         marker = json.loads((path / MARKER).read_bytes())
-        marker["step"], marker["started"], marker["files"]
+        sound = isinstance(marker["step"], int) and isinstance(marker["started"], int)
+        if not sound or not is_file_table(marker["files"]):
+            raise ValueError
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path}: {MARKER} is damaged") from None
     return marker
@@ -138,34 +139,53 @@ def check_whole(path: Path) -> None:
                 raise ValueError(f"{path}: {name} is damaged (its SHA-256 is not what was written)")
 
 
+def check_none_in_the_way(output_dir: Path, first: int, last: int) -> None:
+    """Raises: ValueError if a checkpoint of the steps `first` to `last` would take the place of what is not ours."""
+    foreign = [
+        path.name
+        for path in sorted(_checkpoint_dirs(output_dir), key=_step_of)
+        if first <= _step_of(path) <= last and not _our_files(path) and any(path.iterdir())
+    ]
+    if foreign:
+        raise ValueError(
+            f"output_dir {output_dir} holds {listed(foreign)} without a sound {MARKER}: not written by paddle-xc2 "
+            "finetune, but named as this run's checkpoints will be; move that away, or choose another folder"
+        )
+
+
+def finish_interrupted(output_dir: Path) -> None:
+    """Brings replacements to their end in which a run was killed."""
+    for aside in output_dir.glob(f"{_WRITING}checkpoint-*"):
+        finish(aside, output_dir / aside.name.removeprefix(_WRITING))
+
+
 def delete_unfinished(output_dir: Path) -> None:
-    """Removes what interrupted runs left half-written."""
-    for path in [*output_dir.glob(f"{_WRITING}*"), *output_dir.glob(f"{_DELETED}*")]:
+    """Removes what interrupted runs left half-written, or half-deleted."""
+    for path in output_dir.glob(f"{SCRATCH}*"):
         if path.is_dir():
             shutil.rmtree(path)
-        else:
+        elif path.name.startswith(_WRITING):
             path.unlink()
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader sees the old or the new content, never a part."""
-    aside = path.with_name(f"{_WRITING}{path.name}")
-    aside.write_bytes(content)
-    sync(aside)
-    aside.replace(path)
+def delete_superfluous(
+    output_dir: Path, newest: int, started: int, keep: int | None, best: int | None, given_up: bool = True
+) -> None:
+    """Deletes the checkpoints that `newest` of the run `started` makes superfluous; others' directories stay.
 
-
-def _delete_superfluous(output_dir: Path, newest: int, started: int, keep: int | None, best: int | None) -> None:
+    Args:
+        keep, best: as `write_checkpoint`.
+        given_up: later steps, and later runs, are of a course that was given up: the run went on from before them.
+    """
     ours = {}
     for path in _checkpoint_dirs(output_dir):
         try:
             marker = read_marker(path)
         except ValueError:
             continue  # not ours, or damaged beyond recognition: never deleted
-        # A later step is of a course that was given up: the run went on from before it.
         if marker["started"] == started and marker["step"] <= newest:
             ours[marker["step"]] = path
-        else:
+        elif given_up or marker["started"] < started:
             _delete(path)
     # The newest is to go on from, the best is what the run may end with; then the later the better.
     by_worth = sorted(ours, key=lambda step: (step == newest, step == best, step), reverse=True)
@@ -174,23 +194,37 @@ def _delete_superfluous(output_dir: Path, newest: int, started: int, keep: int |
 
 
 def _delete(path: Path) -> None:
-    """Under another name first, so that an interrupted deletion leaves nothing that looks like a checkpoint."""
-    shutil.rmtree(_set_aside(path))
+    """What its MARKER lists, and no other file: with one in it, the directory stays.
+
+    Under another name first, so that an interrupted deletion leaves nothing that looks like a checkpoint; with others'
+    files in it the MARKER goes last, so that the next deletion finds the rest.
+    """
+    files, since = read_marker(path)["files"], (path / MARKER).stat().st_mtime_ns
+    ours = [path / name for name, entry in files.items() if is_as_written(path / name, entry, since)]
+    ours.append(path / MARKER)
+    if {found for found in path.rglob("*") if not found.is_dir()} <= set(ours):
+        doomed = scratch(path, "deleting")
+        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+        return
+    for file in ours:
+        file.unlink()
 
 
-def _set_aside(path: Path) -> Path:
-    doomed = path.with_name(f"{_DELETED}{path.name}")
-    shutil.rmtree(doomed, ignore_errors=True)
-    path.rename(doomed)
-    return doomed
+def _our_files(path: Path) -> list[str]:
+    """What a checkpoint's MARKER lists, and itself; nothing if there is no sound one."""
+    try:
+        return [*read_marker(path)["files"], MARKER]
+    except (FileNotFoundError, ValueError):
+        return []
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
 
 
 def _checkpoint_dirs(output_dir: Path) -> list[Path]:
     return [
         path for path in output_dir.glob("checkpoint-*") if path.is_dir() and re.fullmatch(r"checkpoint-\d+", path.name)
     ]
-
-
-def _sum_and_sync(path: Path) -> str:
-    sync(path)
-    return sha256(path)

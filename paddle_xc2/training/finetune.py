@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
 import sys
@@ -19,6 +20,7 @@ from paddle_xc2 import runtime
 from paddle_xc2.data.mixture import load_datasets
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer, with_tokens_of_run
+from paddle_xc2.durable import NoRoom
 from paddle_xc2.local_path import local_path
 from paddle_xc2.messages import counted
 from paddle_xc2.model_path import resolve_model_path
@@ -30,7 +32,7 @@ from paddle_xc2.training.interruption import Stopped, is_disk_error
 from paddle_xc2.training.lora import add_lora, check_continues, continue_adapter, remember_trained
 from paddle_xc2.training.metrics import LOSS_PLOT, device_memory, draw_metrics
 from paddle_xc2.training.outcome import answer_to_first_sample, outcome_lines, train_longer
-from paddle_xc2.training.output import Start, check_same_course, choose_start, claim
+from paddle_xc2.training.output import Start, check_none_in_the_way, check_same_course, choose_start, claim, held
 from paddle_xc2.training.plan import Plan, first_sample_text, plan_lines
 from paddle_xc2.training.reporting import check_installed
 from paddle_xc2.training.sample_answers import TABLE_FILE, read_questions
@@ -40,7 +42,6 @@ from paddle_xc2.training.token_rows import fresh_tokens, learn_token_rows, start
 from paddle_xc2.training.trainable import set_learning_rates, set_trainable
 from paddle_xc2.training.trainer import STATE_FILE, StepTrainer, check_best_metric
 from paddle_xc2.weights.base_fingerprint import base_fingerprint, check_base
-from paddle_xc2.weights.whole_directory import NoRoom
 
 EXIT_FAILURE, EXIT_INTERRUPTED = 1, 130
 
@@ -60,6 +61,17 @@ def finetune(config_path: str | Path, overrides: list[str] = (), plan_only: bool
     arguments = load_arguments(config_path, overrides)
     precision = prepare_device(arguments)
     check_installed(arguments.reporters)
+    writes = dist.get_rank() == 0 and not plan_only
+    with held(arguments) if writes else contextlib.nullcontext():
+        if dist.get_world_size() > 1:
+            dist.barrier()  # what a killed run left is as it will be, before anybody looks at it
+        return run(arguments, precision, config_path, overrides, plan_only)
+
+
+def run(
+    arguments: FinetuneArguments, precision: str, config_path: str | Path, overrides: list[str], plan_only: bool
+) -> int:
+    """The run, in a folder that no other writes into. Returns, raises: as `finetune`."""
     start = choose_start(arguments)
     model_dir = resolve_model_path(arguments.model_name_or_path)
     processor, original = build_processor(arguments, model_dir, start)
@@ -72,6 +84,7 @@ def finetune(config_path: str | Path, overrides: list[str] = (), plan_only: bool
     if plan_only:
         show_plan(plan, model_dir, processor)
         return 0
+    check_none_in_the_way(arguments, start, plan.num_steps if train else 0, model_dir)
     if not train:
         try:
             StepTrainer(load_model(plan, model_dir, processor, original), processor, plan).evaluate()

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from paddle_xc2.durable import NoRoom
 from paddle_xc2.messages import DISK_ERRORS
-from paddle_xc2.weights.whole_directory import NoRoom
 
 _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from paddle_xc2.durable import replace_file, written_aside
 from paddle_xc2.evaluation.metrics import METRICS
-from paddle_xc2.training.checkpoints import replace_file
 
 METRICS_FILE = "metrics.jsonl"
 LOSS_PLOT = "loss.png"
@@ -91,9 +91,8 @@ def draw_metrics(entries: list[dict], path: Path) -> None:
     for place, panel in enumerate(panels):
         cell = grid[0, :] if place == 0 else grid[(place + 1) // 2, (place + 1) % 2]
         _draw_panel(figure.add_subplot(cell), entries, *panel)
-    aside = path.with_name(f".writing-{path.name}")
-    FigureCanvasAgg(figure).print_png(str(aside))
-    aside.replace(path)
+    with written_aside(path) as aside:
+        FigureCanvasAgg(figure).print_png(str(aside))
 
 
 def _draw_panel(axes, entries: list[dict], title: str, keys: list[str]) -> None:

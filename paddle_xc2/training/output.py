@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, CONFIG_FILE
+from paddle_xc2.directory_lock import locked
+from paddle_xc2.durable import SCRATCH, replace_file
 from paddle_xc2.json_file import read_json
-from paddle_xc2.training import checkpoints
+from paddle_xc2.training import checkpoints, predictions
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.outcome import train_longer
+from paddle_xc2.weights.saving import companions
+from paddle_xc2.weights.whole_directory import check_destination, finish_interrupted
 
 RUN_FILE = "run.json"  # makes a folder ours: which arguments made what is in it
 
@@ -44,7 +50,7 @@ def choose_start(arguments: FinetuneArguments) -> Start:
     if not arguments.do_train:
         return Start(None, 0, {}, time.time_ns())
     output_dir = Path(arguments.output_dir)
-    check_ours(output_dir, Path(arguments.model_name_or_path), arguments.lora_path and Path(arguments.lora_path))
+    _check_ours(arguments)
     resume = arguments.resume_from_checkpoint
     notes: list[str] = []
     checkpoint = None
@@ -86,11 +92,54 @@ def check_ours(output_dir: Path, model_dir: Path, adapter_dir: Path | None = Non
             raise ValueError(
                 f"output_dir {output_dir} is the folder of the {what} to start from; choose another folder"
             )
-    if output_dir.exists() and any(output_dir.iterdir()) and not _is_ours(output_dir):
+    inside = output_dir.iterdir() if output_dir.exists() else ()
+    if any(not path.name.startswith(SCRATCH) for path in inside) and not _is_ours(output_dir):
         raise ValueError(
             f"output_dir {output_dir} is not empty, and what it holds was not written by paddle-xc2 finetune "
             f"(it has no {RUN_FILE}); choose another folder, or empty it"
         )
+
+
+@contextmanager
+def held(arguments: FinetuneArguments) -> Iterator[None]:
+    """Keeps other writers out of output_dir, and brings to its end what a killed run left in the midst of a rename.
+
+    Raises: ValueError as `check_ours`, or if another process writes into it; NotOurs as `replace_files`.
+    """
+    if not arguments.output_dir or not arguments.do_train and not arguments.save_generation_output:
+        yield
+        return
+    output_dir = Path(arguments.output_dir)
+    if arguments.do_train:
+        _check_ours(arguments)
+    with locked(output_dir, whole_run=True):
+        if arguments.do_train and output_dir.exists():
+            checkpoints.finish_interrupted(output_dir)
+            finish_interrupted(output_dir)
+        yield
+
+
+def _check_ours(arguments: FinetuneArguments) -> None:
+    adapter_dir = Path(arguments.lora_path) if arguments.lora_path else None
+    check_ours(Path(arguments.output_dir), Path(arguments.model_name_or_path), adapter_dir)
+
+
+def check_none_in_the_way(arguments: FinetuneArguments, start: Start, num_steps: int, model_dir: Path) -> None:
+    """Args:
+        num_steps: of the whole run.
+        model_dir: of the model that is trained, whose other files come along.
+    Raises: ValueError if what the run is going to write would take the place of what is not ours.
+    """
+    if not arguments.output_dir or not Path(arguments.output_dir).exists():
+        return
+    output_dir = Path(arguments.output_dir)
+    if arguments.save_generation_output:
+        predictions.check_none_in_the_way(output_dir, start.step, num_steps)
+    if arguments.do_train:
+        checkpoints.check_none_in_the_way(output_dir, start.step + 1, num_steps)
+        if not arguments.benchmark:
+            brings = [] if arguments.lora else companions(model_dir)
+            check_destination(output_dir.resolve(), True, brings)
 
 
 def _is_ours(output_dir: Path) -> bool:
@@ -125,5 +174,5 @@ def claim(output_dir: Path, facts: dict) -> None:
         facts: what RUN_FILE tells of the run: JSON values, "paddle_xc2" (the version) among them.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
-    checkpoints.replace_file(output_dir / RUN_FILE, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
+    replace_file(output_dir / RUN_FILE, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
     checkpoints.delete_unfinished(output_dir)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paddle_xc2.data.conversation import DataError
+from paddle_xc2.durable import replace_file
 from paddle_xc2.generation.chat import chat
 from paddle_xc2.training.arguments import FinetuneArguments, find_file, sample_images
-from paddle_xc2.training.checkpoints import replace_file
 
 ANSWERS_FILE = "evaluation_samples.jsonl"
 TABLE_FILE = "evaluation_samples.md"

@@ -45,13 +45,13 @@ from paddle_xc2.training.metrics import (
     read_metrics,
 )
 from paddle_xc2.training.plan import Plan
+from paddle_xc2.training.predictions import delete_predictions, write_predictions
 from paddle_xc2.training.reporting import Reporters
 from paddle_xc2.training.sample_answers import SampleAnswers
 from paddle_xc2.training.samples import Samples
 from paddle_xc2.weights.checkpoint_files import find_shards, read_safetensors
 from paddle_xc2.weights.checkpoint_files import write_checkpoint as write_tensors
 from paddle_xc2.weights.lazy_tensor import tensor_in_memory
-from paddle_xc2.weights.saving import PREDICTIONS
 
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_DIR = "optimizer"
@@ -178,7 +178,8 @@ class StepTrainer(Trainer):
         self.plotted = -math.inf
         self.metrics = self.answers = None
         if plan.train and plan.rank == 0:
-            self._delete_predictions_after(plan.start.step)
+            delete_predictions(self.output_dir, plan.start.step)
+            self._delete_what_a_kill_left()
             self.metrics = MetricsFile(self.output_dir, plan.start.checkpoint)
             logging_dir = Path(arguments.logging_dir or self.output_dir / "runs")
             self.reporters = Reporters(arguments.reporters, logging_dir, plan.start.started, self.metrics.entries)
@@ -186,6 +187,14 @@ class StepTrainer(Trainer):
             self.answers = SampleAnswers(self.output_dir, plan.questions, limit, plan.start.checkpoint)
         num_steps, lines = (plan.num_steps, arguments.disable_tqdm) if plan.train else (0, True)
         self.progress = Progress(num_steps, plan.start.step, lines, silent=plan.rank > 0)
+
+    def _delete_what_a_kill_left(self) -> None:
+        """Checkpoints that the one to start from made superfluous, if the run was killed before it deleted them."""
+        start = self.plan.start
+        if start.checkpoint and start.checkpoint.parent.samefile(self.output_dir):
+            best = self.best["step"] if self.best else None
+            keep = self.arguments.save_total_limit
+            checkpoints.delete_superfluous(self.output_dir, start.step, start.started, keep, best, given_up=False)
 
     # The optimizer
 
@@ -463,7 +472,9 @@ class StepTrainer(Trainer):
             **scores,
         }
         if self.arguments.save_generation_output and self.plan.rank == 0:
-            self._write_predictions(records)
+            directory = Path(self.arguments.output_dir)
+            directory.mkdir(parents=True, exist_ok=True)
+            write_predictions(directory, self.state.global_step, records)
         self.window.started += seconds
         self._report(entry)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, entry)
@@ -508,20 +519,6 @@ class StepTrainer(Trainer):
             dist.all_gather_object(everybodys, records)
             records = [record for somebodys in everybodys for record in somebodys]
         return sorted(records, key=lambda record: record["index"])
-
-    def _write_predictions(self, records: list[dict]) -> None:
-        directory = Path(self.arguments.output_dir)
-        directory.mkdir(parents=True, exist_ok=True)
-        lines = [{name: value for name, value in record.items() if name != "index"} for record in records]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        checkpoints.replace_file(directory / f"{PREDICTIONS}{self.state.global_step}.jsonl", text.encode())
-
-    def _delete_predictions_after(self, step: int) -> None:
-        """Those of an earlier run, or of a course that was given up."""
-        for path in self.output_dir.glob(f"{PREDICTIONS}*.jsonl"):
-            number = path.stem.removeprefix(PREDICTIONS)
-            if number.isdecimal() and int(number) > step:
-                path.unlink()
 
     def _best_before(self) -> dict | None:
         """The best evaluation up to the checkpoint to start from, of those that can still be loaded."""

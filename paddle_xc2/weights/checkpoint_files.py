@@ -9,7 +9,6 @@ The safetensors format: 8 bytes, the length of a JSON header; the header; the te
 from __future__ import annotations
 
 import json
-import os
 import re
 import struct
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from paddle_xc2.checkpoint_config import CONFIG_FILE
+from paddle_xc2.durable import sync
 from paddle_xc2.json_file import MAX_BYTES, read_json, write_json
 from paddle_xc2.messages import listed
 from paddle_xc2.short_repr import short_repr
@@ -351,15 +351,6 @@ def _write_safetensors(
                 file.write(block)
                 on_bytes(block.nbytes)
     return WrittenShard(file.sha256.hexdigest(), start, fingerprints)
-
-
-def sync(path: Path) -> None:
-    """Waits until a file, or the names in a directory, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _secure(path: Path, written: WrittenShard, verify: bool, on_bytes) -> None:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from paddle_xc2 import __version__
 from paddle_xc2.adapter_base import find_base, is_adapter
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer, has_tokenizer
+from paddle_xc2.directory_lock import locked
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.weights.adapter import merge
 from paddle_xc2.weights.balance import balance
@@ -22,12 +23,12 @@ from paddle_xc2.weights.checkpoint_files import parse_size, read_checkpoint
 from paddle_xc2.weights.config_files import load_config
 from paddle_xc2.weights.finished_shards import FinishedShards
 from paddle_xc2.weights.lazy_tensor import check_dtype
-from paddle_xc2.weights.manifest import verify_manifest
+from paddle_xc2.weights.manifest import is_written_by, verify_manifest
 from paddle_xc2.weights.merging import as_trained_with, merge_into_base
 from paddle_xc2.weights.name_map import layout_of
 from paddle_xc2.weights.parameter_shapes import parameter_shapes
-from paddle_xc2.weights.saving import write_files
-from paddle_xc2.weights.whole_directory import whole_directory
+from paddle_xc2.weights.saving import companions, write_files
+from paddle_xc2.weights.whole_directory import finish_interrupted, whole_directory
 from paddle_xc2.weights.xtuner_training import assemble_llava, read_training_checkpoint
 
 _SOURCE_SUFFIXES = (".safetensors", ".bin", ".pth", ".pdparams", ".json")
@@ -129,9 +130,13 @@ def convert(
     num_bytes = sum(tensor.num_bytes_as(dtype or tensor.dtype) for tensor in parameters.values())
     others = [str(path) for path in (trained, visual_encoder, adapter) if path is not None]
     others += ["dequantized"] if dequantize else []
-    others += [_attempt(adapter)] if adapter is not None else []
-    attempt = _attempt(source, to=to, dtype=dtype, max_shard_size=parse_size(max_shard_size), others=others)
-    with whole_directory(destination, overwrite, resumable=True) as partial:
+    others += [_attempt(adapter, Path(destination).resolve())] if adapter is not None else []
+    destination = Path(destination).resolve()
+    settings = {"to": to, "dtype": dtype, "max_shard_size": parse_size(max_shard_size), "others": others}
+    attempt = _attempt(source, destination, **settings)
+
+    def write_into(partial: Path) -> int:
+        """Returns: bytes that an earlier start had written."""
         if verify:
             verify_manifest(source)
         with (
@@ -157,18 +162,31 @@ def convert(
             )
         # What was written is a checkpoint of the same model to a reader who knows nothing of how it was written.
         balance(read_checkpoint(partial), to, shapes, partial)
+        return num_kept_bytes
+
+    with locked(destination, whole_run=True):
+        finish_interrupted(destination)
+        if not overwrite and is_written_by(destination, attempt):
+            say(f"{destination} holds it already: an earlier start wrote it; every file is verified")
+            num_kept_bytes = num_bytes
+        else:
+            brings = companions(source)
+            with whole_directory(destination, overwrite, resumable=True, brings=brings) as partial:
+                num_kept_bytes = write_into(partial)
     seconds = time.perf_counter() - started
     return ConversionReport(layout, len(parameters), num_bytes, num_kept_bytes, dropped, seconds)
 
 
-def _attempt(source: Path, **arguments) -> str:
+def _attempt(source: Path, destination: Path, **arguments) -> str:
     """Identifies a conversion: equal for two that write the same shards from files that did not change between them."""
-    paths = [path for path in sorted(source.rglob("*")) if path.suffix in _SOURCE_SUFFIXES]
+    paths = [path for path in sorted(source.resolve().rglob("*")) if path.suffix in _SOURCE_SUFFIXES]
+    paths = [path for path in paths if not path.is_relative_to(destination)]  # which may lie in `source`
+    source = source.resolve()
     names = [path.relative_to(source) for path in paths]
     files = [
         [name.as_posix(), path.stat().st_size, path.stat().st_mtime_ns]
         for name, path in zip(names, paths, strict=True)
-        if not any(part.startswith(".") for part in name.parts)  # `destination` may lie in `source`, unfinished
+        if not any(part.startswith(".") for part in name.parts)  # nor what is unfinished of it
     ]
-    content = {"version": __version__, "source": str(source.resolve()), "files": files, **arguments}
+    content = {"version": __version__, "source": str(source), "files": files, **arguments}
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

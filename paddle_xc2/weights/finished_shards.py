@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
-from paddle_xc2.json_file import read_json, write_json
-from paddle_xc2.weights.manifest import sha256
+from paddle_xc2.durable import replace_file, sha256
+from paddle_xc2.json_file import read_json
 from paddle_xc2.weights.whole_directory import INTERRUPTIONS
 
 STATE_FILE = "finished_shards.json"
@@ -55,9 +56,8 @@ class FinishedShards:
     def add(self, path: Path, digest: str) -> None:
         """Remembers a shard that is whole and on the disk."""
         self._shards[self._name(path)] = {"bytes": path.stat().st_size, "sha256": digest}
-        aside = self.directory / f"{STATE_FILE}.new"
-        write_json(aside, {"attempt": self.attempt, "shards": self._shards})
-        aside.replace(self.directory / STATE_FILE)
+        state = {"attempt": self.attempt, "shards": self._shards}
+        replace_file(self.directory / STATE_FILE, json.dumps(state, indent=2).encode())
 
     def complete(self) -> None:
         """Every shard is there: from here on the directory holds nothing but the checkpoint."""

@@ -5,31 +5,34 @@ It is what finds a flipped byte: a tensor with another value in it is as well-fo
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+from paddle_xc2.durable import file_table, is_as_written, is_file_table, sha256
 from paddle_xc2.json_file import read_json, write_json
 
 MANIFEST_FILE = "paddle_xc2_manifest.json"
 FORMAT_VERSION = 1
-_BLOCK_BYTES = 16 * 2**20
 
 
-def write_manifest(directory: Path, layout: str, source: str, digests: dict[str, str]) -> None:
+def write_manifest(
+    directory: Path, layout: str, source: str, digests: dict[str, str], attempt: str | None = None
+) -> None:
     """Writes the manifest of all files in `directory`.
 
     Args:
         layout: "paddle" or "hf".
         source: name of the model or directory that the weights come from.
         digests: SHA-256 of the files for which it is known already, by path within `directory`.
+        attempt: identifies the conversion that wrote it.
     """
-    files = {
-        name: {"bytes": path.stat().st_size, "sha256": digests.get(name) or sha256(path)}
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and (name := path.relative_to(directory).as_posix())
+    content = {
+        "format_version": FORMAT_VERSION,
+        "layout": layout,
+        "source": source,
+        **({} if attempt is None else {"attempt": attempt}),
+        "files": file_table(directory, digests),
     }
-    content = {"format_version": FORMAT_VERSION, "layout": layout, "source": source, "files": files}
     write_json(directory / MANIFEST_FILE, content)
 
 
@@ -47,17 +50,16 @@ def manifest_files(directory: Path) -> dict[str, dict]:
         raise ValueError(
             f"{path}: format_version is {version!r}, expected {FORMAT_VERSION}; install a newer paddle_xc2"
         )
-    match content.get("files"):
-        case dict(files) if all(_is_entry(name, entry) for name, entry in files.items()):
-            return files
+    if is_file_table(content.get("files")):
+        return content["files"]
     raise ValueError(f"{path}: its list of files is damaged; convert the checkpoint again")
 
 
-def _is_entry(name: str, entry) -> bool:
-    match entry:
-        case {"bytes": int(), "sha256": str()}:
-            return not Path(name).is_absolute() and ".." not in Path(name).parts
-    return False
+def is_written_by(directory: Path, attempt: str) -> bool:
+    """Whether `directory` holds, whole, what the conversion `attempt` writes."""
+    if not (directory / MANIFEST_FILE).is_file() or read_json(directory / MANIFEST_FILE).get("attempt") != attempt:
+        return False
+    return all(is_as_written(directory / name, entry) for name, entry in manifest_files(directory).items())
 
 
 def verify_manifest(directory: Path, on_bytes: Callable[[int], object] = lambda count: None) -> int:
@@ -97,13 +99,3 @@ def check_unchanged(directory: Path) -> None:
             verify_manifest(directory)
     except ValueError as error:
         raise ValueError(f"{error}; if that was done on purpose, delete {MANIFEST_FILE} there") from None
-
-
-def sha256(path: Path, on_bytes: Callable[[int], object] = lambda count: None) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-            on_bytes(len(block))
-    return digest.hexdigest()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from paddle_xc2.checkpoint_config import CONFIG_FILE
 from paddle_xc2.data.tokenizer import MODEL_FILE, PADDLENLP_MODEL_FILE, XComposer2Tokenizer
+from paddle_xc2.durable import check_free_space
 from paddle_xc2.messages import listed
 from paddle_xc2.model_settings import ModelSettings
 from paddle_xc2.weights.checkpoint_files import write_checkpoint
@@ -17,7 +18,7 @@ from paddle_xc2.weights.lazy_tensor import LazyTensor, check_dtype, prevailing_d
 from paddle_xc2.weights.manifest import MANIFEST_FILE, write_manifest
 from paddle_xc2.weights.name_map import to_hf
 from paddle_xc2.weights.quantized import dequantized_tensors
-from paddle_xc2.weights.whole_directory import check_free_space, whole_directory
+from paddle_xc2.weights.whole_directory import whole_directory
 from paddle_xc2.weights.xtuner import is_xtuner, llm_folder, split_parts
 
 LAYOUTS = ("paddle", "hf")
@@ -62,7 +63,8 @@ def save_model(
     check_dtype(dtype)
     parameters = {name: tensor_in_memory(parameter) for name, parameter in model.named_parameters()}
     parameters |= dequantized_tensors(model, prevailing_dtype(parameters.values()))
-    with whole_directory(directory, overwrite) as partial:
+    brings = [] if model.source_dir is None else companions(model.source_dir)
+    with whole_directory(directory, overwrite, brings=brings) as partial:
         write_files(
             partial,
             parameters,
@@ -130,7 +132,8 @@ def write_files(
     write_config(directory, config, to, config_dtype)
     if finished:
         finished.complete()
-    write_manifest(directory, to, source_dir.name if source_dir is not None else "", digests)
+    source = source_dir.name if source_dir is not None else ""
+    write_manifest(directory, to, source, digests, finished.attempt if finished else None)
 
 
 def _copy_companions(source: Path, directory: Path) -> None:
@@ -138,16 +141,23 @@ def _copy_companions(source: Path, directory: Path) -> None:
         if any((source / name).is_file() for name in (MODEL_FILE, PADDLENLP_MODEL_FILE)):
             XComposer2Tokenizer.from_pretrained(source).save_pretrained(directory)
         return
-    source = llm_folder(source) if is_xtuner(source) else source
-    for path in sorted(source.iterdir()):
-        left_out = (
-            path.name in _OTHERS
-            or path.name.startswith(PREDICTIONS)
-            or path.name.startswith(".")
-            or path.name.endswith(_WEIGHT_SUFFIXES)
-        )
-        if path.is_file() and not left_out:
-            shutil.copyfile(path, directory / path.name)
+    for path in companions(source):
+        shutil.copyfile(path, directory / path.name)
+
+
+def companions(source: Path) -> list[Path]:
+    """The files of a checkpoint that are copied as they are; of PaddleMIX's, none."""
+    if is_paddlemix(source):
+        return []
+    folder = llm_folder(source) if is_xtuner(source) else source
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and path.name not in _OTHERS
+        and not path.name.startswith((PREDICTIONS, "."))
+        and not path.name.endswith(_WEIGHT_SUFFIXES)
+    ]
 
 
 def _upstream_tensors(parameters: dict[str, LazyTensor]) -> dict[str, LazyTensor]:

@@ -2,47 +2,51 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from paddle_xc2.checkpoint_config import CONFIG_FILE
-from paddle_xc2.weights.checkpoint_files import find_shards, sync
+from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, CONFIG_FILE
+from paddle_xc2.directory_lock import locked
+from paddle_xc2.durable import SCRATCH, is_as_written, scratch, sync
+from paddle_xc2.replacement import check_none_foreign, differs, finish, replace_files
+from paddle_xc2.weights.checkpoint_files import find_shards
 from paddle_xc2.weights.manifest import MANIFEST_FILE, manifest_files
 
 # Errors that say nothing against what is written so far: Ctrl-C, a full disk, a disk that went away.
 INTERRUPTIONS = (KeyboardInterrupt, OSError)
-_UNFINISHED = ".unfinished"
-
-
-class NoRoom(ValueError):
-    """What is to be written does not fit on the disk; found out before the first byte."""
+_KNOWN_BY = (CONFIG_FILE, ADAPTER_CONFIG_FILE)  # what readers know a model, or an adapter, by
 
 
 @contextmanager
-def whole_directory(destination: str | Path, overwrite: bool = False, resumable: bool = False) -> Iterator[Path]:
+def whole_directory(
+    destination: str | Path, overwrite: bool = False, resumable: bool = False, brings: Iterable[Path] = ()
+) -> Iterator[Path]:
     """A directory to write into, whose files appear at `destination` when the block ends without an error.
 
     Until then they lie in a directory of their own: beside `destination`, which then appears in one rename, or, where
     it exists already, within it. In that case config.json goes first and comes last: in between, `destination` is no
-    checkpoint rather than a mixed one.
+    checkpoint rather than a mixed one. Killed in between, it is brought to its end by the next block for it.
 
     Args:
         overwrite: allows a `destination` that is not empty. A checkpoint of ours in it is replaced, other files stay.
         resumable: the directory may hold what an earlier block left when it was killed or ended with one of
             INTERRUPTIONS, and whatever this block leaves in that case stays. Else it is empty, and nothing stays.
-    Raises: ValueError if `destination` is a file, is not empty, or holds a checkpoint that we did not write, or if
-        another process is writing it.
+        brings: files that will be copied into it, as far as they are known before.
+    Raises: ValueError if `destination` is a file, is not empty, or holds a checkpoint that we did not write, if files
+        that are not ours stand in the way, or if another process is writing it.
     """
     destination = Path(destination).resolve()
-    check_destination(destination, overwrite)
-    exists = destination.exists()
-    partial = destination / _UNFINISHED if exists else destination.with_name(f".{destination.name}{_UNFINISHED}")
-    partial.mkdir(parents=True, exist_ok=True)
-    with _locked(partial, destination):
+    with locked(destination):
+        finish_interrupted(destination)
+        check_destination(destination, overwrite, brings)
+        exists = destination.exists()
+        within, beside = _unfinished(destination)
+        partial, stale = (within, beside) if exists else (beside, within)
+        if stale.exists():
+            shutil.rmtree(stale)
+        partial.mkdir(parents=True, exist_ok=True)
         if not resumable:
             _empty(partial)  # left by a process that was killed
         try:
@@ -57,35 +61,31 @@ def whole_directory(destination: str | Path, overwrite: bool = False, resumable:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         if exists:
-            _replace_files(partial, destination)
+            replace_files(partial, destination, _our_files(destination), _KNOWN_BY, _written_at(destination))
 
 
-@contextmanager
-def _locked(directory: Path, destination: Path) -> Iterator[None]:
-    """Keeps other processes out of `directory`. The system forgets the lock when the process ends, however it ends."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{destination}: another process is writing it; wait for its end, or give another directory"
-            ) from None
-        except OSError:
-            pass  # network file systems without locks
-        yield
-    finally:
-        os.close(descriptor)
+def finish_interrupted(destination: Path) -> None:
+    """Brings a replacement to its end in which the process was killed. Raises: NotOurs as `replace_files`."""
+    for partial in _unfinished(destination):
+        finish(partial, destination)
 
 
-def check_free_space(directory: Path, num_bytes: int) -> None:
-    """Raises: NoRoom if `num_bytes` more don't fit on the disk of `directory`."""
-    free = shutil.disk_usage(directory).free
-    if free < num_bytes:
-        raise NoRoom(
-            f"{directory.parent}: {num_bytes / 1e9:.3g} GB are needed there, but its disk has {free / 1e9:.3g} GB "
-            f"free; free {(num_bytes - free) / 1e9:.3g} GB, or give a directory on another disk"
-        )
+def _unfinished(destination: Path) -> tuple[Path, Path]:
+    """Where the files are before they are whole: within `destination`, or beside it."""
+    return destination / f"{SCRATCH}unfinished", scratch(destination, "unfinished")
+
+
+def _our_files(destination: Path) -> dict[str, dict]:
+    """Those that the manifest lists, and itself."""
+    manifest = destination / MANIFEST_FILE
+    if not manifest.is_file():
+        return {}
+    return {**manifest_files(destination), MANIFEST_FILE: None}
+
+
+def _written_at(destination: Path) -> int | None:
+    manifest = destination / MANIFEST_FILE
+    return manifest.stat().st_mtime_ns if manifest.is_file() else None
 
 
 def _empty(directory: Path) -> None:
@@ -93,27 +93,21 @@ def _empty(directory: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def check_destination(destination: Path, overwrite: bool) -> None:
+def check_destination(destination: Path, overwrite: bool, brings: Iterable[Path] = ()) -> None:
     """Raises: as `whole_directory`."""
     if destination.exists() and not destination.is_dir():
         raise ValueError(f"{destination} is a file; give a directory to write to")
-    if not destination.exists() or not any(path.name != _UNFINISHED for path in destination.iterdir()):
+    if not destination.exists() or not any(not path.name.startswith(SCRATCH) for path in destination.iterdir()):
         return
     if not overwrite:
         raise ValueError(f"{destination} is not empty; give another directory, or --overwrite (overwrite=True)")
-    holds_checkpoint = (destination / CONFIG_FILE).exists() or find_shards(destination)
-    if holds_checkpoint and not (destination / MANIFEST_FILE).exists():
+    ours, since = _our_files(destination), _written_at(destination)
+    if not ours and ((destination / CONFIG_FILE).exists() or find_shards(destination)):
         raise ValueError(
             f"{destination} holds a checkpoint that paddle_xc2 did not write (it has no {MANIFEST_FILE}) and does not "
             "overwrite; give another directory"
         )
-
-
-def _replace_files(partial: Path, destination: Path) -> None:
-    old = [CONFIG_FILE, *manifest_files(destination), MANIFEST_FILE]
-    for name in old:
-        (destination / name).unlink(missing_ok=True)
-    for path in sorted(partial.iterdir(), key=lambda path: path.name == CONFIG_FILE):
-        path.replace(destination / path.name)
-    partial.rmdir()
-    sync(destination)
+    listed = [(name, destination / name, entry) for name, entry in ours.items() if entry is not None]
+    foreign = [name for name, path, entry in listed if path.exists() and not is_as_written(path, entry, since)]
+    foreign += [path.name for path in brings if path.name not in ours and differs(destination / path.name, path)]
+    check_none_foreign(destination, foreign)

@@ -110,7 +110,7 @@ def interrupted(source: Path, destination: Path, shard_size: str, expected: Path
     Returns: how many shards were finished, seconds of the second start. Raises: ValueError if a finished shard is
         written again, or the result is not `expected`.
     """
-    state = destination.with_name(f".{destination.name}.unfinished") / "finished_shards.json"
+    state = destination.with_name(f".paddle_xc2-unfinished-{destination.name}") / "finished_shards.json"
     num_shards = len(list(expected.glob("*.safetensors")))
     process = subprocess.Popen([*CONVERT, shard_size, str(source), str(destination)], cwd=ROOT)
     finished = {}

@@ -119,24 +119,22 @@ def train(config: Path, log: Path, full_at: int | None = None) -> int:
         full_at: the disk is full as soon as so many bytes of a checkpoint are written; None is never.
     """
     from paddle_xc2.cli import main
-    from paddle_xc2.weights import whole_directory
 
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     if full_at is not None:
-        sync, written = whole_directory.sync, 0
+        fsync, written = os.fsync, 0
 
-        def sync_or_fail(path):
+        def fsync_or_fail(descriptor):
             nonlocal written
-            written += path.stat().st_size
+            written += os.fstat(descriptor).st_size
             if written > full_at:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            sync(path)
+                path = os.readlink(f"/proc/self/fd/{descriptor}")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+            fsync(descriptor)
 
-        from paddle_xc2.training import checkpoints
-
-        whole_directory.sync = checkpoints.sync = sync_or_fail
+        os.fsync = fsync_or_fail
     return main(["finetune", str(config)])
 
 
@@ -153,7 +151,7 @@ def outcome(output_dir: Path) -> dict:
 
 
 def half_written(output_dir: Path) -> bool:
-    return any(output_dir.glob(".writing-checkpoint-*"))
+    return any(output_dir.glob(".paddle_xc2-writing-checkpoint-*"))
 
 
 class Torture:

@@ -31,8 +31,9 @@ def test_converts_and_says_what_was_done(original, tmp_path, capfd):
 
 
 def test_says_what_an_interrupted_start_left(original, tmp_path, capfd):
-    (tmp_path / ".ours.unfinished").mkdir()
-    (tmp_path / ".ours.unfinished" / "finished_shards.json").write_text('{"attempt": "another", "shards": {}}')
+    unfinished = tmp_path / ".paddle_xc2-unfinished-ours"
+    unfinished.mkdir()
+    (unfinished / "finished_shards.json").write_text('{"attempt": "another", "shards": {}}')
     run(original, tmp_path / "ours", "--disable_tqdm")
     assert "starting anew: what an interrupted start left in" in capfd.readouterr().err
 

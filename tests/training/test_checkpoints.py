@@ -6,6 +6,7 @@ import pytest
 from paddle_xc2.training import checkpoints
 from paddle_xc2.training.checkpoints import (
     MARKER,
+    check_none_in_the_way,
     check_whole,
     newest_named,
     newest_whole,
@@ -57,11 +58,13 @@ def test_error_while_writing_leaves_no_checkpoint(save, tmp_path):
 
 def test_what_a_killed_run_left_is_told_and_cleared_away(save, tmp_path):
     save(1)
-    (tmp_path / ".writing-checkpoint-2").mkdir()
+    (tmp_path / ".paddle_xc2-writing-checkpoint-2").mkdir()
     newest, passed_over = newest_whole(tmp_path)
     assert newest.name == "checkpoint-1"
-    assert passed_over == [f"{tmp_path}/.writing-checkpoint-2: the run was interrupted while this was written"]
-    (tmp_path / ".writing-loss.png").write_text("half")
+    assert passed_over == [
+        f"{tmp_path}/.paddle_xc2-writing-checkpoint-2: the run was interrupted while this was written"
+    ]
+    (tmp_path / ".paddle_xc2-writing-loss.png").write_text("half")
     checkpoints.delete_unfinished(tmp_path)
     assert names(tmp_path) == ["checkpoint-1"]
 
@@ -132,8 +135,6 @@ def _flip(path):
         (lambda path: (path / "weights").write_bytes(b"x"), "weights has 1 bytes instead of 512"),
         (lambda path: (path / "optimizer" / "state").unlink(), "optimizer/state is missing"),
         (lambda path: (path / MARKER).unlink(), f"it has no {MARKER}, so it is unfinished or no checkpoint"),
-        (lambda path: (path / MARKER).write_text('{"step": 2'), f"{MARKER} is damaged"),
-        (lambda path: (path / MARKER).write_text(json.dumps({"step": 2})), f"{MARKER} is damaged"),
     ],
 )
 def test_damaged_ones_are_passed_over_and_told(save, tmp_path, damage, reason):
@@ -146,6 +147,51 @@ def test_damaged_ones_are_passed_over_and_told(save, tmp_path, damage, reason):
         check_whole(damaged)
     assert save(2) == damaged  # going on replaces it
     check_whole(damaged)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"step": 2},
+        {"step": "2", "started": 1, "files": {}},
+        {"step": 2, "started": 1, "files": {"../../victim": {"bytes": 1, "sha256": ""}}},
+        {"step": 2, "started": 1, "files": ["weights"]},
+        None,
+    ],
+)
+def test_damaged_markers(save, tmp_path, content):
+    """Whose files they are can't be told then: they are passed over, never deleted, and in the way of others."""
+    whole, damaged = save(1), save(2)
+    (damaged / MARKER).write_text('{"step": 2' if content is None else json.dumps(content))
+    assert newest_whole(tmp_path) == (whole, [f"{damaged}: {MARKER} is damaged"])
+    assert newest_named(tmp_path) == whole
+    with pytest.raises(ValueError, match="holds checkpoint-2 without a sound checkpoint.json"):
+        check_none_in_the_way(tmp_path, 1, 5)
+    check_none_in_the_way(tmp_path, 3, 5)
+    save(3, keep=1)
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-3"] and len(names(damaged)) == 3
+
+
+def test_others_files_in_a_checkpoint_stay(save, tmp_path):
+    """With what was changed in it since; and a later deletion goes on where one was killed."""
+    first = save(1)
+    (first / "notes.txt").write_text("mine")
+    (first / "weights").write_text("changed")
+    save(2, keep=1)
+    assert names(first) == ["notes.txt", "optimizer", "weights"] and names(first / "optimizer") == []
+    assert (first / "notes.txt").read_text() == "mine"
+
+
+def test_a_kill_before_the_deletion(save, tmp_path, monkeypatch):
+    """The run that goes on makes up for it, but for what comes after the checkpoint that it goes on from."""
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "delete_superfluous", lambda *args: None)
+        save(9, started=0)
+        for step in (1, 2, 3, 4):
+            save(step)
+        save(7, started=2)
+    checkpoints.delete_superfluous(tmp_path, 3, 1, 2, 1, given_up=False)
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-3", "checkpoint-4", "checkpoint-7"]
 
 
 def test_checkpoint_that_is_not_there(tmp_path):
@@ -163,13 +209,7 @@ def test_deletion_that_is_interrupted_leaves_no_checkpoint(save, tmp_path, monke
     monkeypatch.setattr(shutil, "rmtree", stop)
     with pytest.raises(KeyboardInterrupt):
         save(2, keep=1)
-    assert names(tmp_path) == [".deleted-checkpoint-1", "checkpoint-2"]
+    assert names(tmp_path) == [".paddle_xc2-deleting-checkpoint-1", "checkpoint-2"]
     monkeypatch.undo()
     checkpoints.delete_unfinished(tmp_path)
     assert names(tmp_path) == ["checkpoint-2"]
-
-
-def test_replace_file(tmp_path):
-    checkpoints.replace_file(tmp_path / "a", b"one")
-    checkpoints.replace_file(tmp_path / "a", b"two")
-    assert (tmp_path / "a").read_bytes() == b"two" and names(tmp_path) == ["a"]

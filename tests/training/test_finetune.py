@@ -233,8 +233,8 @@ def test_disk_that_can_not_be_written_to(config, tmp_path, metrics, monkeypatch,
     told = capsys.readouterr().err
     assert "Traceback" not in told
     assert told.strip() == (
-        f"{out} can't be written to ([Errno 28] No space left on device: '{out}/.writing-checkpoint-6'); make room, or "
-        f"mend the disk; 6 of 8 steps are done, the last checkpoint is {out}/checkpoint-4; go on with: "
+        f"{out} can't be written to ([Errno 28] No space left on device: '{out}/.paddle_xc2-writing-checkpoint-6'); "
+        f"make room, or mend the disk; 6 of 8 steps are done, the last checkpoint is {out}/checkpoint-4; go on with: "
         f"paddle-xc2 finetune {path} --resume_from_checkpoint auto"
     )
     assert [child.name for child in out.glob("*checkpoint-*")] == ["checkpoint-4"]

@@ -1,10 +1,24 @@
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from paddle_xc2.replacement import JOURNAL, replace_files
 from paddle_xc2.training.arguments import FinetuneArguments
-from paddle_xc2.training.checkpoints import write_checkpoint
-from paddle_xc2.training.output import RUN_FILE, Start, check_same_course, choose_start, claim
+from paddle_xc2.training.checkpoints import check_whole, write_checkpoint
+from paddle_xc2.training.output import (
+    RUN_FILE,
+    Start,
+    check_none_in_the_way,
+    check_same_course,
+    choose_start,
+    claim,
+    held,
+)
+from paddle_xc2.training.predictions import write_predictions
+from paddle_xc2.weights.whole_directory import whole_directory
 
 COURSE = {"learning_rate": 0.001, "training data": "ab12"}
 
@@ -60,6 +74,72 @@ def test_file_in_the_way(choose, tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(ValueError, match="out is a file; give a folder"):
         choose()
+
+
+def test_killed_before_anything_was_written(choose, tmp_path):
+    """The folder is there, with nothing but what was about to be renamed."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f".paddle_xc2-writing-{RUN_FILE}").write_text("{")
+    assert choose().checkpoint is None
+
+
+def test_two_runs_in_one_folder(ours):
+    arguments = FinetuneArguments("model", output_dir=str(ours(3)))
+    with held(arguments):
+        with ThreadPoolExecutor() as pool, pytest.raises(ValueError, match=rf"\(process {os.getpid()} on .*, since"):
+            pool.submit(held(arguments).__enter__).result()
+        with whole_directory(arguments.output_dir, overwrite=True) as partial:  # of the run itself
+            (partial / "config.json").write_text("{}")
+    assert not list(Path(arguments.output_dir).parent.glob(".*"))
+
+
+def test_killed_in_the_midst_of_a_replacement(ours, monkeypatch):
+    """Of a checkpoint that was damaged, and of the model."""
+    out = ours(3, 6)
+    with monkeypatch.context() as patch:
+        patch.setattr("paddle_xc2.training.checkpoints.replace_files", lambda *args: interrupt(args))
+        interrupt = _interrupted_after_the_journal(patch)
+        with pytest.raises(KeyboardInterrupt):
+            write_checkpoint(out, 6, lambda path: (path / "a").write_text("y"), {"started": 5, "course": COURSE})
+    assert (out / ".paddle_xc2-writing-checkpoint-6" / JOURNAL).exists()
+    with held(FinetuneArguments("model", output_dir=str(out))):
+        assert (out / "checkpoint-6" / "a").read_text() == "y"
+    check_whole(out / "checkpoint-6")
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoint-3", "checkpoint-6", RUN_FILE]
+
+
+def _interrupted_after_the_journal(patch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    def replace(args):
+        patch.setattr("paddle_xc2.replacement.finish", stop)
+        replace_files(*args)
+
+    return replace
+
+
+def test_what_is_not_ours_stands_in_the_way(ours, tmp_path):
+    out, model = ours(), tmp_path / "model"
+    model.mkdir()
+    (model / "README.md").write_text("the model's")
+    start = Start(None, 0, {}, 5)
+    arguments = FinetuneArguments("model", output_dir=str(out), save_generation_output=True)
+    check_none_in_the_way(arguments, start, 10, model)
+    write_predictions(out, 4, [])
+    check_none_in_the_way(arguments, start, 10, model)
+    for path, told in (
+        ("checkpoint-7/weights", "holds checkpoint-7 without a sound checkpoint.json: not written by"),
+        ("predictions-9.jsonl", "holds predictions-9.jsonl, not written by paddle-xc2 or changed since"),
+        ("README.md", "README.md: not written by paddle_xc2, or changed since; move that away"),
+    ):
+        (out / path).parent.mkdir(exist_ok=True)
+        (out / path).write_text("mine")
+        with pytest.raises(ValueError, match=told):
+            check_none_in_the_way(arguments, start, 10, model)
+        (out / path).unlink()
+    (out / "predictions-99.jsonl").write_text("beyond the last step")
+    check_none_in_the_way(arguments, start, 10, model)
 
 
 def test_model_in_the_way(tmp_path):
@@ -139,8 +219,9 @@ def test_changed_course(tmp_path):
 
 
 def test_claiming_clears_what_was_left_half_written(tmp_path):
-    (tmp_path / ".writing-checkpoint-4").mkdir()
+    (tmp_path / ".paddle_xc2-writing-checkpoint-4").mkdir()
     (tmp_path / "mine.txt").write_text("stays")
+    (tmp_path / ".writing-mine").mkdir()
     claim(tmp_path, {"paddle_xc2": "0.1.0", "arguments": {"learning_rate": 0.1}})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", RUN_FILE]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".writing-mine", "mine.txt", RUN_FILE]
     assert json.loads((tmp_path / RUN_FILE).read_text())["arguments"] == {"learning_rate": 0.1}

@@ -117,7 +117,7 @@ class TestGoingOn:
             convert(original, tmp_path / "ours", max_shard_size=SHARD)
         (partial,) = tmp_path.iterdir()
         shards = sorted(path.name for path in partial.glob("*.safetensors"))
-        assert partial.name == ".ours.unfinished" and len(shards) >= 2
+        assert partial.name == ".paddle_xc2-unfinished-ours" and len(shards) >= 2
         return tmp_path / "ours", shards
 
     def test_writes_only_what_is_missing(self, original, tmp_path, interrupted, monkeypatch):
@@ -167,17 +167,17 @@ class TestGoingOn:
             "import os, signal, sys\n"
             "from paddle_xc2.weights import checkpoint_files\n"
             "from paddle_xc2.weights.convert import convert\n"
-            "fsync, calls = os.fsync, []\n"
-            "def killed_at_the_third_shard(descriptor):\n"
-            "    calls.append(descriptor)\n"
+            "sync, calls = checkpoint_files.sync, []\n"
+            "def killed_at_the_third_shard(path):\n"
+            "    calls.append(path)\n"
             "    if len(calls) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
-            "    fsync(descriptor)\n"
-            "os.fsync = killed_at_the_third_shard\n"
+            "    sync(path)\n"
+            "checkpoint_files.sync = killed_at_the_third_shard\n"
             f"convert(sys.argv[1], sys.argv[2], max_shard_size={SHARD!r})\n"
         )
         command = [sys.executable, "-c", script, str(original), str(tmp_path / "ours")]
         assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == -signal.SIGKILL
-        partial = tmp_path / ".ours.unfinished"
+        partial = tmp_path / ".paddle_xc2-unfinished-ours"
         assert len(list(partial.glob("*.safetensors"))) in (3, 4)  # the third is not finished, the fourth may be begun
         before = {path.name: path.stat().st_ino for path in partial.glob("*.safetensors")}
         written, said = written_shards(monkeypatch), []
@@ -241,9 +241,22 @@ def test_source_is_verified_on_request(original, tmp_path):
 def test_destination_is_not_overwritten_unasked(original, tmp_path):
     convert(original, tmp_path / "ours")
     with pytest.raises(ValueError, match="is not empty; give another directory, or --overwrite"):
-        convert(original, tmp_path / "ours")
+        convert(original, tmp_path / "ours", dtype="bfloat16")
     convert(original, tmp_path / "ours", dtype="bfloat16", overwrite=True)
     assert read_checkpoint(tmp_path / "ours")["output.weight"].dtype == "bfloat16"
+
+
+def test_what_is_there_already(original, tmp_path):
+    """As after a kill just before the end: the same command succeeds, but not if a file has changed since."""
+    convert(original, tmp_path / "ours")
+    said, before = [], (tmp_path / "ours" / "model.safetensors").stat()
+    report = convert(original, tmp_path / "ours", say=said.append)
+    assert said == [f"{tmp_path}/ours holds it already: an earlier start wrote it; every file is verified"]
+    assert report.num_kept_bytes == report.num_bytes > 0
+    assert (tmp_path / "ours" / "model.safetensors").stat() == before
+    (tmp_path / "ours" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not empty; give another directory, or --overwrite"):
+        convert(original, tmp_path / "ours")
 
 
 def test_bad_arguments(original, tmp_path):

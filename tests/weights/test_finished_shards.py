@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from paddle_xc2.durable import sha256
 from paddle_xc2.weights.finished_shards import STATE_FILE, FinishedShards
-from paddle_xc2.weights.manifest import sha256
 
 
 def interrupted(directory, *shards, attempt="a", error=KeyboardInterrupt):

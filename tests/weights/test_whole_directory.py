@@ -1,9 +1,9 @@
-from types import SimpleNamespace
+import os
 
 import pytest
 
 from paddle_xc2.weights.manifest import MANIFEST_FILE, write_manifest
-from paddle_xc2.weights.whole_directory import check_free_space, whole_directory
+from paddle_xc2.weights.whole_directory import whole_directory
 
 
 def names(directory):
@@ -44,7 +44,7 @@ def test_an_empty_directory_is_filled(tmp_path):
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
-    for leftover in (tmp_path / ".model.unfinished", tmp_path / "other" / ".unfinished"):
+    for leftover in (tmp_path / ".paddle_xc2-unfinished-model", tmp_path / "other" / ".paddle_xc2-unfinished"):
         leftover.mkdir(parents=True)
         (leftover / "old").touch()
     for destination in (tmp_path / "model", tmp_path / "other"):
@@ -80,7 +80,7 @@ def test_nothing_stays_of_an_attempt_that_wrote_nothing(tmp_path):
 def test_two_at_a_time_do_not_write_the_same(tmp_path):
     with whole_directory(tmp_path / "model") as partial:
         (partial / "first").touch()
-        with pytest.raises(ValueError, match="model: another process is writing it; wait for its end, or give another"):
+        with pytest.raises(ValueError, match=rf"model: another process is writing it \(process {os.getpid()} on "):
             with whole_directory(tmp_path / "model"):
                 pass
     assert names(tmp_path / "model") == ["first"]
@@ -94,18 +94,6 @@ def test_file_systems_without_locks(tmp_path, monkeypatch):
     with whole_directory(tmp_path / "model") as partial:
         (partial / "config.json").touch()
     assert names(tmp_path / "model") == ["config.json"]
-
-
-def test_free_space(tmp_path, monkeypatch):
-    usage = SimpleNamespace(free=5_000_000_000)
-    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    check_free_space(tmp_path / "model", 5_000_000_000)
-    with pytest.raises(ValueError) as caught:
-        check_free_space(tmp_path / "model", 17_340_000_000)
-    assert str(caught.value) == (
-        f"{tmp_path}: 17.3 GB are needed there, but its disk has 5 GB free; free 12.3 GB, or give a directory on "
-        "another disk"
-    )
 
 
 def test_refuses_a_file(tmp_path):
@@ -146,7 +134,8 @@ def test_config_goes_first_and_comes_last(tmp_path, monkeypatch):
     original = type(tmp_path).replace
 
     def replace(path, target):
-        seen.append((path.name, (tmp_path / "config.json").exists()))
+        if path.parent.name == ".paddle_xc2-unfinished" and target.parent == tmp_path:
+            seen.append((path.name, (tmp_path / "config.json").exists()))
         return original(path, target)
 
     monkeypatch.setattr(type(tmp_path), "replace", replace)

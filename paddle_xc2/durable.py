@@ -1,0 +1,140 @@
+"""Files that a kill can't harm: written aside, brought to the disk, renamed; and the one way to know our own again.
+
+A name that begins with SCRATCH is of something of ours that is not whole yet, or of a lock. Whatever else is deleted
+or replaced was written by us: a table says which files these are, with their sizes and SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from paddle_xc2.messages import writing
+
+SCRATCH = ".paddle_xc2-"
+_BLOCK_BYTES = 16 * 2**20
+_MAX_NAME_BYTES = 200  # of a name that is put into another one: file systems end at 255
+
+
+class NoRoom(ValueError):
+    """What is to be written does not fit on the disk; found out before the first byte."""
+
+
+class NotOurs(ValueError):
+    """What is to be written has the name of a file that we did not write, or that was changed since."""
+
+
+def scratch(path: Path, what: str) -> Path:
+    """A path beside `path` for something of ours: "writing", "lock"."""
+    name, raw = path.name, os.fsencode(path.name)
+    if len(raw) > _MAX_NAME_BYTES:
+        name = hashlib.sha256(raw).hexdigest()
+    return path.with_name(f"{SCRATCH}{what}-{name}")
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A path to write to, whose file takes the place of `path` in one step when the block ends without an error."""
+    aside = scratch(path, "writing")
+    try:
+        with writing(path):
+            yield aside
+            sync(aside)
+            aside.replace(path)
+            sync(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink()
+        raise
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader sees the old or the new content, never a part."""
+    with written_aside(path) as aside:
+        aside.write_bytes(content)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_free_space(directory: Path, num_bytes: int) -> None:
+    """Raises: NoRoom if `num_bytes` more don't fit on the disk of `directory`."""
+    free = shutil.disk_usage(directory).free
+    if free < num_bytes:
+        raise NoRoom(
+            f"{directory.parent}: {num_bytes / 1e9:.3g} GB are needed there, but its disk has {free / 1e9:.3g} GB "
+            f"free; free {(num_bytes - free) / 1e9:.3g} GB, or give a directory on another disk"
+        )
+
+
+def sha256(path: Path, on_bytes: Callable[[int], object] = lambda count: None) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            on_bytes(len(block))
+    return digest.hexdigest()
+
+
+def file_table(directory: Path, known: dict[str, str] | None = None) -> dict[str, dict]:
+    """{path within the directory: {"bytes", "sha256"}} of every file in it.
+
+    Args:
+        known: SHA-256 of the files for which it is known already.
+    """
+    known = known or {}
+    paths = {path.relative_to(directory).as_posix(): path for path in sorted(directory.rglob("*")) if path.is_file()}
+    with ThreadPoolExecutor() as pool:
+        sums = pool.map(lambda name: known.get(name) or sha256(paths[name]), paths)
+        return {
+            name: {"bytes": paths[name].stat().st_size, "sha256": digest}
+            for name, digest in zip(paths, sums, strict=True)
+        }
+
+
+def table_entry(content: bytes) -> dict:
+    """What `file_table` lists of a file that holds `content`."""
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def is_file_table(content) -> bool:
+    """Whether JSON values are a table as `file_table` makes it, of files within a directory."""
+    match content:
+        case dict(entries):
+            return all(_is_entry(name, entry) for name, entry in entries.items())
+    return False
+
+
+def _is_entry(name: str, entry) -> bool:
+    match entry:
+        case {"bytes": int(), "sha256": str()}:
+            return not Path(name).is_absolute() and ".." not in Path(name).parts
+    return False
+
+
+def is_as_written(path: Path, entry: dict | None, since: int | None = None) -> bool:
+    """Whether a file is the one that a table lists.
+
+    Args:
+        entry: of `file_table`; None is not listed.
+        since: when the table was written, in nanoseconds since 1970: a file of the right size that was not changed
+            since then is not read.
+    """
+    if entry is None or not path.is_file():
+        return False
+    status = path.stat()
+    if status.st_size != entry["bytes"]:
+        return False
+    return since is not None and status.st_mtime_ns <= since or sha256(path) == entry["sha256"]
