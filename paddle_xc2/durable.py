@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from paddle_xc2.messages import writing
 
@@ -57,6 +58,43 @@ def replace_file(path: Path, content: bytes) -> None:
     """Writes a file so that a reader sees the old or the new content, never a part."""
     with written_aside(path) as aside:
         aside.write_bytes(content)
+
+
+@contextmanager
+def written_once(path: Path, taken: str, replace: bool = False) -> Iterator[BinaryIO | SameContent]:
+    """A file to write to, which appears at `path` in one step.
+
+    A file that is there already may hold the same content, and stays: so a command that was killed after its last step
+    succeeds when it is given again.
+
+    Args:
+        taken: what is wrong if it holds another content.
+        replace: it may hold anything, and is replaced.
+    Raises: ValueError(taken), at the first piece that differs.
+    """
+    if replace or not path.exists():
+        with written_aside(path) as aside, open(aside, "wb") as file:
+            yield file
+        return
+    with open(path, "rb") as there:
+        yield SameContent(there, taken)
+        if there.read(1):
+            raise ValueError(taken)
+
+
+class SameContent:
+    """Takes what a file should hold, and finds it in a file that is there. Raises: ValueError(taken) if it differs."""
+
+    def __init__(self, there: BinaryIO, taken: str):
+        self._there = there
+        self._taken = taken
+
+    def write(self, content: bytes) -> None:
+        if self._there.read(len(content)) != content:
+            raise ValueError(self._taken)
+
+    def flush(self) -> None:
+        """Nothing is written."""
 
 
 def sync(path: Path) -> None:

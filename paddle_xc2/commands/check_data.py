@@ -202,6 +202,8 @@ def files_of(specs: list) -> list[tuple[Path, Path | None]]:
 
 def planned_mends(out: Path | None, sources: list) -> list[tuple]:
     """(source, file to write) of --fix. Raises: ValueError if it can't be written, or would overwrite something."""
+    from paddle_xc2.data.mend import changes_of, taken
+
     if out is None or not sources:  # of files that can't be read, nothing can be mended
         return []
     if len(sources) == 1 and not out.is_dir():
@@ -216,8 +218,8 @@ def planned_mends(out: Path | None, sources: list) -> list[tuple]:
     for target in names:
         if names.count(target) > 1:
             raise ValueError(f"--fix {out}: two of the files would be written to {target}; mend them one by one")
-        if target.exists():
-            raise ValueError(f"--fix: {target} exists; remove it, or give another name")
+        if target.exists() and not changes_of(target).exists():  # else it may be what is going to be written
+            raise ValueError(taken(target))
     if not out.parent.is_dir():
         raise FileNotFoundError(f"--fix {out}: there is no folder {out.parent}; make it first")
     return planned
@@ -225,7 +227,7 @@ def planned_mends(out: Path | None, sources: list) -> list[tuple]:
 
 def mend(source, out: Path, image_folder: str | None, report, say) -> None:
     """Writes one file mended, and says what was changed."""
-    from paddle_xc2.data.mend import write_mended
+    from paddle_xc2.data.mend import changes_of, write_mended
     from paddle_xc2.messages import counted
 
     if (
@@ -237,7 +239,7 @@ def mend(source, out: Path, image_folder: str | None, report, say) -> None:
             f"--fix {out}: its relative image paths would no longer start from {source.path.parent.resolve()}; write "
             "it there, or say by --image_folder where they start"
         )
-    changes = out.with_name(f"{out.name}.changes.txt")
+    changes = changes_of(out)
     mended = write_mended(source, out, changes)
     numbers = f"{counted(mended.num_records, 'record')}, {counted(mended.num_changes, 'change')}"
     say(f"\n{source.path} -> {out}: {numbers}, listed in {changes}")

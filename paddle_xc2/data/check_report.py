@@ -20,7 +20,9 @@ from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.image_transform import load_image
 from paddle_xc2.data.marked_text import Piece, marked_pieces
 from paddle_xc2.data.video import is_video
-from paddle_xc2.messages import and_more, counted, shown, writing
+from paddle_xc2.directory_lock import locked
+from paddle_xc2.durable import replace_file
+from paddle_xc2.messages import and_more, counted, shown
 
 _NUM_LISTED = 3  # examples of a finding on the terminal
 _NUM_LISTED_CHARACTERS = 1000  # of one of them
@@ -204,14 +206,9 @@ def write_html(report: DataReport, path: Path, processor=None) -> None:
         decoded=report.decoded,
         records=[_record_values(report, record, reasons, processor) for record, reasons in chosen.items()],
     )
-    aside = path.with_name(f".writing-{path.name}")
-    try:
-        with writing(path):
-            # A record may hold half a surrogate pair, which no encoding can write.
-            aside.write_text(page, encoding="utf-8", errors="backslashreplace")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with locked(path):
+        # A record may hold half a surrogate pair, which no encoding can write.
+        replace_file(path, page.encode("utf-8", "backslashreplace"))
 
 
 def _chosen_records(report: DataReport) -> dict[int, list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -16,8 +15,10 @@ from paddle_xc2.data.json_formats import find_image, image_folders, sizes_in
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_files import RecordFile
 from paddle_xc2.data.record_keys import NEUTRAL_KEYS
+from paddle_xc2.directory_lock import locked
+from paddle_xc2.durable import written_once
 from paddle_xc2.local_path import local_path
-from paddle_xc2.messages import NUM_LINES, listed_lines, writing
+from paddle_xc2.messages import NUM_LINES, listed_lines
 
 OTHER_KEY = "key that no format has, left out"
 
@@ -42,49 +43,41 @@ def convert_data(
         dialect: one of `format_writers.DIALECTS`.
         image_folder: where relative image paths start; they stay as they are. None: they are looked for as in training,
             and written so that they are found from the destination's folder.
-        overwrite: replace a file that is there.
+        overwrite: replace a file that is there; without it, the file may only be the same already.
         progress: show a bar.
     Raises: FileNotFoundError; ValueError if `destination` can't be written; DataError that lists the records that
         can't be used, or that the dialect can't say, the first 20 of them in full. Nothing is written then.
     """
     sources, destination = [local_path(source) for source in sources], local_path(destination)
-    _check_destination(destination, sources, overwrite)
+    _check_destination(destination, sources)
     files = [RecordFile(source) for source in sources]
     notes = Notes()
     for file in files:
         notes.update(file.notes)
     as_lines = destination.suffix.lower() == ".jsonl"
-    # A name of its own for every process, in the same folder: renaming then is one step.
-    unfinished = destination.with_name(f".{destination.name}.unfinished-{os.getpid()}")
     errors, num_errors, num_written, num_images = [], 0, 0, 0
-    try:
-        with writing(destination), open(unfinished, "wb") as out:
-            out.write(b"" if as_lines else b"[")
-            for file, index in _all_records(files, progress):
-                try:
-                    record, images = _converted(file, index, num_written, destination, dialect, image_folder, notes)
-                except DataError as error:
-                    num_errors += 1
-                    if num_errors <= NUM_LINES:
-                        errors.append(str(error))
-                    continue
-                separator = b"" if as_lines else b",\n" if num_written else b"\n"
-                out.write(separator + _encoded(record) + (b"\n" if as_lines else b""))
-                num_written, num_images = num_written + 1, num_images + images
-            out.write(b"" if as_lines else b"\n]\n")
-            out.flush()
-            os.fsync(out.fileno())
+    taken = f"{destination} exists; give another name, or --overwrite to replace it"
+    with locked(destination), written_once(destination, taken, replace=overwrite) as out:
+        out.write(b"" if as_lines else b"[")
+        for file, index in _all_records(files, progress):
+            try:
+                record, images = _converted(file, index, num_written, destination, dialect, image_folder, notes)
+            except DataError as error:
+                num_errors += 1
+                if num_errors <= NUM_LINES:
+                    errors.append(str(error))
+                continue
+            separator = b"" if as_lines else b",\n" if num_written else b"\n"
+            out.write(separator + _encoded(record) + (b"\n" if as_lines else b""))
+            num_written, num_images = num_written + 1, num_images + images
+        out.write(b"" if as_lines else b"\n]\n")
         if num_errors:
             title = f"{num_errors} of {sum(map(len, files))} records can't be written as {dialect}; nothing is written:"
             raise DataError(listed_lines(title, errors, total=num_errors))
-        os.replace(unfinished, destination)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            unfinished.unlink()
     return ConversionReport(num_written, num_images, notes)
 
 
-def _check_destination(destination: Path, sources: list[Path], overwrite: bool) -> None:
+def _check_destination(destination: Path, sources: list[Path]) -> None:
     if destination.suffix.lower() not in (".json", ".jsonl"):
         raise ValueError(f"{destination}: the name must end with .json (a list) or .jsonl (a record a line)")
     if not destination.parent.is_dir():
@@ -94,8 +87,6 @@ def _check_destination(destination: Path, sources: list[Path], overwrite: bool) 
     if destination.exists():
         if any(source.exists() and destination.samefile(source) for source in sources):
             raise ValueError(f"{destination} is read from, too; give another name to write to")
-        if not overwrite:
-            raise ValueError(f"{destination} exists; give another name, or --overwrite to replace it")
 
 
 def _all_records(files: list[RecordFile], progress: bool):

@@ -17,7 +17,8 @@ from paddle_xc2.data.json_formats import image_folders
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_keys import RECORD_KEYS, TURN_KEYS, misspelt_keys, nearest
 from paddle_xc2.data.turns import SPEAKERS
-from paddle_xc2.messages import writing
+from paddle_xc2.directory_lock import locked
+from paddle_xc2.durable import written_once
 
 
 @dataclass
@@ -44,44 +45,47 @@ class Mended:
 def write_mended(source: DataSource, out: Path, changes: Path) -> Mended:
     """Writes the records of `source`, mended, as a JSON list, or as JSON lines if `out` ends in .jsonl.
 
-    Both files are written aside and then renamed; the source stays as it is.
+    Both files are written aside and then renamed, the list of changes first; the source stays as it is.
 
     Args:
         changes: text file that gets a line for each change.
-    Raises: DataError if a record can't be read at all; ValueError if `out` exists.
+    Raises: DataError if a record can't be read at all; ValueError if there is a file with another content at `out` or
+        `changes`, or another process writes there.
     """
-    for path in (out, changes):
-        if path.exists():
-            raise ValueError(f"{path} exists; remove it, or give --fix another name")
     lines, mended = out.suffix.lower() == ".jsonl", Mended()
-    beside, beside_changes = (path.with_name(f".writing-{path.name}") for path in (out, changes))
     folders = image_folders(source.image_folder, source.path.parent)
-    try:
-        with (
-            writing(out),
-            open(beside, "w", encoding="utf-8") as file,
-            open(beside_changes, "w", encoding="utf-8") as told,
-        ):
-            for note in source.records.notes:
-                mended.add("file written as JSON", f"{source.path}: {note.kind}")
-                told.write(f"{source.path}: written as JSON: {note.kind}\n")
-            for index in range(len(source.records)):
-                notes = Notes()
-                record, found = mend_record(source.records.read(index, notes), folders)
-                found += [("record written as JSON", str(note.kind)) for note in notes]
-                for kind, change in found:
-                    mended.add(kind, f"{source.name(index)}: {change}")
-                    told.write(f"{source.name(index)}: {change}\n".encode("utf-8", "backslashreplace").decode())
-                between = "" if lines else ("[\n" if index == 0 else ",\n")
-                file.write(between + _json(record) + ("\n" if lines else ""))
-                mended.num_records += 1
-            file.write("" if lines else "\n]\n" if mended.num_records else "[]\n")
-        beside.replace(out)
-        beside_changes.replace(changes)
-    finally:
-        beside.unlink(missing_ok=True)
-        beside_changes.unlink(missing_ok=True)
+    # The list of changes is in its place first: with it, what is at `out` may be ours.
+    with locked(out), written_once(out, taken(out)) as file, written_once(changes, taken(changes)) as told:
+        for note in source.records.notes:
+            mended.add("file written as JSON", f"{source.path}: {note.kind}")
+            told.write(_encoded(f"{source.path}: written as JSON: {note.kind}\n"))
+        for index in range(len(source.records)):
+            notes = Notes()
+            record, found = mend_record(source.records.read(index, notes), folders)
+            found += [("record written as JSON", str(note.kind)) for note in notes]
+            for kind, change in found:
+                mended.add(kind, f"{source.name(index)}: {change}")
+                told.write(_encoded(f"{source.name(index)}: {change}\n"))
+            between = "" if lines else ("[\n" if index == 0 else ",\n")
+            file.write((between + _json(record) + ("\n" if lines else "")).encode())
+            mended.num_records += 1
+        file.write(b"" if lines else b"\n]\n" if mended.num_records else b"[]\n")
+        file.flush()  # a full disk is seen before the first of them is in its place
     return mended
+
+
+def changes_of(out: Path) -> Path:
+    """The list of changes beside a mended file."""
+    return out.with_name(f"{out.name}.changes.txt")
+
+
+def taken(path: Path) -> str:
+    """What is wrong if there is another file."""
+    return f"--fix: {path} exists; remove it, or give another name"
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
 
 
 def mend_record(record, folders: list[Path]) -> tuple[object, list[tuple[str, str]]]:

@@ -161,10 +161,10 @@ def test_mending(folder, capsys):
 def test_a_full_disk(folder, capsys, option, name, full, num_records):
     (folder / "a.json").write_text(json.dumps([{"id": 1, "conversations": [["Q", "A"]]}] * num_records))
     before = set(folder.iterdir())
-    (folder / f".writing-{full}").symlink_to("/dev/full")
+    (folder / f".paddle_xc2-writing-{full}").symlink_to("/dev/full")
     assert run("a.json", option, name) == 1
     message = "No space left on device; make room there, or write to another disk"
-    assert capsys.readouterr().err == f"paddle-xc2 check-data: {name}: {message}\n"
+    assert capsys.readouterr().err == f"paddle-xc2 check-data: {full}: {message}\n"
     assert set(folder.iterdir()) == before
 
 

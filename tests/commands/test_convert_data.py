@@ -1,5 +1,4 @@
 import json
-import os
 
 import pytest
 
@@ -46,7 +45,7 @@ def test_a_full_disk(tmp_path, capsys, name, num_records):
     source, out = tmp_path / "a.json", tmp_path / name
     source.write_text(json.dumps([{"conversations": [["Q", "A"]]}] * num_records))
     out.write_text("what was there")
-    (tmp_path / f".{name}.unfinished-{os.getpid()}").symlink_to("/dev/full")
+    (tmp_path / f".paddle_xc2-writing-{name}").symlink_to("/dev/full")
     assert cli.main(["convert-data", str(source), str(out), "--to", "llava", "--overwrite", "--disable_tqdm"]) == 1
     message = "No space left on device; make room there, or write to another disk"
     assert capsys.readouterr().err == f"paddle-xc2 convert-data: {out}: {message}\n"

@@ -97,7 +97,7 @@ def test_nothing_in_a_record_gets_into_the_page(folder, processor):
         assert page.text.count(ATTACK) >= 2  # as text, it is there
         policy = next(attributes for tag, attributes in page.elements if "http-equiv" in attributes)["content"]
         assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    assert not list(folder.glob(".writing-*"))
+    assert not list(folder.glob(".paddle_xc2-*"))
 
 
 def test_the_page_shows_what_is_trained(folder, processor):

@@ -12,6 +12,7 @@ from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.conversion import OTHER_KEY, convert_data
 from paddle_xc2.data.format_writers import DIALECTS
 from paddle_xc2.data.json_formats import load_conversations
+from tests.kills import killed_everywhere
 
 FORMATS = Path(__file__).parent / "formats"
 
@@ -141,6 +142,44 @@ def test_an_interruption_leaves_nothing(folder, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         convert_data([folder / "data" / "llava.jsonl"], folder / "out" / "a.json", "chatml")
     assert list((folder / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_killed_at_every_operation(folder, overwrite):
+    """Given again, it succeeds, and nothing else is left."""
+    out, places = folder / "out", []
+
+    def prepare():
+        shutil.rmtree(out)
+        out.mkdir()
+        if overwrite:
+            (out / "a.jsonl").write_text("an earlier one")
+
+    source = written(folder / "data" / "a.json", [{"conversations": [["Q", "A"]]}] * 2)
+
+    def work():
+        convert_data([source], out / "a.jsonl", "chatml", overwrite=overwrite)
+
+    prepare()
+    work()
+    expected = (out / "a.jsonl").read_bytes()
+    for place in killed_everywhere(out, prepare, work):
+        places.append(place)
+        work()
+        assert [path.name for path in out.iterdir()] == ["a.jsonl"] and (out / "a.jsonl").read_bytes() == expected
+    assert len(places) >= 6
+
+
+def test_another_content_is_not_replaced_unasked(folder):
+    """Not a longer or a shorter one either."""
+    source, out = written(folder / "data" / "a.json", [{"conversations": [["Q", "A"]]}] * 2), folder / "out" / "a.jsonl"
+    convert_data([source], out, "chatml")
+    whole = out.read_bytes()
+    for other in (whole + b"\n", whole[:-1], b""):
+        out.write_bytes(other)
+        with pytest.raises(ValueError, match="a.jsonl exists; give another name, or --overwrite to replace it"):
+            convert_data([source], out, "chatml")
+        assert out.read_bytes() == other
 
 
 def test_half_a_surrogate_pair_in_an_id(folder):

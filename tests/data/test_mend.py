@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import shutil
 
 import pytest
 from PIL import Image
@@ -13,6 +14,7 @@ from paddle_xc2.data.json_formats import to_conversation
 from paddle_xc2.data.mend import mend_record, write_mended
 from paddle_xc2.data.record_files import RecordFile
 from tests.data.test_mutated_records import FORMATS, mutated
+from tests.kills import killed_everywhere
 
 
 @pytest.fixture
@@ -117,8 +119,34 @@ def test_nothing_is_overwritten_and_nothing_half_written(folder):
         write_mended(opened, folder / "out.json", folder / "changes.txt")
     assert sorted(path.name for path in folder.iterdir()) == ["images", "train.jsonl"]
     (folder / "changes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="changes.txt exists; remove it, or give --fix another name"):
+    (folder / "train.jsonl").write_text(json.dumps(record()) + "\n")
+    ((opened,), _) = open_sources([(folder / "train.jsonl", None)])
+    with pytest.raises(ValueError, match="--fix: .*changes.txt exists; remove it, or give another name"):
         write_mended(opened, folder / "out.json", folder / "changes.txt")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_killed_at_every_operation(folder, tmp_path, suffix):
+    """Given again, it succeeds, and nothing else is left."""
+    (folder / "train.json").write_text(json.dumps([record(image="images/red.png")] * 2))
+    ((opened,), _) = open_sources([(folder / "train.json", None)])
+    place, places = tmp_path / "out", []
+
+    def prepare():
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+
+    def work():
+        write_mended(opened, place / f"out{suffix}", place / "changes.txt")
+
+    prepare()
+    work()
+    expected = {path.name: path.read_bytes() for path in place.iterdir()}
+    for killed in killed_everywhere(place, prepare, work):
+        places.append(killed)
+        work()
+        assert {path.name: path.read_bytes() for path in place.iterdir()} == expected, killed
+    assert len(places) >= 10
 
 
 @pytest.mark.parametrize("path", FORMATS, ids=lambda path: path.name)
