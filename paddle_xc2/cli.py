@@ -7,6 +7,7 @@ status. Other packages are imported in these two functions only: `paddle-xc2 --h
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import sys
@@ -14,10 +15,13 @@ import traceback
 from importlib import import_module
 
 from paddle_xc2 import __version__, runtime
-from paddle_xc2.messages import DISK_ERRORS, disk_message, guard_output, on_its_own_line, path_message
+from paddle_xc2.lasting_output import keep_output, outliving_the_terminal
+from paddle_xc2.messages import DISK_ERRORS, Failure, disk_message, guard_output, on_its_own_line, path_message
 from paddle_xc2.typed_names import unknown_command, unknown_options, with_underscores
 
 COMMANDS = ("finetune", "convert", "merge", "check-data", "convert-data", "chat", "configs", "doctor")
+
+LASTING = ("finetune", "convert", "merge")  # they go on when their terminal is closed
 
 # What a user can cause; everything else is our failure and shows its traceback.
 USER_MISTAKES = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
@@ -32,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     if "--traceback" in argv:  # taken out by hand: a command may hand its unknown options on
         argv.remove("--traceback")
         show_traceback = True
+    keep_output()
     guard_output()
     if argv[:1] in ([], ["help"]):
         argv = ["--help"]
@@ -41,16 +46,16 @@ def main(argv: list[str] | None = None) -> int:
         runtime.prepare_environment()
         runtime.tell_before_loading_paddle()
         args = parsed(argv)
-        status = args.run(args)
+        with outliving_the_terminal() if argv[0] in LASTING else contextlib.nullcontext():
+            status = args.run(args)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         return report(argv[0], "stopped by Ctrl-C", EXIT_INTERRUPTED, show_traceback)
-    except BrokenPipeError:
-        flush_or_discard_output()  # its reader has left (as `head` does)
-        return EXIT_FAILURE
     except USER_MISTAKES as error:
         return report(argv[0], str(error), EXIT_USER_MISTAKE, show_traceback)
+    except Failure as error:
+        return report(argv[0], str(error), EXIT_FAILURE, show_traceback)
     except ImportError as error:
         message = f"{error}\n`paddle-xc2 doctor` (tools/doctor.py) says what is wrong here and what mends it"
         return report(argv[0], message, EXIT_FAILURE, show_traceback)

@@ -36,9 +36,13 @@ def locked(path: str | Path, whole_run: bool = False) -> Iterator[None]:
         return
     file = _lock_file(path)
     made = [folder for folder in file.parents if not folder.exists()]
-    file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        descriptor = _acquire(file, path)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = _acquire(file, path)
+        except OSError:  # where no lock can be made, nothing can be written: who tries to will say so
+            yield
+            return
         _held[path] = descriptor, thread if whole_run else None
         try:
             yield

@@ -166,6 +166,10 @@ def on_its_own_line(message: str) -> str:
     return "\n" + message if shows_control_c or getattr(sys.stderr, "in_a_line", False) else message
 
 
+class Failure(RuntimeError):
+    """What ended a command through no mistake of the user's; its message says all, and a traceback would not help."""
+
+
 # --- A disk that is full, can't be written to, or has gone away ---
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

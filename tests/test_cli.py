@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import re
 import subprocess
@@ -292,7 +293,18 @@ def test_reader_that_leaves_is_no_error():
     ) as process:
         process.stdout.close()
         errors = process.stderr.read()
-    assert errors == "" and process.returncode == 1
+    assert errors == "" and process.returncode == 0
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_output_that_was_closed_before(tmp_path, closed):
+    """Nor does what is printed get into the file that is opened next."""
+    (tmp_path / "in.json").write_text('[{"conversations": [["Q", "A"]]}]')
+    command = f"{sys.executable} -m paddle_xc2 convert-data {tmp_path}/in.json {tmp_path}/out.json --to llava {closed}"
+    assert subprocess.run(command, shell=True, cwd=ROOT, capture_output=True).returncode == 0
+    assert len(json.loads((tmp_path / "out.json").read_text())) == 1
+    command = f"{sys.executable} -m paddle_xc2 check-data {tmp_path}/none.json {closed}"
+    assert subprocess.run(command, shell=True, cwd=ROOT, capture_output=True).returncode in (1, 2)
 
 
 @pytest.mark.parametrize("unbuffered", [[], ["-u"]])

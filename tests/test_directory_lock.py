@@ -114,3 +114,10 @@ def test_file_systems_without_locks(tmp_path, monkeypatch, owner, may_be_alive):
     else:
         with locked(tmp_path / "out"):
             pass
+
+
+def test_where_no_lock_can_be_made(tmp_path):
+    """What is written there will tell."""
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError), locked(tmp_path / "file" / "out"):
+        (tmp_path / "file" / "out").mkdir()

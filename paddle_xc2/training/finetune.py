@@ -20,6 +20,7 @@ from paddle_xc2 import runtime
 from paddle_xc2.data.mixture import load_datasets
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer, with_tokens_of_run
+from paddle_xc2.data.worker_processes import WorkersKilled
 from paddle_xc2.durable import NoRoom
 from paddle_xc2.local_path import local_path
 from paddle_xc2.messages import counted
@@ -54,7 +55,8 @@ def finetune(config_path: str | Path, overrides: list[str] = (), plan_only: bool
         overrides: command-line words `--key value`, which win over the file.
         plan_only: say what the run would do and need, and stop; weights are not read, and nothing is written.
     Returns: exit status: 0, also if Ctrl-C or SIGTERM ended the training after a step that is saved; 130 if a second
-        Ctrl-C ended it at once; 1 if the disk is full or can't be written to.
+        Ctrl-C ended it at once; 1 if the disk is full or can't be written to,
+        or data workers were killed again and again.
     Raises: ValueError, FileNotFoundError for what a user can cause: before anything is written, but for images that
         turn out to be damaged and a loss that is not finite.
     """
@@ -115,6 +117,10 @@ def run(
         told, status = f"stopped by {trainer.stop.by or 'a signal to another process'}", 0
     except KeyboardInterrupt:
         told, status = "stopped by Ctrl-C in the midst of it", EXIT_INTERRUPTED
+    except WorkersKilled as error:
+        told, status = str(error), EXIT_FAILURE
+        if plan.num_processes == 1:  # else the others would have to take part
+            trainer.save_what_is_trained()
     except (OSError, NoRoom) as error:
         if not is_disk_error(error):
             raise

@@ -337,9 +337,13 @@ class StepTrainer(Trainer):
         return self.plan.order.place_of(step)[1] == 0 or step >= self.plan.num_steps
 
     def _save_and_stop(self) -> None:
+        self.save_what_is_trained()
+        raise Stopped
+
+    def save_what_is_trained(self) -> None:
+        """A checkpoint after the last whole step, if there is none yet."""
         if self.saved_step != self.state.global_step:
             self._save_checkpoint(self.model)
-        raise Stopped
 
     def _window_losses(self) -> np.ndarray:
         """Loss of every step in the window. Raises: ValueError naming the first that is not finite."""
