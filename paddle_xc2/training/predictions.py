@@ -13,7 +13,7 @@ from paddle_xc2.json_file import read_json
 from paddle_xc2.messages import listed
 from paddle_xc2.weights.saving import PREDICTIONS
 
-TABLE_FILE = f"{PREDICTIONS}sha256.json"
+TABLE_FILE = ".predictions_sha256.json"
 
 
 def write_predictions(output_dir: Path, step: int, records: list[dict]) -> None:

@@ -405,7 +405,7 @@ def test_evaluation_alone_by_generation(config, tmp_path, capsys):
     keys = {"eval_with_do_generation": True, "save_generation_output": True, "max_new_tokens": 2}
     assert finetune(config(do_train=False, do_eval=True, **keys)) == 0
     assert re.search(r"evaluation loss \d\.\d{4}, exact_match 0\.0000, rouge_l", capsys.readouterr().out)
-    written = ["predictions-0.jsonl", "predictions-sha256.json"]
+    written = [".predictions_sha256.json", "predictions-0.jsonl"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == written
 
 
