@@ -22,7 +22,7 @@ _WHOLE_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "model_state*.pdpa
 FACTS_VERSION = 1
 _TEXTS = ("name", "relative_path", "quantization")
 # Settings of the model that decide how a fine-tuned one is asked.
-SETTINGS = ("chat_layout", "max_length", "hd_num", "img_size", "pad_image_to_square")
+SETTINGS = ("chat_layout", "max_length", "hd_num", "img_size", "pad_image_to_square", "exif", "background")
 
 
 def is_adapter(directory: Path) -> bool:

@@ -64,6 +64,8 @@ class ModelSettings:
         xc2_family: name of the row in `families.py`; None detects it.
         hd_num: tiles that an image may take, where the model was fine-tuned here with another number than upstream's.
         pad_image_to_square: of LLaVA, where the model was fine-tuned here with another choice than upstream's chat.
+        exif, background: how pictures are read (`PictureReading`), where the model was fine-tuned here otherwise than
+            upstream reads them.
         plora_dropout: dropout on the input of PLoRA's update while training; upstream's is 0.05.
         chat_layout: None (upstream's own chat layout) or "as_trained" (the layout of the fine-tuning data).
     Raises: ValueError naming every value that contradicts another.
@@ -91,6 +93,8 @@ class ModelSettings:
         chat_layout: str | None = None,
         hd_num: int | None = None,
         pad_image_to_square: bool | None = None,
+        exif: bool | None = None,
+        background: str | None = None,
         plora_dropout: float = 0.05,
         use_recompute: bool = False,
         **kwargs,

@@ -34,6 +34,8 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "bias": ((bool,), "true or false"),
     "use_recompute": ((bool,), "true or false"),
     "pad_image_to_square": ((bool,), "true, false or null"),
+    "exif": ((bool,), "true, false or null"),
+    "background": ((str,), "the name of a colour, or null"),
     "rope_scaling": ((dict,), "an object of settings, or null"),
     "vision_config": ((dict,), "an object of settings, or null"),
     "hidden_act": ((str,), "a name"),
@@ -41,8 +43,8 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 }
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _OPTIONAL = (
-    *("num_key_value_heads", "img_size", "hd_num", "pad_image_to_square", "rope_scaling", "vision_config"),
-    "chat_layout",
+    *("num_key_value_heads", "img_size", "hd_num", "pad_image_to_square", "exif", "background", "rope_scaling"),
+    *("vision_config", "chat_layout"),
 )
 
 

@@ -31,6 +31,8 @@ class Asked:
     truncation: str | None = None
     adapter: str | None = None
     new_tokens: list[str] | None = None
+    exif: bool | None = None
+    background: str | None = None
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -93,6 +95,8 @@ def run(args: Namespace) -> int:
             asked.hd_num,
             truncation="turns" if asked.truncation == "turns" else "refuse",
             image_size=asked.img_size,
+            exif=asked.exif,
+            background=asked.background,
         )
         processor.tokenizer, _ = with_tokens_of_run(processor.tokenizer, asked.adapter, asked.new_tokens)
     sources, findings = open_sources(asked.files)
@@ -192,6 +196,8 @@ def asked_by_run(path: str) -> Asked:
         arguments.truncation,
         arguments.lora_path,
         arguments.new_tokens,
+        arguments.exif,
+        arguments.background,
     )
 
 

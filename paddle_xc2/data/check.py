@@ -19,11 +19,12 @@ from paddle_xc2.data.conversation import Conversation, DataError, broken_rules, 
 from paddle_xc2.data.dialects import read_record
 from paddle_xc2.data.downloads import ImageCache
 from paddle_xc2.data.encode import Example, TooLong
-from paddle_xc2.data.image_transform import image_size_of, load_image
+from paddle_xc2.data.image_transform import look_at
 from paddle_xc2.data.json_formats import find_image, image_folders, sizes_in, to_conversation
 from paddle_xc2.data.near_duplicates import SIGNATURE_BYTES, near_duplicates, text_signature
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.picture_marks import unlike_chat
+from paddle_xc2.data.picture_reading import AS_UPSTREAM, LOSSES
 from paddle_xc2.data.record_files import RecordFile
 from paddle_xc2.data.video import frame_sheet, is_video
 from paddle_xc2.data.worker_processes import map_ranges
@@ -47,6 +48,12 @@ WARNINGS = {
     "unused image tag": "a tag for an image that stays text",
     "unread image": "a key that is not read names an image",
     "large image": "slow to decode",
+    "16-bit image": "grey of more than 8 bits, which is cut off at white",
+    "image of floats": "values that are no brightness from 0 to 255",
+    "transparent image": "transparency is dropped",
+    "turned image": "EXIF says how it was held, which is ignored",
+    "animated image": "only the first frame is shown",
+    "emptied image": "nothing is left to see after it became RGB",
     "tiny image": "smaller than what the model looks at as one patch",
     "duplicate record": "the same texts and images as an earlier record",
     "near-duplicate record": "nearly the same texts, and the same images, as an earlier record",
@@ -121,10 +128,11 @@ class ImageFacts:
     """One image or video file.
 
     Attributes:
-        width, height: pixels; 0 of a video.
+        width, height: pixels, as it is shown; 0 of a video.
         num_bytes: size of the file.
         content: hash of the file; None if it was not read whole.
         record: the first that shows it.
+        losses: by key of `picture_reading.LOSSES`, what of it is not shown.
     """
 
     path: str
@@ -133,6 +141,7 @@ class ImageFacts:
     num_bytes: int
     content: int | None
     record: int
+    losses: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -244,6 +253,9 @@ def check_data(
             if facts.path not in images:
                 images[facts.path] = facts
                 _note_odd_size(facts, checker, report.findings)
+                for loss, what in facts.losses.items():
+                    message = f"{checker.name(facts.record)}: {facts.path}: {what}; {LOSSES[loss]}"
+                    _add(report.findings, loss, False, facts.record, message)
         report.notes.update(checked.notes)
         report.num_image_references += checked.num_image_references
         progress(len(part))
@@ -286,6 +298,7 @@ class _Checker:
     def __init__(self, sources: list[DataSource], processor, leave_out: bool, decode: bool):
         self.sources = sources
         self.processor = processor
+        self.reading = AS_UPSTREAM if processor is None else processor.reading
         self.few_pixels = FEW_PIXELS if processor is None else processor.patch_size
         self.leave_out = leave_out
         self.decode = decode
@@ -367,10 +380,6 @@ class _Checker:
             return conversation
         fitting, example = self.processor.lay_out(conversation)
         checked.lengths[row] = len(example), int(example.image_mask.sum()), example.num_trained_tokens
-        if not example.num_trained_tokens:
-            raise DataError(
-                f"{conversation.source}: no token of it would be trained; write an answer", "nothing trained"
-            )
         self._note_lengths(example, record, checked)
         if told := unlike_chat(conversation, self.processor.family):
             _add(checked.findings, "asked otherwise", False, record, f"{conversation.source}: {told}")
@@ -398,9 +407,9 @@ class _Checker:
             if self.decode:
                 frame_sheet(image)
             return ImageFacts(str(image), 0, 0, image.stat().st_size, None, record)
-        width, height = load_image(image).size if self.decode else image_size_of(image)
+        size, losses = look_at(image, decode=self.decode, reading=self.reading)
         content = _hash_file(image) if self.decode else None
-        return ImageFacts(str(image), width, height, image.stat().st_size, content, record)
+        return ImageFacts(str(image), *size, image.stat().st_size, content, record, losses)
 
     def _note_lengths(self, example: Example, record: int, checked: _Checked) -> None:
         name = self.name(record)

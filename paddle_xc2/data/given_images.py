@@ -11,7 +11,7 @@ from PIL import Image
 
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.downloads import ImageCache, is_data_url, is_url
-from paddle_xc2.data.image_transform import load_image
+from paddle_xc2.data.image_transform import stored_image
 from paddle_xc2.data.video import is_video
 from paddle_xc2.local_path import local_path
 from paddle_xc2.messages import shown
@@ -72,12 +72,14 @@ def given_image(image, name: str = "image"):
 
 
 def read_picture(reference) -> Image.Image | Path:
-    """A picture in any form that `given_image` knows, but a tensor -> RGB image, or the path of a video.
+    """A picture in any form that `given_image` knows, but a tensor -> decoded image, or the path of a video.
+
+    The image stays as it is stored: what becomes of transparency and EXIF, the model says that will see it.
 
     Raises: DataError if it can't be used.
     """
     picture = given_image(reference)
-    return picture if is_video(picture) else load_image(picture)
+    return picture if is_video(picture) else stored_image(picture)
 
 
 def is_tensor(image) -> bool:

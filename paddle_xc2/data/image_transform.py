@@ -12,19 +12,29 @@ import io
 import math
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from paddle_xc2.data.conversation import DataError
+from paddle_xc2.data.image_kinds import BYTES, foreign_kind
+from paddle_xc2.data.picture_reading import AS_UPSTREAM, PictureReading, losses_of, possible_losses
 from paddle_xc2.local_path import local_path
+
+try:
+    from PIL.AvifImagePlugin import SUPPORTED as _READS_AVIF
+except ImportError:  # Pillow before 11.3
+    _READS_AVIF = False
 
 # An image is refused beyond these, before anything is decoded.
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 256 * 1024 * 1024
 
 # Kinds of files that may be opened. Not all that Pillow knows: some of its readers start other programs (EPS).
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "ICO")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "ICO", *(["AVIF"] if _READS_AVIF else []))
+# Of the texts in a PNG file, each is inflated up to 1 MB by default: less than an XMP packet that editors write.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 # CLIP's, for pixels between 0 and 1.
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
@@ -49,13 +59,33 @@ class ImageDamaged(ImageError):
     rule = "image damaged"
 
 
+class ImageOfOtherKind(ImageError):
+    """The file is of a kind that is not read here, which is no damage."""
+
+    rule = "image of another kind"
+
+
 class ImageTooLarge(ImageError):
     """More pixels or bytes than allowed."""
 
     rule = "image too large"
 
 
-def load_image(image, source: str = "", max_pixels: int = MAX_PIXELS) -> Image.Image:
+class Looked(NamedTuple):
+    """What a picture is.
+
+    Attributes:
+        size: (width, height) in pixels, as it is shown.
+        losses: by key of LOSSES, what of it is not shown.
+    """
+
+    size: tuple[int, int]
+    losses: dict[str, str]
+
+
+def load_image(
+    image, source: str = "", max_pixels: int = MAX_PIXELS, reading: PictureReading = AS_UPSTREAM
+) -> Image.Image:
     """Path, bytes of a file or PIL image -> PIL image of mode RGB.
 
     As upstream, the pixels are taken as they are stored (an EXIF orientation is not applied), other modes become RGB by
@@ -64,25 +94,63 @@ def load_image(image, source: str = "", max_pixels: int = MAX_PIXELS) -> Image.I
     Args:
         source: where the image was asked for, for messages: "train.json[17]".
         max_pixels: width x height up to which an image is decoded.
-    Raises: ImageMissing, ImageDamaged, ImageTooLarge; they are DataErrors.
+        reading: what is done otherwise.
+    Raises: ImageMissing, ImageDamaged, ImageOfOtherKind, ImageTooLarge; they are DataErrors.
     """
     name = image_name(image, source)
     with _opened(image, name, max_pixels) as opened:
-        try:
-            with _no_pillow_warnings():
-                opened.load()
-                return opened if opened.mode == "RGB" else opened.convert("RGB")
-        except Exception as error:  # Pillow's readers raise nearly anything on malformed data
-            raise ImageDamaged(f"{name}: the image can't be read ({_first_line(error)}); replace the file") from error
+        return _decoded(opened, name, reading)
 
 
-def image_size_of(image, source: str = "", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def stored_image(image, source: str = "") -> Image.Image:
+    """Path, bytes of a file or PIL image -> PIL image as it is stored, decoded. Raises: as `load_image`."""
+    name = image_name(image, source)
+    with _opened(image, name, MAX_PIXELS) as opened:
+        _decoded(opened, name, AS_UPSTREAM)  # what can't be converted is told now
+        return opened
+
+
+def image_size_of(
+    image, source: str = "", max_pixels: int = MAX_PIXELS, reading: PictureReading = AS_UPSTREAM
+) -> tuple[int, int]:
     """(width, height) in pixels of a path, the bytes of a file or a PIL image. Only the file's header is read.
 
     Raises: as `load_image`, but damage behind the header goes unnoticed.
     """
     with _opened(image, image_name(image, source), max_pixels) as opened:
-        return opened.size
+        return reading.size_of(opened)
+
+
+def look_at(image, source: str = "", decode: bool = True, reading: PictureReading = AS_UPSTREAM) -> Looked:
+    """What a picture is, and what of it is not shown; by its header alone, what may not be.
+
+    Raises: as `load_image`, or `image_size_of` without `decode`.
+    """
+    name = image_name(image, source)
+    with _opened(image, name, MAX_PIXELS) as opened:
+        size, losses = reading.size_of(opened), dict.fromkeys(possible_losses(opened, reading), "by its header")
+        if decode:
+            losses = losses_of(opened, _decoded(opened, name, reading), list(losses))
+        return Looked(size, losses)
+
+
+def _decoded(opened: Image.Image, name: str, reading: PictureReading) -> Image.Image:
+    turn = reading.turn_of(opened)  # before Pillow looks behind the pixels
+    try:
+        with _no_pillow_warnings():
+            opened.load()
+            return reading.rgb_of(opened, turn)
+    except Exception as error:  # Pillow's readers raise nearly anything on malformed data
+        raise _unreadable(error, name) from error
+
+
+def _unreadable(error: Exception, name: str) -> ImageError:
+    reason = _first_line(error)
+    if "MAX_TEXT" in reason:  # a limit of ours, no damage
+        return ImageTooLarge(f"{name}: the texts beside its pixels are too large ({reason}); save it without them")
+    if "decoder" in reason and "not available" in reason:
+        return ImageOfOtherKind(f"{name}: Pillow was built without what reads it ({reason}); save it as PNG or JPEG")
+    return ImageDamaged(f"{name}: the image can't be read ({reason}); replace the file")
 
 
 def square_image(image: Image.Image, size: int) -> np.ndarray:
@@ -199,11 +267,37 @@ def _open_file(image, name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageTooLarge(f"{name}: far more pixels than the {MAX_PIXELS:,} allowed; make it smaller") from error
     except UnidentifiedImageError as error:
+        if not num_bytes:
+            raise ImageDamaged(f"{name}: the file is empty; replace it") from error
+        if kind := foreign_kind(_start_of(file)):
+            raise ImageOfOtherKind(f"{name}: {kind}") from error
+        if kind := _beginning_as(file):
+            raise ImageDamaged(
+                f"{name}: this begins as {kind}, but can't be read: it is damaged, or of a kind that Pillow does not "
+                "know; replace it, or save it anew"
+            ) from error
         raise ImageDamaged(
             f"{name}: this is not an image; replace it, or save it as one of {', '.join(FORMATS)}"
         ) from error
     except Exception as error:  # as above
-        raise ImageDamaged(f"{name}: the image can't be read ({_first_line(error)}); replace the file") from error
+        raise _unreadable(error, name) from error
+
+
+def _start_of(file) -> bytes:
+    if isinstance(file, io.BytesIO):
+        return file.getvalue()[:BYTES]
+    with open(file, "rb") as opened:
+        return opened.read(BYTES)
+
+
+def _beginning_as(file) -> str | None:
+    """The format whose files begin so."""
+    start = _start_of(file)
+    for name in FORMATS:
+        accepts = Image.OPEN[name][1]
+        if accepts is not None and accepts(start[:16]) is True:
+            return name
+    return None
 
 
 @contextlib.contextmanager

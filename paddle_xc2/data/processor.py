@@ -22,6 +22,7 @@ from paddle_xc2.data.image_transform import (
     tiled_size,
 )
 from paddle_xc2.data.json_formats import to_conversation
+from paddle_xc2.data.picture_reading import AS_UPSTREAM, PictureReading
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer
 from paddle_xc2.data.video import is_video, video_pixels, video_size
 from paddle_xc2.families import FAMILIES, Family
@@ -49,6 +50,7 @@ class XComposer2Processor:
             None is the family's way.
         truncation: what happens to longer training samples: "refuse" raises TooLong, "turns" drops the oldest turns but
             not their images, which later answers may be about.
+        reading: of pictures that are not plain RGB.
     Raises: ValueError for an unknown chat_layout or truncation, or a choice that the family doesn't have.
     """
 
@@ -63,6 +65,7 @@ class XComposer2Processor:
         chat_layout: str = "official",
         truncation: str = "refuse",
         pad_image_to_square: bool | None = None,
+        reading: PictureReading = AS_UPSTREAM,
     ):
         if hd_num == -1:  # upstream's scripts write it for families without tiles
             hd_num = None
@@ -88,6 +91,7 @@ class XComposer2Processor:
         self.chat_layout = chat_layout
         self.truncation = truncation
         self.pad_image_to_square = pad_image_to_square
+        self.reading = reading
 
     @classmethod
     def from_pretrained(
@@ -100,6 +104,8 @@ class XComposer2Processor:
         image_size: int | None = None,
         pad_image_to_square: bool | None = None,
         base=None,
+        exif: bool | None = None,
+        background: str | None = None,
     ) -> XComposer2Processor:
         """The processor of a checkpoint: a directory or a released name; of an adapter with its base.
 
@@ -110,6 +116,7 @@ class XComposer2Processor:
             image_size: None is the checkpoint's.
             pad_image_to_square: None is what the checkpoint was fine-tuned with here, else the family's way.
             base: of an adapter, if it is not where the adapter remembers it.
+            exif, background: as of PictureReading; None is what the checkpoint was fine-tuned with here.
         Raises: FileNotFoundError, ValueError.
         """
         path, settings = resolve_model_path(path), {}
@@ -128,6 +135,9 @@ class XComposer2Processor:
             chat_layout or config.chat_layout or "official",
             truncation,
             config.pad_image_to_square if pad_image_to_square is None else pad_image_to_square,
+            PictureReading(
+                bool(config.exif if exif is None else exif), config.background if background is None else background
+            ),
         )
 
     @classmethod
@@ -142,6 +152,7 @@ class XComposer2Processor:
             config.hd_num if hd_num is None else hd_num,
             config.chat_layout or "official",
             pad_image_to_square=config.pad_image_to_square,
+            reading=PictureReading(bool(config.exif), config.background),
         )
 
     def image_transform(self, image, training: bool = False, source: str = "", num_images: int = 1) -> np.ndarray:
@@ -158,7 +169,7 @@ class XComposer2Processor:
         image = _picture(image)
         if self._is_video(image, source):
             return video_pixels(image, self.image_size, source)
-        loaded, tiling = load_image(image, source), self.family.tiling
+        loaded, tiling = load_image(image, source, reading=self.reading), self.family.tiling
         if tiling is None:
             if not self.family.pad_to_square:
                 return square_image(loaded, self.image_size)
@@ -179,7 +190,7 @@ class XComposer2Processor:
             width, height = video_size(image, self.image_size, source)
         elif self.family.tiling is not None:
             training = training or self.chat_layout == "as_trained"
-            size = image_size_of(image, source)
+            size = image_size_of(image, source, reading=self.reading)
             width, height = tiled_size(*size, self.image_size, self._tile_columns(*size, training, num_images))
         return self.family.num_image_tokens(height, width, self.patch_size)
 
@@ -239,6 +250,10 @@ class XComposer2Processor:
                     num_tokens,
                 )
             example, dropped = self._encode_text(fitting), dropped + 1
+        if not example.num_trained_tokens:
+            raise DataError(
+                f"{conversation.source}: no token of it would be trained; write an answer", "nothing trained"
+            )
         example.num_dropped_turns = dropped
         return fitting, example
 

@@ -161,6 +161,8 @@ def build_processor(
         truncation="turns" if arguments.truncation == "turns" else "refuse",
         image_size=arguments.img_size,
         pad_image_to_square=arguments.pad_image_to_square,
+        exif=arguments.exif,
+        background=arguments.background,
     )
     adapter = start.checkpoint or arguments.lora_path if arguments.lora else None
     processor.tokenizer, original = with_tokens_of_run(processor.tokenizer, adapter, arguments.new_tokens)
@@ -225,6 +227,7 @@ def load_model(
     model.config.max_length = processor.max_length
     model.config.hd_num = processor.hd_num  # so that chat shows images as training did
     model.config.pad_image_to_square = processor.pad_image_to_square
+    model.config.exif, model.config.background = processor.reading.exif or None, processor.reading.background
     if arguments.recompute:
         model.recompute_enable()
     else:

@@ -12,9 +12,10 @@ from tqdm.auto import tqdm
 
 from paddle_xc2.data.conversation import Conversation, DataError
 from paddle_xc2.data.encode import TooLong
-from paddle_xc2.data.image_transform import image_size_of
+from paddle_xc2.data.image_transform import look_at
 from paddle_xc2.data.mixture import Dataset, Records
 from paddle_xc2.data.notes import Notes
+from paddle_xc2.data.picture_reading import POSSIBLE_LOSSES
 from paddle_xc2.data.video import is_video
 from paddle_xc2.data.worker_processes import made_ahead
 from paddle_xc2.messages import listed_lines
@@ -118,9 +119,9 @@ class _Chunks(Sequence):
                 fitted, example = self.processor.lay_out(conversation)
                 for image in fitted.images:
                     if not is_video(image):
-                        image_size_of(image, conversation.source)
-                if not example.num_trained_tokens:
-                    raise DataError(f"{conversation.source}: no token of it would be trained; write an answer")
+                        looked = look_at(image, conversation.source, decode=False, reading=self.processor.reading)
+                        for loss in looked.losses:
+                            measured.notes.add(POSSIBLE_LOSSES[loss], conversation.source)
             except TooLong as error:
                 measured.refused.append(str(error))
                 continue

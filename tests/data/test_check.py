@@ -11,6 +11,7 @@ from paddle_xc2.data import check
 from paddle_xc2.data.check import check_data, open_sources
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.json_formats import open_conversations
+from paddle_xc2.data.picture_reading import PictureReading
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.record_files import RecordFile
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer
@@ -339,3 +340,23 @@ def test_a_picture_that_chat_would_put_elsewhere(folder, tokenizer):
         "train.jsonl[0]: '\\n' stands between picture and question, where chat puts nothing; remove it, or ask with "
         '<ImageHere> as it stands here ("chat --show_prompt" shows the prompt)'
     )
+
+
+def test_pictures_that_are_read_otherwise(folder, tokenizer):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGBA", (40, 30)).save(folder / "odd.png", exif=exif)
+    records = [turns("Q", "A", image="odd.png")]
+    report = checked(folder, records)
+    assert {rule: finding.count for rule, finding in report.findings.items()} == {
+        "transparent image": 1,
+        "turned image": 1,
+    }
+    (_, message), *_ = report.findings["transparent image"].examples
+    assert message == (
+        f"{folder}/train.jsonl[0]: {folder}/odd.png: 100.0% of it is transparent; what is transparent gets the colour "
+        'below it; "background": "white" puts white there'
+    )
+    assert set(check.LOSSES) <= set(check.WARNINGS)
+    reading = PictureReading(exif=True, background="white")
+    assert checked(folder, records, square(tokenizer, reading=reading)).findings == {}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 from safetensors.numpy import load_file
 
 from paddle_xc2.data import image_transform
@@ -12,8 +12,10 @@ from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.image_transform import (
     CLIP_MEAN,
     CLIP_STD,
+    FORMATS,
     ImageDamaged,
     ImageMissing,
+    ImageOfOtherKind,
     ImageTooLarge,
     image_size_of,
     load_image,
@@ -69,7 +71,7 @@ def test_pixels_are_contiguous_and_normalised_per_channel():
 # What can be read
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000"])
+@pytest.mark.parametrize("kind", FORMATS)
 def test_kinds_of_files(tmp_path, kind):
     content = saved(noise(20, 10), kind)
     (tmp_path / "image.of.any.name").write_bytes(content)
@@ -138,7 +140,7 @@ def test_missing_file(tmp_path):
     assert isinstance(caught.value, DataError)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"<svg/>"])
+@pytest.mark.parametrize("content", [b"no image", b"\0" * 100])
 def test_not_an_image(tmp_path, content):
     (tmp_path / "image.png").write_bytes(content)
     with pytest.raises(
@@ -206,3 +208,62 @@ def test_the_address_of_a_file(tmp_path, monkeypatch):
     noise(3, 2).save(tmp_path / "a b.png")
     for name in (f"file://{tmp_path}/a%20b.png", "~/a b.png", f"{tmp_path}\\a b.png"):
         assert load_image(name).size == image_size_of(name) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "this is HEIC, as telephones take it, which Pillow does not read; save it as"),
+        (b"\xff\x0a\xfa\x1f", "this is JPEG XL, which Pillow does not read; save it as PNG or JPEG"),
+        (b"8BPS\0\1", "this is a Photoshop document; save it as PNG or JPEG"),
+        (b"%PDF-1.4", "this is a PDF document; save each page as PNG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "this is PostScript; save it as PNG or JPEG"),
+        (b"<svg/>", "this is SVG, which has no pixels; save it as PNG or JPEG"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="x">', "this is SVG, which has no pixels"),
+        (b"\0" * 128 + b"DICM", "this is DICOM; save it as PNG of 8 bits"),
+        (b"PK\3\4...", "this is an archive; unpack it"),
+        (b"version https://git-lfs.github.com/spec/v1", "this is a Git LFS pointer, not the file; run git lfs pull"),
+        (b"<!DOCTYPE html><html>", "this is a web page, not an image; download the image itself"),
+    ],
+)
+def test_a_sound_file_of_another_kind_is_no_damage(tmp_path, content, message):
+    (tmp_path / "image.png").write_bytes(content)
+    for read in (load_image, image_size_of):
+        with pytest.raises(ImageOfOtherKind, match=message) as caught:
+            read(tmp_path / "image.png")
+    assert caught.value.rule == "image of another kind"
+
+
+def test_limits_of_the_reader_are_no_damage(tmp_path, monkeypatch):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("xmp", "x" * 3_000_000, zip=True)
+    content = saved(noise(20, 10), "PNG", pnginfo=info)
+    assert load_image(content).size == (20, 10)
+    monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_CHUNK", 1000)
+    with pytest.raises(ImageTooLarge, match="the texts beside its pixels are too large .*; save it without them"):
+        load_image(content)
+    content = saved(noise(20, 10), "BMP")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", raising(OSError("decoder x not available")))
+    with pytest.raises(
+        ImageOfOtherKind, match="Pillow was built without what reads it .decoder x not available.; save"
+    ):
+        load_image(content)
+
+
+def raising(error):
+    def load(image):
+        raise error
+
+    return load
+
+
+def test_what_begins_as_an_image(tmp_path):
+    content = saved(noise(20, 10), "TIFF")
+    (tmp_path / "image.tif").write_bytes(content[:8] + b"\xff" * 100)
+    with pytest.raises(
+        ImageDamaged, match="this begins as TIFF, but can't be read: it is damaged, or of a kind that Pill"
+    ):
+        load_image(tmp_path / "image.tif")
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(ImageDamaged, match="empty.png: the file is empty; replace it"):
+        load_image(tmp_path / "empty.png")

@@ -8,6 +8,7 @@ from PIL import Image
 
 from paddle_xc2 import XComposer2ForCausalLM, XComposer2Processor, XComposer2Tokenizer
 from paddle_xc2.data.json_formats import to_conversation
+from paddle_xc2.data.picture_reading import PictureReading
 from paddle_xc2.families import FAMILIES
 from paddle_xc2.training.finetune import finetune
 from tests.tiny import TINY_VOCAB_SIZE, tiny_model, tiny_tokenizer
@@ -82,3 +83,27 @@ def test_prompts_of_every_family_and_format_are_those_of_chat(folder, family):
         same = trained.input_ids.tolist() == asked.input_ids.tolist()
         assert same is not (family == "xcomposer2d5-7b" and kind == "xcomposer2"), kind
         np.testing.assert_array_equal(trained.pixel_values[0], asked.pixel_values[0])
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_pictures_are_read_as_in_training(folder, config, tmp_path, lora, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(folder / "0.png").convert("RGBA").save(tmp_path / "0.png", exif=exif)
+    record = FORMATS["llava"](str(tmp_path / "0.png"), QUESTION, "The digit 0.")
+    (tmp_path / "data.json").write_text(json.dumps([record]))
+    data = {"train": [{"name": "data", "data_files": str(tmp_path / "data.json")}]}
+    keys = {"dataset": data, "max_steps": 1, "model_name_or_path": str(folder / "model"), "lora": lora}
+    assert finetune(config(**keys, exif=True, background="white")) == 0
+    asked = XComposer2Processor.from_pretrained(tmp_path / "out")
+    assert asked.reading == PictureReading(exif=True, background="white")
+    model = XComposer2ForCausalLM.from_pretrained(tmp_path / "out")
+    assert XComposer2Processor.for_config(model.config).reading == asked.reading
+    assert "EXIF" not in capsys.readouterr().out
+    assert finetune(config(**keys, output_dir=str(tmp_path / "plain"))) == 0
+    assert XComposer2Processor.from_pretrained(tmp_path / "plain").reading == PictureReading()
+    assert (
+        '1 x picture shown as it is stored, not as its EXIF orientation says; "exif": true' in capsys.readouterr().out
+    )
+    with pytest.raises(ValueError, match='background is "whit", which is no colour'):
+        finetune(config(**keys, background="whit"))

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.json_formats import load_conversations
 from paddle_xc2.data.mixture import DatasetSpec, load_datasets
+from paddle_xc2.data.picture_reading import POSSIBLE_LOSSES, TRANSPARENT, TURNED
 from paddle_xc2.data.processor import XComposer2Processor
-from paddle_xc2.special_tokens import IGNORE_INDEX
 from paddle_xc2.training import samples as samples_module
 from paddle_xc2.training.samples import fit_samples
 
@@ -72,17 +73,19 @@ def test_fingerprint(workspace, conversations):
 
 
 def test_sample_of_which_nothing_would_be_trained(workspace, conversations, monkeypatch):
-    one = processor(workspace)
-    lay_out = one.lay_out
-
-    def untrained(conversation):
-        fitted, example = lay_out(conversation)
-        example.labels[:] = IGNORE_INDEX
-        return fitted, example
-
-    monkeypatch.setattr(one, "lay_out", untrained)
+    monkeypatch.setattr("paddle_xc2.data.encode.Example.num_trained_tokens", 0)
     with pytest.raises(DataError, match=r"train.json\[0\]: no token of it would be trained; write an answer"):
-        fit_samples(conversations, one)
+        fit_samples(conversations, processor(workspace))
+
+
+def test_pictures_that_are_read_otherwise_are_counted(workspace, conversations, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGBA", (30, 20)).save(tmp_path / "a.png", exif=exif)
+    samples = [replace(one, images=(tmp_path / "a.png",)) for one in conversations if len(one.images) == 1]
+    notes = {note.kind: note.count for note in fit_samples(samples, processor(workspace)).notes}
+    assert notes == {POSSIBLE_LOSSES[TRANSPARENT]: len(samples), POSSIBLE_LOSSES[TURNED]: len(samples)}
+    assert not fit_samples(samples, processor(workspace, exif=True, background="white")).notes
 
 
 def test_many_samples_are_measured_by_workers(workspace, conversations, monkeypatch):

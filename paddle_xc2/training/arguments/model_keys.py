@@ -168,6 +168,18 @@ class DataArguments:
         None,
         "where relative image paths start, if an entry of dataset does not say; null is the data file's folder.",
     )
+    exif: bool | None = key(
+        None,
+        "turn pictures as their EXIF orientation says, which upstream ignores; null is what the checkpoint was trained "
+        "with, else false. It is recorded, and chat then does the same.",
+        course=True,
+    )
+    background: str | None = key(
+        None,
+        "colour behind what is transparent in a picture, such as white or #f0f0f0; null is what the checkpoint was "
+        "trained with, else transparency is dropped, as upstream does. It is recorded, and chat then does the same.",
+        course=True,
+    )
     max_length: int | None = key(None, "longest sample; null is the family's.", least=1, most=2**20)
     truncation: str = key(
         "refuse",

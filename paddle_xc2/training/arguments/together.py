@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from paddle_xc2.data.picture_reading import PictureReading
 from paddle_xc2.evaluation.metrics import METRICS
 from paddle_xc2.messages import in_json, shown
 from paddle_xc2.training.arguments.data_files import check_dataset, sample_images
@@ -23,6 +24,7 @@ def check_together(arguments: FinetuneArguments, wrong: list[str]) -> None:
         arguments.resume_from_checkpoint = "auto"
     if not arguments.do_train and not arguments.do_eval:
         wrong.append('"do_train" and "do_eval" are both false: there is nothing to do')
+    _check_pictures(arguments, wrong)
     _check_schedule(arguments, wrong)
     _check_questions(arguments, wrong)
     _check_batches(arguments, wrong)
@@ -31,6 +33,13 @@ def check_together(arguments: FinetuneArguments, wrong: list[str]) -> None:
         wrong.append(f'"report_to" names "{shown(name)}", but knows only {", ".join(REPORTERS)} and none')
     _check_lora(arguments, wrong)
     check_dataset(arguments, wrong)
+
+
+def _check_pictures(arguments: FinetuneArguments, wrong: list[str]) -> None:
+    try:
+        PictureReading(bool(arguments.exif), arguments.background)
+    except ValueError as error:
+        wrong.append(str(error))
 
 
 def _check_schedule(arguments: FinetuneArguments, wrong: list[str]) -> None:
