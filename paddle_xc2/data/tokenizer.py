@@ -20,12 +20,17 @@ import sentencepiece
 
 from paddle_xc2.adapter_base import find_base, is_adapter
 from paddle_xc2.checkpoint_config import XTUNER_LLM, xtuner_folder
+from paddle_xc2.data.tokenizer_settings import (
+    CONFIG_FILE,
+    SPECIAL_TOKENS,
+    SPECIAL_TOKENS_FILE,
+    content_of,
+    read_settings,
+)
 from paddle_xc2.json_file import parse_json, read_bytes
 from paddle_xc2.messages import counted
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.special_tokens import (
-    BOS,
-    EOS,
     IM_END,
     IM_START,
     IMAGE_PLACEHOLDER,
@@ -34,16 +39,12 @@ from paddle_xc2.special_tokens import (
     RESERVED,
     TURN_END,
     TURN_START,
-    UNK,
 )
 
 MODEL_FILE = "tokenizer.model"
 PADDLENLP_MODEL_FILE = "sentencepiece.bpe.model"  # the same under the name that PaddleNLP gives it
-CONFIG_FILE = "tokenizer_config.json"
-SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 MAX_MODEL_BYTES = 64 * 2**20  # InternLM2's tokenizer.model has 1.5 MB
 
-_SPECIAL_TOKENS = {"bos_token": BOS, "eos_token": EOS, "unk_token": UNK, "pad_token": EOS}
 _PLACEHOLDERS = (IMAGE_PLACEHOLDER, LLAVA_IMAGE, LLAVA_VIDEO)  # where an image stands
 _GIT_LFS_POINTER = b"version https://git-lfs"
 _UNUSED_PIECE = re.compile(r"\[UNUSED_TOKEN_\d+\]")
@@ -64,22 +65,19 @@ class XComposer2Tokenizer:
         self._files = files
         self._source = source
         self._sp = _load_sentencepiece(files[MODEL_FILE], f"{source}/{model_file}")
-        config = {**_SPECIAL_TOKENS, "additional_special_tokens": []}
-        for name in (CONFIG_FILE, SPECIAL_TOKENS_FILE):
-            settings = parse_json(files[name], f"{source}/{name}") if name in files else {}
-            config.update({key: value for key, value in settings.items() if value is not None})
-        self.padding_side = config.get("padding_side", "right")
+        config = read_settings(files, source)
+        self.padding_side = config["padding_side"]
         self._visible_ids: set[int] = set()  # of added tokens that are text, and shown as such
         self._special_ids = self._added_tokens(config)
-        for token in [config[name] for name in _SPECIAL_TOKENS] + config["additional_special_tokens"]:
-            if _content(token) not in self._special_ids:
-                self._special_ids[_content(token)] = self._vocabulary_id(_content(token))
+        for token in [config[name] for name in SPECIAL_TOKENS] + config["additional_special_tokens"]:
+            if content_of(token) not in self._special_ids:
+                self._special_ids[content_of(token)] = self._vocabulary_id(content_of(token))
         self._special_texts = {token_id: text for text, token_id in reversed(self._special_ids.items())}
         # The longest first: a token that begins like another must win over it.
         alternatives = sorted(self._special_ids, key=len, reverse=True)
         self._special_pattern = re.compile(f"({'|'.join(map(re.escape, alternatives))})")
         self.bos_token, self.eos_token, self.unk_token, self.pad_token = (
-            _content(config[name]) for name in ("bos_token", "eos_token", "unk_token", "pad_token")
+            content_of(config[name]) for name in ("bos_token", "eos_token", "unk_token", "pad_token")
         )
 
     @classmethod
@@ -162,13 +160,13 @@ class XComposer2Tokenizer:
         """What upstream writes beside its tokenizer.model."""
         defaults = {
             CONFIG_FILE: {
-                **_SPECIAL_TOKENS,
+                **SPECIAL_TOKENS,
                 "auto_map": {"AutoTokenizer": ["tokenization_internlm_xcomposer2.InternLMXComposer2Tokenizer", None]},
                 "clean_up_tokenization_spaces": False,
                 "padding_side": self.padding_side,
                 "tokenizer_class": "InternLMXComposer2Tokenizer",
             },
-            SPECIAL_TOKENS_FILE: _SPECIAL_TOKENS,
+            SPECIAL_TOKENS_FILE: SPECIAL_TOKENS,
         }
         return {name: json.dumps(value, indent=2).encode() + b"\n" for name, value in defaults.items()}
 
@@ -380,7 +378,7 @@ class XComposer2Tokenizer:
     def _added_tokens(self, config: dict) -> dict[str, int]:
         """Special tokens that tokenizer_config.json gives an id in place of the piece that SentencePiece has there."""
         added = {}
-        for token_id, token in config.get("added_tokens_decoder", {}).items():
+        for token_id, token in config["added_tokens_decoder"].items():
             if not int(token_id) < self.vocab_size:
                 raise ValueError(
                     f'{self._source}: added token "{token["content"]}" has id {token_id}, outside the vocabulary of '
@@ -478,11 +476,6 @@ def _is_open_character(start: bytes) -> bool:
     except UnicodeDecodeError as error:
         return error.start == 0 and error.reason == "unexpected end of data"
     return False
-
-
-def _content(token: str | dict) -> str:
-    """A special token is written as a string, or as an object that holds it."""
-    return token["content"] if isinstance(token, dict) else token
 
 
 def _pad(rows: list[list[int]], width: int, value: int, side: str) -> list[list[int]]:

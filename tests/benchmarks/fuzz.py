@@ -463,6 +463,8 @@ def fuzz(kind: str, number: int, seed: int, work: Path, only: int | None) -> dic
             continue
         became, wrong = judged(found, expected["result"], before, after, kind)
         counts[became] = counts.get(became, 0) + 1
+        if only is not None or os.environ.get("FUZZ_SHOW") == became:
+            print(kind, index, said_otherwise(before, after)[1] if became in ("same", "other") else "")
         if only is not None:
             print(found["traceback"] or found["message"], f"{found['seconds']:.1f} s", became, wrong)
         if wrong and (became, wrong) not in told:
