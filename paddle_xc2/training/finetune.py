@@ -31,10 +31,11 @@ from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load
 from paddle_xc2.training.checkpoints import check_whole
 from paddle_xc2.training.interruption import Stopped, is_disk_error
 from paddle_xc2.training.lora import add_lora, check_continues, continue_adapter, remember_trained
-from paddle_xc2.training.metrics import LOSS_PLOT, device_memory, draw_metrics
+from paddle_xc2.training.metrics import device_memory
 from paddle_xc2.training.outcome import answer_to_first_sample, outcome_lines, train_longer
 from paddle_xc2.training.output import Start, check_none_in_the_way, check_same_course, choose_start, claim, held
 from paddle_xc2.training.plan import Plan, first_sample_text, plan_lines
+from paddle_xc2.training.plot import LOSS_PLOT, draw_metrics
 from paddle_xc2.training.reporting import check_installed
 from paddle_xc2.training.sample_answers import TABLE_FILE, read_questions
 from paddle_xc2.training.samples import Samples, fit_samples

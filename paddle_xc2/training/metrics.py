@@ -1,4 +1,4 @@
-"""What a run reports while it runs: metrics.jsonl, loss.png, and a bar or lines on the terminal."""
+"""What a run reports while it runs: metrics.jsonl, and a bar or lines on the terminal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from paddle_xc2.durable import replace_file, written_aside
+from paddle_xc2.durable import replace_file
 from paddle_xc2.evaluation.metrics import METRICS
 
 METRICS_FILE = "metrics.jsonl"
-LOSS_PLOT = "loss.png"
 
 
 class MetricsFile:
@@ -55,82 +54,6 @@ def best_evaluation(entries: list[dict], metric: str, greater: bool) -> dict | N
     """The evaluation with the best value of `metric`; of equals the first, None if there is none."""
     evaluated = [entry for entry in entries if metric in entry and math.isfinite(entry[metric])]
     return min(evaluated, key=lambda entry: -entry[metric] if greater else entry[metric], default=None)
-
-
-# The panels of loss.png: (what is measured, key of metrics.jsonl), each over the steps.
-_PANELS = (
-    ("loss (nats a trained token)", "loss"),
-    ("learning rate", "learning_rate"),
-    ("gradient norm", "grad_norm"),
-    ("tokens a second", "tokens_per_second"),
-    ("peak memory (GB)", "peak_memory_gb"),
-)
-# What is drawn smoothed too, with the weight of the past; evaluations are few, and are noisy less.
-_SMOOTHED = {"loss": 0.9, "eval_loss": 0.5, "grad_norm": 0.9, "tokens_per_second": 0.9}
-
-
-def draw_metrics(entries: list[dict], path: Path) -> None:
-    """The course of a run, as a PNG file.
-
-    A panel each for loss (training and evaluation, raw and smoothed), learning rate, gradient norm, tokens a second and
-    memory, and for the scores of generated answers; what was not measured has none.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    scores = [f"eval_{name}" for name in METRICS if any(f"eval_{name}" in entry for entry in entries)]
-    panels = [(title, [key]) for title, key in _PANELS if key == "loss" or _points(entries, key)[0]]
-    panels[0][1].append("eval_loss")
-    if scores:
-        panels.insert(1, ("score of the answers", scores))
-    num_rows = 1 + len(panels) // 2  # the first panel has a row to itself
-    figure = Figure(figsize=(10, 2.6 * (num_rows + 0.6)), dpi=100)
-    grid = figure.add_gridspec(num_rows, 2, height_ratios=[1.6, *[1.0] * (num_rows - 1)])
-    # By hand: finding the margins takes longer than all the rest.
-    grid.update(left=0.08, right=0.985, wspace=0.25, hspace=0.35, top=0.97, bottom=0.19 / num_rows)
-    for place, panel in enumerate(panels):
-        cell = grid[0, :] if place == 0 else grid[(place + 1) // 2, (place + 1) % 2]
-        _draw_panel(figure.add_subplot(cell), entries, *panel)
-    with written_aside(path) as aside:
-        FigureCanvasAgg(figure).print_png(str(aside))
-
-
-def _draw_panel(axes, entries: list[dict], title: str, keys: list[str]) -> None:
-    for number, key in enumerate(keys):
-        steps, values = _points(entries, key)
-        if not steps:
-            continue
-        colour = "tab:orange" if key == "eval_loss" else f"C{number}"
-        marker = "o" if key.startswith("eval_") else None
-        name = {"loss": "training", "eval_loss": "evaluation"}.get(key, key.removeprefix("eval_"))
-        past = _SMOOTHED.get(key)
-        axes.plot(steps, values, color=colour, alpha=1.0 if past is None else 0.35, marker=marker, label=name)
-        if past is not None:
-            axes.plot(steps, smooth(values, past), color=colour, label=f"{name}, smoothed")
-    highest = max((max(line.get_ydata()) for line in axes.lines), default=0)
-    axes.set(xlabel="step", ylabel=title, ylim=(0, 1.05 * highest or 1))
-    axes.set_xlim(0, max((entry["step"] for entry in entries), default=0) or 1)
-    axes.grid(alpha=0.3)
-    if len(keys) > 1 and axes.lines:
-        axes.legend()
-
-
-def _points(entries: list[dict], key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of what was measured and is a number."""
-    found = [
-        (entry["step"], entry[key]) for entry in entries if entry.get(key) is not None and math.isfinite(entry[key])
-    ]
-    return [step for step, _ in found], [value for _, value in found]
-
-
-def smooth(values, past: float = 0.9) -> list[float]:
-    """Exponential moving average without a start-up bias. past: weight of what came before each value."""
-    average, weight, smoothed = 0.0, 0.0, []
-    for value in values:
-        average = past * average + (1 - past) * value
-        weight = past * weight + (1 - past)
-        smoothed.append(average / weight)
-    return smoothed
 
 
 def peak_memory_gb() -> float:

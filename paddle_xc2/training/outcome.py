@@ -10,6 +10,7 @@ from paddle_xc2.generation.chat import decode_answer, stop_ids
 from paddle_xc2.generation.generate import generate
 from paddle_xc2.messages import shown
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
+from paddle_xc2.training.metrics import best_evaluation
 
 if TYPE_CHECKING:
     from paddle_xc2.training.plan import Plan
@@ -55,17 +56,26 @@ def little_learned(losses: list[float]) -> str | None:
     return f"the loss hardly moved, from {first:.4f} to {last:.4f}: the model has learned little"
 
 
-def overfitted(entries: list[dict]) -> str | None:
-    """That the loss of the evaluations rose again, with its numbers; None if it did not.
+def lowest_evaluation(entries: list[dict]) -> dict | None:
+    """The evaluation with the lowest loss; of equals the first, None if there is none.
 
     Args:
         entries: of metrics.jsonl.
     """
+    return best_evaluation(entries, "eval_loss", greater=False)
+
+
+def risen_evaluation(entries: list[dict]) -> dict | None:
+    """The last evaluation, if its loss is clearly above the lowest; else None. entries: of metrics.jsonl."""
     evaluated = [entry for entry in entries if math.isfinite(entry.get("eval_loss", math.nan))]
-    if len(evaluated) < 2:
-        return None
-    best, last = min(evaluated, key=lambda entry: entry["eval_loss"]), evaluated[-1]
-    if last["eval_loss"] < (1 + _LITTLE) * best["eval_loss"]:
+    best = lowest_evaluation(evaluated)
+    return evaluated[-1] if best and evaluated[-1]["eval_loss"] > (1 + _LITTLE) * best["eval_loss"] else None
+
+
+def overfitted(entries: list[dict]) -> str | None:
+    """That the loss of the evaluations rose again, with its numbers; None if it did not. entries: of metrics.jsonl."""
+    best, last = lowest_evaluation(entries), risen_evaluation(entries)
+    if last is None:
         return None
     return (
         f"the evaluation loss was lowest after step {best['step']}, {best['eval_loss']:.4f}, and rose to "

@@ -36,15 +36,14 @@ from paddle_xc2.training.batches import (
 )
 from paddle_xc2.training.interruption import Stopped, StopRequest
 from paddle_xc2.training.metrics import (
-    LOSS_PLOT,
     MetricsFile,
     Progress,
     best_evaluation,
-    draw_metrics,
     peak_memory_gb,
     read_metrics,
 )
 from paddle_xc2.training.plan import Plan
+from paddle_xc2.training.plot import LOSS_PLOT, draw_metrics
 from paddle_xc2.training.predictions import delete_predictions, write_predictions
 from paddle_xc2.training.reporting import Reporters
 from paddle_xc2.training.sample_answers import SampleAnswers

@@ -1,18 +1,12 @@
 import json
 import math
 
-import pytest
-from PIL import Image
-
-from paddle_xc2.training import metrics
 from paddle_xc2.training.metrics import (
     MetricsFile,
     Progress,
     best_evaluation,
     device_memory,
-    draw_metrics,
     peak_memory_gb,
-    smooth,
 )
 
 TRAINED = {"step": 1, "epoch": 0.5, "loss": 2.0, "learning_rate": 1e-4, "tokens_per_second": 300.0}
@@ -38,61 +32,6 @@ def test_going_on_cuts_what_came_after_the_checkpoint(tmp_path):
         file.write('{"step": 3, "lo')  # killed while it wrote
     assert MetricsFile(tmp_path, checkpoint).entries == [TRAINED]
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == [json.dumps(TRAINED)]
-
-
-EVALUATED = {"step": 2, "eval_loss": 3.0, "eval_exact_match": 0.5, "eval_bleu": 0.1}
-
-
-@pytest.fixture
-def panels(monkeypatch):
-    """What was drawn: {panel: {curve: its values}}."""
-    seen = {}
-    draw = metrics._draw_panel
-
-    def record(axes, entries, title, keys):
-        draw(axes, entries, title, keys)
-        seen[title] = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
-
-    monkeypatch.setattr(metrics, "_draw_panel", record)
-    return seen
-
-
-def test_panels_of_the_plot(tmp_path, panels):
-    full = [
-        {**TRAINED, "step": step, "loss": 3.0 / step, "grad_norm": 1.0, "peak_memory_gb": 2.0} for step in (1, 2, 3)
-    ]
-    draw_metrics([*full[:2], EVALUATED, full[2]], tmp_path / "loss.png")
-    loss = panels.pop("loss (nats a trained token)")
-    assert loss["training"] == [3.0, 1.5, 1.0] and loss["training, smoothed"] == smooth([3.0, 1.5, 1.0])
-    assert loss["evaluation"] == [3.0] and loss["evaluation, smoothed"] == pytest.approx([3.0])
-    assert panels.pop("score of the answers") == {"exact_match": [0.5], "bleu": [0.1]}
-    assert {title: next(iter(curves.values())) for title, curves in panels.items()} == {
-        "learning rate": [1e-4] * 3,
-        "gradient norm": [1.0] * 3,
-        "tokens a second": [300.0] * 3,
-        "peak memory (GB)": [2.0] * 3,
-    }
-
-
-def test_what_was_not_measured_has_no_panel(tmp_path, panels):
-    draw_metrics([{**TRAINED, "loss": None}, {**TRAINED, "loss": math.nan}], tmp_path / "loss.png")
-    assert set(panels) == {"loss (nats a trained token)", "learning rate", "tokens a second"}
-    assert panels["loss (nats a trained token)"] == {}
-
-
-@pytest.mark.parametrize(
-    "entries", [[], [TRAINED, {**TRAINED, "step": 2, "loss": None}], [{"step": 1, "eval_loss": 3.0}]]
-)
-def test_plot(tmp_path, entries):
-    draw_metrics(entries, tmp_path / "loss.png")
-    with Image.open(tmp_path / "loss.png") as image:
-        assert image.size[0] > 400
-    assert [path.name for path in tmp_path.iterdir()] == ["loss.png"]
-
-
-def test_smoothing():
-    assert smooth([3.0, 3.0, 3.0]) == pytest.approx([3.0, 3.0, 3.0])
-    assert smooth([0.0, 1.0])[1] == pytest.approx(0.1 / 0.19)
 
 
 def test_peak_memory():
