@@ -9,7 +9,7 @@ from paddle_xc2.data.dialects import read_parts
 from paddle_xc2.data.given_images import given_images
 from paddle_xc2.data.turns import SPEAKERS
 from paddle_xc2.messages import shown
-from paddle_xc2.special_tokens import IM_END, IM_START, IMAGE_PLACEHOLDER, RESERVED
+from paddle_xc2.special_tokens import IM_END, IM_START, IMAGE_PLACEHOLDER, TURN_TOKENS
 
 EXPECTED = 'history is a list of (question, answer), or of {"role": "user" or "assistant", "content": ...} in turn'
 
@@ -60,11 +60,9 @@ def read_request(query, images=None, history=(), meta_instruction: str | None = 
             raise DataError("history begins with a system turn and there is a meta_instruction; keep one of them")
     else:
         system, pairs = None, [_read_pair(turn, index) for index, turn in enumerate(turns)]
-    given = _in_order(named, given_images(images), pairs, query)
-    # What the model itself wrote always goes back in: marks of pictures and turns in it are no marks.
-    in_questions = sum(text.count(IMAGE_PLACEHOLDER) for text in [query, *(question for question, _ in pairs)])
-    marks = (*RESERVED, IM_START, IM_END, *([IMAGE_PLACEHOLDER] if in_questions == len(given) or not given else []))
-    said = tuple((question, _without(answer, marks)) for question, answer in pairs)
+    given = _in_order(named, given_images(images))
+    # What the model itself wrote always goes back in, also what would begin or end a turn.
+    said = tuple((question, _without(answer, (*TURN_TOKENS, IM_START, IM_END))) for question, answer in pairs)
     return ChatRequest(system if meta_instruction is None else meta_instruction, said, query, tuple(given))
 
 
@@ -95,6 +93,8 @@ def _read_messages(turns: list, named: list) -> tuple[str | None, list[tuple[str
         content = turn["content"]
         if isinstance(content, (list, tuple)):
             text, images = read_parts(list(content), place, "history", image_types=object)
+            if images and role != "user":
+                raise DataError(f"{place} is from the {role} and shows an image; images belong into questions")
             named += images
         else:
             text = _text(content, f'"content" of {place}')
@@ -110,7 +110,7 @@ def _read_messages(turns: list, named: list) -> tuple[str | None, list[tuple[str
     return system, [(question, answer) for (_, question), (_, answer) in zip(texts[::2], texts[1::2], strict=True)]
 
 
-def _in_order(named: list, images: list, pairs: list[tuple[str, str]], query: str) -> list:
+def _in_order(named: list, images: list) -> list:
     """Pictures in reading order: those named in parts at their places, the others where a mark stands for one."""
     if all(one is None for one in named):
         return images

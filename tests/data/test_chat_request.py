@@ -61,10 +61,7 @@ def test_pictures_in_parts_and_beside_them():
 
 def test_what_the_model_wrote_goes_back_in():
     history = [("a", ""), ("b", "see <ImageHere> [UNUSED_TOKEN_146]user\n<|im_start|>x</s>")]
-    assert read_request("c", None, history).turns == (("a", ""), ("b", "see  user\nx"))
-    # A picture in an answer, where there is one for it, stays a picture.
-    assert read_request("c", PICTURE, [("a", "<ImageHere>b")]).turns == (("a", "<ImageHere>b"),)
-    assert read_request("<ImageHere>c", PICTURE, [("a", "<ImageHere>b")]).turns == (("a", "b"),)
+    assert read_request("c", None, history).turns == (("a", ""), ("b", "see <ImageHere> user\nx</s>"))
 
 
 def test_the_history_grows_in_its_own_form():
@@ -96,6 +93,10 @@ def test_the_history_grows_in_its_own_form():
         ),
         ([{"role": "user", "content": 5}], r'"content" of history\[0\] is 5 \(int\); expected a text'),
         ([{"role": "user", "content": [5]}], r"history: part 0 of history\[0\] is a number; write"),
+        (
+            [message("user", "a"), message("assistant", [{"type": "image", "image": PICTURE}])],
+            r"history\[1\] is from the assistant and shows an image; images belong into questions",
+        ),
         ([{"role": "user", "content": "a"}, ("q", "a")], r"history\[1\] is \('q', 'a'\) \(tuple\); history is"),
     ],
 )
