@@ -34,7 +34,8 @@ class Key:
         if value is None:
             return None
         if self.choices and value not in self.choices:
-            return f"one of {', '.join(self.choices)}"
+            one, *others = self.choices
+            return f"one of {', '.join(self.choices)}" if others else f"{one}, or null"
         if self.above is not None and not self.above < value <= self.most:
             return f"above {self.above} and at most {_number(self.most)}"
         if self.below is not None and not self.least <= value < self.below:
