@@ -22,6 +22,7 @@ from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer, with_tokens_of_run
 from paddle_xc2.data.worker_processes import WorkersKilled
 from paddle_xc2.durable import NoRoom
+from paddle_xc2.file_identity import model_identity
 from paddle_xc2.local_path import local_path
 from paddle_xc2.messages import counted
 from paddle_xc2.model_path import resolve_model_path
@@ -83,7 +84,9 @@ def run(
     questions = read_questions(arguments, config_path, processor)
     if evaluation:
         check_best_metric(arguments, evaluation)
-    plan = Plan(arguments, precision, start, train, evaluation, dist.get_world_size(), dist.get_rank(), questions)
+    base = model_identity(model_dir) if arguments.lora and train and not plan_only else None
+    place = (dist.get_world_size(), dist.get_rank())
+    plan = Plan(arguments, precision, start, train, evaluation, *place, questions, base)
     if plan_only:
         show_plan(plan, model_dir, processor)
         return 0

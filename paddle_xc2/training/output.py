@@ -19,6 +19,9 @@ from paddle_xc2.training.outcome import train_longer
 from paddle_xc2.weights.saving import companions
 from paddle_xc2.weights.whole_directory import check_destination, finish_interrupted
 
+# What the course of a run has since version 0.2: checkpoints without it can be gone on from.
+PICTURES, BASE, EVALUATION = "contents of pictures and tokens", "files of the base model", "evaluation data"
+
 RUN_FILE = "run.json"  # makes a folder ours: which arguments made what is in it
 
 
@@ -157,7 +160,8 @@ def check_same_course(start: Start, course: dict) -> None:
     if start.checkpoint is None:
         return
     was = start.course
-    changed = [f"{name} was {was.get(name)} and is {value}" for name, value in course.items() if was.get(name) != value]
+    known = {name: value for name, value in course.items() if name in was or name not in (PICTURES, BASE, EVALUATION)}
+    changed = [f"{name} was {was.get(name)} and is {value}" for name, value in known.items() if was.get(name) != value]
     if changed:
         longer = train_longer(start.checkpoint.parent, bool(was.get("lora")))
         raise ValueError(

@@ -20,7 +20,7 @@ from paddle_xc2.models.loss import CHUNK_ELEMENTS
 from paddle_xc2.models.nf4 import NUM_BYTES as NF4_BYTES
 from paddle_xc2.training.arguments import COURSE, LORA_COURSE, FinetuneArguments
 from paddle_xc2.training.outcome import few_steps_line
-from paddle_xc2.training.output import Start
+from paddle_xc2.training.output import BASE, EVALUATION, PICTURES, Start
 from paddle_xc2.training.sample_answers import Question
 from paddle_xc2.training.samples import Samples
 from paddle_xc2.training.trainable import PART_LEARNING_RATES, trainable_table
@@ -42,6 +42,7 @@ class Plan:
         evaluation: samples to evaluate on, or None.
         num_processes, rank: that train together, and which of them this is.
         questions: sample questions, to be asked before, during and after training.
+        base: `model_identity` of the model that LoRA trains on.
     """
 
     arguments: FinetuneArguments
@@ -52,6 +53,7 @@ class Plan:
     num_processes: int = 1
     rank: int = 0
     questions: tuple[Question, ...] = ()
+    base: str | None = None
 
     @cached_property
     def asked(self) -> list[int]:
@@ -136,7 +138,15 @@ class Plan:
             **{name: getattr(self.arguments, name) for name in COURSE},
             "lora": self.arguments.lora or None,
             **{name: getattr(self.arguments, name) for name in LORA_COURSE if self.arguments.lora},
+            PICTURES: self.train.contents,
+            **({BASE: self.base} if self.arguments.lora else {}),
+            **({EVALUATION: self._evaluation_data} if self.arguments.load_best_model_at_end else {}),
         }
+
+    @property
+    def _evaluation_data(self) -> str:
+        """Which step is the best one depends on it."""
+        return f"{self.evaluation.fingerprint}-{self.evaluation.contents}"
 
 
 def plan_lines(

@@ -18,6 +18,7 @@ from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.picture_reading import POSSIBLE_LOSSES
 from paddle_xc2.data.video import is_video
 from paddle_xc2.data.worker_processes import made_ahead
+from paddle_xc2.file_identity import picture_identity
 from paddle_xc2.messages import listed_lines
 from paddle_xc2.runtime import usable_cpus
 from paddle_xc2.special_tokens import IGNORE_INDEX
@@ -43,6 +44,7 @@ class Samples:
         notes: oddities that were read in spite of.
         token_ids: int64 [distinct], the tokens that the samples hold.
         trained_ids: int64 [distinct], those of them that are trained.
+        contents: 16 digits of what is in the pictures' files, and of the tokens, of all samples in order.
     """
 
     conversations: Sequence[Conversation]
@@ -56,6 +58,7 @@ class Samples:
     notes: Notes
     token_ids: np.ndarray
     trained_ids: np.ndarray
+    contents: str = ""
 
     def __len__(self) -> int:
         return len(self.conversations)
@@ -92,6 +95,7 @@ class _Measured:
     fitting: list[int]
     lengths: list[tuple[int, int, int]]
     digests: bytes
+    contents: bytes
     refused: list[str]
     unusable: list[str]
     num_shortened: int
@@ -111,7 +115,8 @@ class _Chunks(Sequence):
 
     def __getitem__(self, chunk: int) -> _Measured:
         none = np.empty(0, np.int64)
-        measured, digests, held, trained = _Measured([], [], b"", [], [], 0, Notes(), (none, none)), [], [], []
+        measured, digests, held, trained = _Measured([], [], b"", b"", [], [], 0, Notes(), (none, none)), [], [], []
+        contents: list[bytes] = []
         is_records = isinstance(self.records, Records)
         for index in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, len(self.records))):
             try:
@@ -132,12 +137,14 @@ class _Chunks(Sequence):
             turns = [(message.role, message.text) for message in conversation.messages]
             known = repr((turns, [image.name for image in conversation.images], lengths))
             digests.append(hashlib.sha256(known.encode()).digest())
+            contents += [picture_identity(image) for image in conversation.images]
+            contents.append(hashlib.sha256(example.input_ids.tobytes() + example.labels.tobytes()).digest())
             measured.fitting.append(index)
             measured.lengths.append(lengths)
             measured.num_shortened += example.num_dropped_turns > 0
             held.append(example.input_ids[~example.image_mask])
             trained.append(example.labels[example.labels != IGNORE_INDEX])
-        measured.digests = b"".join(digests)
+        measured.digests, measured.contents = b"".join(digests), b"".join(contents)
         if held:
             measured.tokens = (np.unique(np.concatenate(held)), np.unique(np.concatenate(trained)))
         return measured
@@ -159,7 +166,7 @@ def fit_samples(
     num_workers = usable_cpus() if num_records >= _MANY else 0
     fitting, lengths, refused, unusable, num_shortened = [], [], [], [], 0
     notes = records.notes() if isinstance(records, Records) else Notes()
-    digest = hashlib.sha256()
+    digest, contents = hashlib.sha256(), hashlib.sha256()
     held, trained = np.empty(0, np.int64), np.empty(0, np.int64)
     # A bar only if it takes long; where nobody watches, a line every now and then.
     interval = 0.2 if sys.stderr.isatty() else 10.0
@@ -174,6 +181,7 @@ def fit_samples(
             num_shortened += measured.num_shortened
             notes.update(measured.notes)
             digest.update(measured.digests)
+            contents.update(measured.contents)
             held, trained = np.union1d(held, measured.tokens[0]), np.union1d(trained, measured.tokens[1])
             bar.update(min(_CHUNK, num_records - bar.n))
     if unusable:
@@ -202,4 +210,5 @@ def fit_samples(
         notes,
         held,
         trained,
+        contents.hexdigest()[:16],
     )

@@ -388,6 +388,30 @@ def test_reporter_that_is_not_installed(config, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_changed_inputs_are_noticed(config, tmp_path, workspace, capsys):
+    """Pictures that were replaced under the same names, the base's settings, and one of its weights."""
+    inputs = shutil.copytree(workspace, tmp_path / "inputs")
+    dataset = {"train": [{"data_files": str(inputs / "train.json")}]}
+    keys = {"lora": True, "lora_rank": 4, "max_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    keys |= {"dataset": dataset, "model_name_or_path": str(inputs / "model"), "benchmark": True}
+    assert finetune(config(**keys)) == 0
+    weights = next((inputs / "model").glob("*.safetensors"))
+    flipped = bytearray(weights.read_bytes())
+    flipped[-1] ^= 1
+    settings = (inputs / "model" / "config.json").read_text()
+    for path, content, told in (
+        (inputs / "1_0.png", (inputs / "2_0.png").read_bytes(), "contents of pictures and tokens was"),
+        (inputs / "model" / "config.json", settings.replace("10000", "20000").encode(), "files of the base model was"),
+        (weights, flipped, "files of the base model was"),
+    ):
+        before = path.read_bytes()
+        assert content != before
+        path.write_bytes(content)
+        assert told in fails(config, capsys, **keys)
+        path.write_bytes(before)
+    assert finetune(config(**keys)) == 0
+
+
 def test_start_again(config, tmp_path, metrics):
     finetune(config(save_strategy="steps", save_steps=2, save_total_limit=None))
     finetune(config(save_strategy="steps", save_steps=3, learning_rate=1e-4, overwrite_output_dir=True))

@@ -9,6 +9,7 @@ from paddle_xc2.replacement import JOURNAL, replace_files
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.checkpoints import check_whole, write_checkpoint
 from paddle_xc2.training.output import (
+    PICTURES,
     RUN_FILE,
     Start,
     check_none_in_the_way,
@@ -216,6 +217,14 @@ def test_changed_course(tmp_path):
         '"resume_from_checkpoint": false or "overwrite_output_dir": true'
     )
     check_same_course(Start(None, 0, {}, 5), {"seed": 1})
+
+
+def test_course_of_an_earlier_version(tmp_path):
+    """It told nothing of what is in the pictures."""
+    start = Start(tmp_path / "checkpoint-3", 3, COURSE, 5)
+    check_same_course(start, COURSE | {PICTURES: "ab"})
+    with pytest.raises(ValueError, match=f"{PICTURES} was cd and is ab"):
+        check_same_course(Start(tmp_path / "checkpoint-3", 3, COURSE | {PICTURES: "cd"}, 5), COURSE | {PICTURES: "ab"})
 
 
 def test_claiming_clears_what_was_left_half_written(tmp_path):

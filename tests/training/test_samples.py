@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -128,3 +129,15 @@ def test_oddities_and_unusable_records_are_counted(workspace, tmp_path):
     records = load_datasets([DatasetSpec("bad", (tmp_path / "bad.jsonl",))])
     with pytest.raises(DataError, match=r"^2 of 3 records can't be used:\n .*bad.jsonl\[0\].*\n .*bad.jsonl\[2\]"):
         fit_samples(records, processor(workspace))
+
+
+def test_what_is_in_the_pictures_counts(workspace, tmp_path):
+    """Pictures that were replaced under the same names, of the same size; a copy is the same."""
+    for path in workspace.glob("*.*"):
+        shutil.copyfile(path, tmp_path / path.name)
+    before = fit_samples(load_conversations(workspace / "train.json"), processor(workspace))
+    copied = fit_samples(load_conversations(tmp_path / "train.json"), processor(workspace))
+    assert (copied.fingerprint, copied.contents) == (before.fingerprint, before.contents)
+    (tmp_path / "1_0.png").write_bytes((tmp_path / "2_0.png").read_bytes())
+    replaced = fit_samples(load_conversations(tmp_path / "train.json"), processor(workspace))
+    assert replaced.fingerprint == before.fingerprint and replaced.contents != before.contents
