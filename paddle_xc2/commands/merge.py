@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 HELP = "merge a LoRA adapter into its base, tensor by tensor, and compare the answers before and after"
+# By how much of the largest logit the merged model may differ, by what its weights are stored in; else float32's.
+_ROUNDING = {"bfloat16": 0.1, "float16": 0.0125}
 EXAMPLE = "paddle-xc2 merge --model_name_or_path ./base --lora_path ./adapter --output_path ./merged"
 
 
@@ -75,15 +79,16 @@ def run(args: Namespace) -> int:
             "original model; --dequantize merges it into the very weights that it was trained with"
         )
     if not args.no_compare:
-        compare(adapter, base, args.output, report.num_bytes, "nf4" if args.dequantize else None)
+        compare(adapter, base, args.output, "nf4" if args.dequantize else None)
     return 0
 
 
-def compare(adapter, base, merged, num_bytes: int, quantize: str | None = None) -> None:
+def compare(adapter, base, merged, quantize: str | None = None) -> None:
     """Asks the base, the base with the adapter, and the merged model the same, and prints how the logits differ.
 
+    All three compute in float32, so that they differ by how the merged weights were rounded, and by nothing else.
+
     Args:
-        num_bytes: of the merged model's tensors.
         quantize: how the base was quantized before merging.
     Raises: ValueError if the merged model's logits are not those with the adapter.
     """
@@ -94,9 +99,11 @@ def compare(adapter, base, merged, num_bytes: int, quantize: str | None = None) 
     from paddle_xc2.data.processor import XComposer2Processor
     from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
     from paddle_xc2.training.metrics import device_memory
+    from paddle_xc2.weights.checkpoint_files import read_checkpoint
 
     runtime.prepare()
-    needed = 2.5 * num_bytes  # in float32, as a CPU computes, with what is in between
+    stored = read_checkpoint(Path(merged)).values()
+    needed = 5 * sum(math.prod(tensor.shape) for tensor in stored)  # in float32, with what is in between
     if needed > device_memory():
         print(
             f"logits before and after are not compared: that takes about {needed / 1e9:.0f} GB, and there are "
@@ -111,12 +118,12 @@ def compare(adapter, base, merged, num_bytes: int, quantize: str | None = None) 
         with paddle.no_grad():
             return model(**batch).logits.numpy()
 
-    model = XComposer2ForCausalLM.from_pretrained(adapter, base=base, quantize=quantize)
+    model = XComposer2ForCausalLM.from_pretrained(adapter, "float32", base=base, quantize=quantize)
     on, change = logits(model), model.adapter_report
     model.unload_adapter()
     off = logits(model)
     del model
-    written = XComposer2ForCausalLM.from_pretrained(merged)
+    written = XComposer2ForCausalLM.from_pretrained(merged, "float32")
     after = logits(written)
     size, difference = float(np.abs(on).max()), float(np.abs(after - on).max())
     print(f"adapter: {change}")
@@ -124,8 +131,7 @@ def compare(adapter, base, merged, num_bytes: int, quantize: str | None = None) 
         f"logits of a question about a picture, up to {size:.3g}: the adapter changes them by up to "
         f"{float(np.abs(on - off).max()):.3g}; merged, they differ from that by up to {difference:.2g}"
     )
-    # Weights of 16 bits are rounded once more when they are merged.
-    if not difference <= (0.1 if num_bytes < 4 * sum(p.size for p in written.parameters()) else 1e-3) * size:
+    if not difference <= max(_ROUNDING.get(tensor.dtype, 1e-3) for tensor in stored) * size:
         raise ValueError(
             f"{merged}: its logits are not those of the base with the adapter; don't use it, and report this"
         )

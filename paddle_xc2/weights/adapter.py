@@ -267,19 +267,26 @@ def split_updates(tensors: dict[str, LazyTensor], scale_of, where: Path) -> Adap
     return adapter
 
 
-def merge(tensors: dict[str, LazyTensor], adapter: Adapter, where: Path) -> dict[str, LazyTensor]:
-    """The base with the adapter's change in it; computed in float32 when a tensor is read, in the base's dtype.
+def merge(
+    tensors: dict[str, LazyTensor], adapter: Adapter, where: Path, dtype: str | None = None
+) -> dict[str, LazyTensor]:
+    """The base with the adapter's change in it, computed in float32 when a tensor is read, and rounded once.
 
+    Args:
+        dtype: of the tensors that change; None is the base's. What is to be written in another dtype is merged in that:
+            rounded to the base's in between, it would have lost what a wider dtype is asked for.
     Raises: ValueError if the adapter changes nothing, a tensor that the base doesn't have, or one of another shape.
     """
     merged = dict(tensors)
     check_fits(adapter, {name: tensor.shape for name, tensor in tensors.items()}, where)
-    merged |= {name: tensor.as_dtype(tensors[name].dtype, name) for name, tensor in adapter.replaced.items()}
+    for name, tensor in adapter.replaced.items():
+        merged[name] = tensor.as_dtype(dtype or tensors[name].dtype, name)
     for name, update in adapter.updates.items():
         base = tensors[name]
-        merged[name] = LazyTensor(base.dtype, base.shape, _reader(name, base, update))
+        merged[name] = LazyTensor(dtype or base.dtype, base.shape, _reader(name, base, update, dtype or base.dtype))
     for name, rows in adapter.rows.items():
-        merged[name] = LazyTensor(tensors[name].dtype, tensors[name].shape, _row_reader(name, merged[name], rows))
+        base = merged[name].as_dtype(dtype or tensors[name].dtype, name)
+        merged[name] = LazyTensor(base.dtype, base.shape, _row_reader(name, base, rows))
     return merged
 
 
@@ -320,7 +327,7 @@ def _row_reader(name: str, base: LazyTensor, rows: TokenRows):
     return read
 
 
-def _reader(name: str, base: LazyTensor, update: LowRank):
+def _reader(name: str, base: LazyTensor, update: LowRank, dtype: str):
     def read() -> np.ndarray:
         """Some rows at a time, few enough for the cache: larger arrays would get new memory of the system each time.
 
@@ -332,7 +339,7 @@ def _reader(name: str, base: LazyTensor, update: LowRank):
         turned = magnitude is None and lies_transposed(view)
         if turned:
             view, left, right = view.T, right.T, left.T
-        merged = np.empty(view.shape, NUMPY_DTYPES[base.dtype])
+        merged = np.empty(view.shape, NUMPY_DTYPES[dtype])
         step = max(1, STRIP_BYTES // (4 * view.shape[1]))
         for block in row_blocks(view.shape, "float32"):
             for start in range(block.start, block.stop, step):
@@ -340,7 +347,7 @@ def _reader(name: str, base: LazyTensor, update: LowRank):
                 values = cast(view[rows], base.dtype, "float32", name) + np.float32(update.scale) * (left[rows] @ right)
                 if magnitude is not None:
                     values *= (magnitude[rows] / np.linalg.norm(values, axis=1))[:, None]
-                merged[rows] = cast(values, "float32", base.dtype, name)
+                merged[rows] = cast(values, "float32", dtype, name)
             release_pages(view)
         return merged.T if turned else merged
 

@@ -76,14 +76,16 @@ def find_shards(directory: Path) -> list[Path]:
     return []
 
 
-def read_checkpoint(directory: Path) -> dict[str, LazyTensor]:
+def read_checkpoint(directory: Path, dtype: str | None = None) -> dict[str, LazyTensor]:
     """Every tensor of a checkpoint by name, in the order in which the files hold them; reads headers only.
 
+    Args:
+        dtype: that the tensors are to be used in: those which XTuner's adapters change are merged in it.
     Raises: ValueError or FileNotFoundError naming the file, if the directory holds no checkpoint, a shard is missing,
         cut off or damaged, or the index and the shards do not tell the same.
     """
     check_is_checkpoint(directory)
-    return join_parts(directory, _read_folder, read_shard) if is_xtuner(directory) else _read_folder(directory)
+    return join_parts(directory, _read_folder, read_shard, dtype) if is_xtuner(directory) else _read_folder(directory)
 
 
 def _read_folder(directory: Path) -> dict[str, LazyTensor]:

@@ -109,16 +109,16 @@ def convert(
     elif dequantize:
         raise ValueError(f"{source}: is no adapter; dequantize is for merging one of QLoRA")
     if visual_encoder is None:
-        tensors = read_checkpoint(source)
+        tensors = read_checkpoint(source, dtype)
         config = load_config(source, tensors)
     else:
         tensors, config = assemble_llava(source, resolve_model_path(visual_encoder))
     if trained is not None:
-        tensors = merge(tensors, read_training_checkpoint(trained, lora_alpha or {}), trained)
+        tensors = merge(tensors, read_training_checkpoint(trained, lora_alpha or {}), trained, dtype)
     if adapter is not None:
         if dequantize:
-            tensors = as_trained_with(tensors, adapter)
-        tensors = merge_into_base(tensors, config, adapter)
+            tensors = as_trained_with(tensors, adapter, dtype)
+        tensors = merge_into_base(tensors, config, adapter, dtype)
     tokenizer = None  # the source's
     if adapter is not None and has_tokenizer(adapter):
         tokenizer = XComposer2Tokenizer.from_pretrained(adapter)

@@ -63,13 +63,15 @@ def load_model(
         raise ValueError(f"base {base} is given, but {directory} is no adapter; leave it out")
     if verify:
         verify_manifest(directory)
-    tensors = read_checkpoint(directory)
+    if dtype is None and paddle.device.get_device() == "cpu":
+        dtype = "float32"
+    tensors = read_checkpoint(directory, dtype)
     config = load_config(directory, tensors, XComposer2Config)
     stored_rows = 1 + config.patches_per_side**2
     if img_size is not None:
         change_image_size(config, img_size)
     if dtype is None:
-        dtype = "float32" if paddle.device.get_device() == "cpu" else prevailing_dtype(tensors.values())
+        dtype = prevailing_dtype(tensors.values())
     config.dtype = dtype
     model = build_without_memory(config, dtype)
     shapes = parameter_shapes(config)

@@ -13,13 +13,16 @@ from paddle_xc2.weights.name_map import POSITION_TABLE, layout_of, to_hf, to_pad
 from paddle_xc2.weights.xtuner import PARTS
 
 
-def merge_into_base(tensors: dict[str, LazyTensor], config, adapter_dir: Path) -> dict[str, LazyTensor]:
+def merge_into_base(
+    tensors: dict[str, LazyTensor], config, adapter_dir: Path, dtype: str | None = None
+) -> dict[str, LazyTensor]:
     """The base's tensors with the adapter's change in them, under upstream's names and in upstream's layout.
 
     Args:
         tensors: of the base, in any layout.
         config: of the base; gets the settings that the adapter was trained with.
         adapter_dir: in PEFT's or PaddleNLP's layout.
+        dtype: of the tensors that change; None is the base's.
     Raises: ValueError for what does not fit; FileNotFoundError.
     """
     tensors = _in_upstream_layout(tensors)
@@ -29,14 +32,18 @@ def merge_into_base(tensors: dict[str, LazyTensor], config, adapter_dir: Path) -
         config.img_size = settings["img_size"]
         config.check()
         name = to_hf(POSITION_TABLE)[0]
-        tensors[name] = _resized(tensors[name], config.patches_per_side, name)
+        tensors[name] = _resized(tensors[name], config.patches_per_side, name, dtype)
     adapter = with_our_prefixes(read_adapter(adapter_dir, read_shard), config)
-    return merge(tensors, adapter, adapter_dir)
+    return merge(tensors, adapter, adapter_dir, dtype)
 
 
-def as_trained_with(tensors: dict[str, LazyTensor], adapter_dir: Path) -> dict[str, LazyTensor]:
+def as_trained_with(
+    tensors: dict[str, LazyTensor], adapter_dir: Path, dtype: str | None = None
+) -> dict[str, LazyTensor]:
     """The base's tensors as QLoRA trains on them: its linear layers quantized and dequantized, in the same layout.
 
+    Args:
+        dtype: of the tensors that change; None is the base's.
     Raises: ValueError if the adapter was not trained so.
     """
     if not was_quantized(adapter_dir):
@@ -46,7 +53,7 @@ def as_trained_with(tensors: dict[str, LazyTensor], adapter_dir: Path) -> dict[s
         )
     from paddle_xc2.weights.quantized import as_quantized  # needs Paddle
 
-    return as_quantized(tensors, layout_of(tensors))
+    return as_quantized(tensors, layout_of(tensors), dtype)
 
 
 def with_our_prefixes(adapter: Adapter, config) -> Adapter:
@@ -79,8 +86,8 @@ def _in_upstream_layout(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]
     return renamed
 
 
-def _resized(table: LazyTensor, patches_per_side: int, name: str) -> LazyTensor:
-    """The position table for images of another size, in its own dtype."""
+def _resized(table: LazyTensor, patches_per_side: int, name: str, dtype: str | None) -> LazyTensor:
+    """The position table for images of another size; dtype: None is its own."""
     from paddle_xc2.weights.loading import resized_table  # the only step that needs Paddle
 
-    return resized_table(table, patches_per_side, name).as_dtype(table.dtype, name)
+    return resized_table(table, patches_per_side, name).as_dtype(dtype or table.dtype, name)

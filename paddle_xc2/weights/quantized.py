@@ -69,31 +69,33 @@ def dequantized_tensors(model, dtype: str) -> dict[str, LazyTensor]:
     }
 
 
-def as_quantized(tensors: dict[str, LazyTensor], layout: str) -> dict[str, LazyTensor]:
-    """A checkpoint with the values that its quantized layers compute with; names, layout and dtypes stay.
+def as_quantized(tensors: dict[str, LazyTensor], layout: str, dtype: str | None = None) -> dict[str, LazyTensor]:
+    """A checkpoint with the values that its quantized layers compute with; names and layout stay.
 
     Args:
         tensors: of the checkpoint, by its names.
         layout: that of the checkpoint, one of name_map.LAYOUTS.
+        dtype: of the tensors that change; None is each one's own.
     """
     changed = {}
     for name, tensor in tensors.items():
         target, transpose = to_paddle(name, layout) or ("", False)
         if _QUANTIZABLE.fullmatch(target):
-            tensor = _rounded(tensor.transposed(), name).transposed() if transpose else _rounded(tensor, name)
+            to = dtype or tensor.dtype
+            tensor = _rounded(tensor.transposed(), name, to).transposed() if transpose else _rounded(tensor, name, to)
         changed[name] = tensor
     return changed
 
 
-def _rounded(tensor: LazyTensor, name: str) -> LazyTensor:
-    """A weight [in, out] quantized and dequantized when it is read."""
+def _rounded(tensor: LazyTensor, name: str, dtype: str) -> LazyTensor:
+    """A weight [in, out] quantized and dequantized, to `dtype`, when it is read."""
 
     def read() -> np.ndarray:
         layer = NF4Linear(*tensor.shape)
         layer.quantize(_pieces(tensor, name))
-        return cast(layer.dequantize().numpy(), "float32", tensor.dtype, name)
+        return cast(layer.dequantize().numpy(), "float32", dtype, name)
 
-    return replace(tensor, read=read)
+    return replace(tensor, dtype=dtype, read=read)
 
 
 def _reader(layer: NF4Linear, dtype: str):

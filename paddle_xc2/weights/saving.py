@@ -50,7 +50,7 @@ def save_model(
 ) -> None:
     """Writes a checkpoint, with the tokenizer's and other files of the directory that the model was loaded from.
 
-    Quantized layers are written as the dense ones that they stand for, in the dtype that the model computes in.
+    Quantized layers are written as the dense ones that they stand for, in `dtype` or that which the model computes in.
 
     Args:
         model: XComposer2ForCausalLM.
@@ -62,7 +62,7 @@ def save_model(
     """
     check_dtype(dtype)
     parameters = {name: tensor_in_memory(parameter) for name, parameter in model.named_parameters()}
-    parameters |= dequantized_tensors(model, prevailing_dtype(parameters.values()))
+    parameters |= dequantized_tensors(model, dtype or prevailing_dtype(parameters.values()))
     brings = [] if model.source_dir is None else companions(model.source_dir)
     with whole_directory(directory, overwrite, brings=brings) as partial:
         write_files(

@@ -59,19 +59,20 @@ def llm_folder(directory: Path) -> Path:
     return xtuner_folder(directory, XTUNER_LLM) or directory
 
 
-def join_parts(directory: Path, read_folder, read_shard) -> dict[str, LazyTensor]:
+def join_parts(directory: Path, read_folder, read_shard, dtype: str | None = None) -> dict[str, LazyTensor]:
     """Every tensor of the model under XComposer2's names, with the adapters of its parts merged in.
 
     Args:
         read_folder: folder -> {name: tensor}.
         read_shard: file -> {name: tensor}.
+        dtype: of the tensors that an adapter changes; None is each one's own.
     Raises: FileNotFoundError naming a folder that is missing; ValueError for a tensor that belongs to no part.
     """
 
     def trained(folder: Path, part: str) -> dict[str, LazyTensor]:
         adapter = directory / f"{part}_adapter"
         tensors = read_folder(folder)
-        return merge(tensors, read_adapter(adapter, read_shard), adapter) if adapter.is_dir() else tensors
+        return merge(tensors, read_adapter(adapter, read_shard), adapter, dtype) if adapter.is_dir() else tensors
 
     tensors = dict(trained(llm_folder(directory), XTUNER_LLM))
     for part in PARTS:

@@ -99,7 +99,7 @@ def test_a_full_disk(place, capsys, monkeypatch):
 
 def test_logits_that_are_not_those_with_the_adapter(place, capsys, monkeypatch):
     folder, _ = place
-    monkeypatch.setattr("paddle_xc2.weights.convert.merge_into_base", lambda tensors, config, adapter: tensors)
+    monkeypatch.setattr("paddle_xc2.weights.convert.merge_into_base", lambda tensors, *_: tensors)
     words = ["--lora_path", str(folder / "adapter"), "--output_path", str(folder / "merged"), "--disable_tqdm"]
     assert main(["merge", *words]) == 2
     assert "its logits are not those of the base with the adapter; don't use it" in capsys.readouterr().err
@@ -151,3 +151,18 @@ def test_merging_does_not_replace_what_it_merges(place, what, capsys):
     assert main([*words, "--output_path", str(out), "--disable_tqdm"]) == 2
     assert f"{out} is the {what} itself, which merging would replace" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_16_bit_base_is_merged_in_the_dtype_that_is_asked_for(place, capsys):
+    """Not rounded to the base's in between: merged to lose nothing, it holds base + update to float32's digits."""
+    folder, _ = place
+    base = XComposer2ForCausalLM.from_pretrained(folder / "base")
+    base.save_pretrained(folder / "half", to="hf", dtype="bfloat16")
+    (folder / "adapter" / "paddle_xc2_adapter.json").unlink()  # whose base is the other one
+    (folder / "adapter" / "paddle_xc2_manifest.json").unlink()
+    want = logits(XComposer2ForCausalLM.from_pretrained(folder / "adapter", base=folder / "half"))
+    words = ["merge", "--lora_path", str(folder / "adapter"), "--base", str(folder / "half"), "--disable_tqdm"]
+    for dtype, most in (("float32", 1e-5), ("float16", 4e-3), ("bfloat16", 4e-2)):
+        assert main([*words, "--output_path", str(folder / dtype), "--dtype", dtype]) == 0
+        merged = XComposer2ForCausalLM.from_pretrained(folder / dtype)
+        assert np.abs(logits(merged) - want).max() < most * np.abs(want).max(), dtype

@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from paddle_xc2 import XComposer2ForCausalLM
 from paddle_xc2.models.lora import lora_layers
-from paddle_xc2.weights.adapter import LowRank, merge, read_adapter
+from paddle_xc2.weights.adapter import Adapter, LowRank, TokenRows, merge, read_adapter
 from paddle_xc2.weights.adapter_loading import apply_adapter
 from paddle_xc2.weights.checkpoint_files import read_checkpoint, read_shard
 from paddle_xc2.weights.lazy_tensor import LazyTensor, cast
@@ -507,3 +507,30 @@ def test_an_adapter_of_ours_that_changed_is_refused(tmp_path):
         tiny_model().load_adapter(directory)
     (directory / "paddle_xc2_manifest.json").unlink()
     assert tiny_model().load_adapter(directory).num_updates == 2
+
+
+def test_merging_rounds_once_to_the_dtype_that_is_asked_for():
+    """Updates, whole tensors and rows of a base in bfloat16."""
+    random = np.random.default_rng(0)
+    base = {name: random.standard_normal((6, 4)).astype(np.float32) for name in ("a", "b", "c", "d")}
+    bits = {name: cast(values, "float32", "bfloat16", name) for name, values in base.items()}
+    stored = {name: LazyTensor("bfloat16", (6, 4), lambda name=name: bits[name]) for name in base}
+    exact = {name: cast(bits[name], "bfloat16", "float32", name) for name in base}
+    left, right, whole = (random.standard_normal(shape).astype(np.float32) for shape in ((6, 2), (2, 4), (6, 4)))
+
+    def lazy(values):
+        return LazyTensor("float32", values.shape, lambda: values)
+
+    adapter = Adapter(
+        updates={"a": LowRank(lazy(right), lazy(left), 0.5), "d": LowRank(lazy(right), lazy(left), 0.5)},
+        replaced={"b": lazy(whole)},
+        rows={"c": TokenRows((1, 5), lazy(whole[:2]))},
+    )
+    for dtype, kept in (("float32", "float32"), (None, "bfloat16"), ("float16", "float16")):
+        merged = merge(stored, adapter, "here", dtype)
+        rows = exact["c"].copy()
+        rows[[1, 5]] = whole[:2]
+        wanted = {"a": exact["a"] + 0.5 * left @ right, "b": whole, "c": rows, "d": exact["d"] + 0.5 * left @ right}
+        for name, values in wanted.items():
+            assert merged[name].dtype == kept
+            np.testing.assert_array_equal(merged[name].load(kept, name), cast(values, "float32", kept, name))
