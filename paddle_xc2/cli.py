@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return report(argv[0], "stopped by Ctrl-C", EXIT_INTERRUPTED, show_traceback)
     except USER_MISTAKES as error:
-        return report(argv[0], str(error), EXIT_USER_MISTAKE, show_traceback)
+        return report(argv[0], path_message(error) or str(error), EXIT_USER_MISTAKE, show_traceback)
     except Failure as error:
         return report(argv[0], str(error), EXIT_FAILURE, show_traceback)
     except ImportError as error:
@@ -66,6 +66,10 @@ def main(argv: list[str] | None = None) -> int:
             raise
         flush_or_discard_output()  # it may be what lies on that disk
         return report(argv[0], disk_message(error), EXIT_FAILURE, show_traceback)
+    except RuntimeError as error:
+        if message := path_message(error):
+            return report(argv[0], message, EXIT_USER_MISTAKE, show_traceback)
+        raise
 
 
 def parsed(argv: list[str]) -> argparse.Namespace:

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
+from paddle_xc2.messages import shown
+
+_ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _FILE_ADDRESS = re.compile(r"file:(?://(?:localhost(?=/))?)?", re.IGNORECASE)
 
 
@@ -15,7 +18,11 @@ def local_path(name: str | os.PathLike) -> Path:
     """What a name written by a user stands for: the first of `spellings` that is there, else the first of all.
 
     A path that is written plainly comes back as it is.
+
+    Raises: ValueError for an address of a network, of which the file system would make folders.
     """
+    if _ADDRESS.match(os.fspath(name)):
+        raise ValueError(f"{shown(name)}: is an address, where a path on this machine is expected; fetch it first")
     first, *others = spellings(name)
     return Path(next(filter(os.path.lexists, (first, *others)), first) if others else first)
 

@@ -175,8 +175,18 @@ class Failure(RuntimeError):
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What it says, through no fault of what was to be written.
 DISK_ERRORS = {*_NO_ROOM, *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)}
-# A path that names nothing which could be read or written.
-_PATH_ERRORS = {errno.ENAMETOOLONG: "the name is too long", errno.ELOOP: "its links lead in a circle"}
+# A path that is none, or leads to nothing that could be read or written.
+_PATH_ERRORS = {
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "its links lead in a circle",
+    errno.EEXIST: "something else is there, a file or a link that leads nowhere",
+    errno.ENOENT: "there is no such file or folder",
+    errno.ENOTDIR: "what stands above it is no folder",
+    errno.EISDIR: "is a folder",
+    errno.ENXIO: "can't be opened as a file",
+    errno.EINVAL: "can't be used as a path",
+    errno.EACCES: "permission denied",
+}
 
 
 @contextmanager
@@ -200,9 +210,13 @@ def disk_message(error: OSError) -> str:
 
 
 def path_message(error: Exception) -> str | None:
-    """The message of an error whose cause is a path that can't be one; None for any other error."""
-    if isinstance(error, OSError) and error.errno in _PATH_ERRORS:
-        return f"{shown(_path_of(error))}: {_PATH_ERRORS[error.errno]}; give another path"
+    """The message of an error of the system that is about a path; None for any other error."""
+    if isinstance(error, OSError) and error.errno in _PATH_ERRORS and (path := _path_of(error)) is not None:
+        return f"{shown(path)}: {_PATH_ERRORS[error.errno]}; give another path"
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from "):  # pathlib's, before 3.13
+        return f"{shown(str(error).removeprefix('Symlink loop from '))}: {_PATH_ERRORS[errno.ELOOP]}; give another path"
+    if isinstance(error, ValueError) and str(error) == "embedded null byte":
+        return "a path holds a NUL character, which no file's name can; correct it"
     return None
 
 

@@ -55,9 +55,19 @@ def test_a_users_mistake_is_one_line_and_exit_2(command, capsys, error):
     assert capsys.readouterr().err == "paddle-xc2 try: a: b; do c\n"
 
 
-def test_a_name_that_is_too_long_is_a_users_mistake(command, capsys):
-    assert command(raising(OSError(errno.ENAMETOOLONG, "File name too long", "a.json"))) == 2
-    assert capsys.readouterr().err == "paddle-xc2 try: a.json: the name is too long; give another path\n"
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        (OSError(errno.ENAMETOOLONG, "Long", "a"), "a: the name is too long; give another path"),
+        (OSError(errno.ENOENT, "None", "a"), "a: there is no such file or folder; give another path"),
+        (OSError(errno.EACCES, "Denied", "a"), "a: permission denied; give another path"),
+        (RuntimeError("Symlink loop from 'a'"), "'a': its links lead in a circle; give another path"),
+        (ValueError("embedded null byte"), "a path holds a NUL character, which no file's name can; correct it"),
+    ],
+)
+def test_what_is_no_path_is_a_users_mistake(command, capsys, error, told):
+    assert command(raising(error)) == 2
+    assert capsys.readouterr().err == f"paddle-xc2 try: {told}\n"
 
 
 def test_errors_and_results_do_not_steer_the_terminal(command, capsys):

@@ -52,3 +52,9 @@ def test_a_file_whose_name_holds_back_slashes_is_that_file(folder):
     (folder / r"images\plain.png").write_text("")
     assert local_path(r"images\plain.png").name == r"images\plain.png"
     assert local_path(Path("~") / "new") == folder / "new"
+
+
+@pytest.mark.parametrize("name", ["http://a..b", "https://a/b.json", "s3://a/b", "hf://a"])
+def test_addresses_of_a_network_are_no_paths(name):
+    with pytest.raises(ValueError, match=f"{name}: is an address, where a path on this machine is expected; fetch it"):
+        local_path(name)

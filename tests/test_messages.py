@@ -106,4 +106,9 @@ def test_what_is_no_path():
     assert messages.path_message(too_long) == f"{'a' * 120}...: the name is too long; give another path"
     circle = OSError(errno.ELOOP, "Too many levels", b"\x1b")
     assert messages.path_message(circle) == r"\x1b: its links lead in a circle; give another path"
-    assert messages.path_message(OSError(errno.EIO, "gone")) is messages.path_message(ValueError("a")) is None
+    there = FileExistsError(errno.EEXIST, "File exists", "out")
+    assert messages.path_message(there).startswith("out: something else is there, a file or a link that leads nowhere;")
+    assert messages.path_message(RuntimeError("Symlink loop from 'a'")).startswith("'a': its links lead in a circle;")
+    assert messages.path_message(ValueError("embedded null byte")).startswith("a path holds a NUL character")
+    others = OSError(errno.EIO, "gone"), OSError(errno.ENOENT, "no name"), ValueError("a"), RuntimeError("b")
+    assert list(map(messages.path_message, others)) == [None] * 4

@@ -176,7 +176,7 @@ def is_argument_file(path: Path) -> bool:
         return False
     try:
         values = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):  # the second for brackets without end
         return False
     return isinstance(values, dict) and any(key in values for key in _ARGUMENT_KEYS) and "conversations" not in values
 
