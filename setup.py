@@ -46,8 +46,6 @@ EXTRAS = {
     "cpu": ["paddlepaddle>=3.0,<3.4"],
     # From Paddle's own package index, for the CUDA version at hand; the public index ends at 2.6.2.
     "gpu": ["paddlepaddle-gpu>=3.0,<3.4"],
-    # The page in the browser; 5 works with NumPy 1. FastAPI and uvicorn: the server.
-    "web": ["gradio>=5,<6", "fastapi>=0.110,<1", "uvicorn>=0.29,<1"],
     # Frames of video files; brings FFmpeg's libraries along. 17 tells what a file's index lists; the tests run with it.
     "video": ["av>=17,<18"],
     # The scans of handwritten digits that the demo trains on.

@@ -164,4 +164,13 @@ def test_every_requirement_has_a_range_and_a_reason():
         assert re.search("<|==|>=", requirement), requirement
         line = next(number for number, text in enumerate(lines) if f'"{requirement}"' in text)
         assert lines[line - 1].strip().startswith("#"), f"no reason for {requirement}"
-    assert {"cpu", "gpu", "web", "video", "demo", "tensorboard", "test"} == set(extras)
+    assert {"cpu", "gpu", "video", "demo", "tensorboard", "test"} == set(extras)
+
+
+def test_every_extra_is_for_code_that_is_there():
+    sources = "\n".join(path.read_text() for path in (ROOT / "paddle_xc2").rglob("*.py"))
+    modules = {"scikit-learn": "sklearn"}
+    for requirement in [one for name in ("video", "demo", "tensorboard") for one in setup_lists()[1][name]]:
+        name = re.match(r"[\w-]+", requirement).group()
+        module = modules.get(name, name)
+        assert re.search(rf"^\s*(import|from) {module}\b", sources, re.MULTILINE), requirement

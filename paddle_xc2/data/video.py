@@ -207,7 +207,7 @@ def _opened(video, name: str):
         import av  # here, because it is optional
     except ImportError as error:
         raise ImageError(
-            f'{name}: videos are read with the package av, which is missing; run: pip install "paddle_xc2[video]"'
+            f'{name}: videos are read with the package av, which is missing; run: pip install --no-deps "av>=17,<18"'
         ) from error
     if isinstance(video, bytes):
         file = io.BytesIO(video)

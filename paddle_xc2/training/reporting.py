@@ -21,7 +21,8 @@ def check_installed(names: tuple[str, ...]) -> None:
         module, requirement = REPORTERS[name]
         if importlib.util.find_spec(module) is None:
             raise ValueError(
-                f'"report_to" names {name}, which needs a package that is not installed: pip install "{requirement}"'
+                f'"report_to" names {name}, which needs a package that is not installed: pip install --no-deps '
+                f'"{requirement}"'
             )
 
 

@@ -2,7 +2,6 @@
 
 import io
 import sys
-from argparse import Namespace
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -36,7 +35,7 @@ KINDS = {
 
 @pytest.fixture
 def av():
-    return pytest.importorskip("av", reason='videos are read with the package av: pip install "paddle_xc2[video]"')
+    return pytest.importorskip("av", reason='videos are read with the package av: pip install --no-deps "av>=17,<18"')
 
 
 @pytest.fixture
@@ -300,7 +299,7 @@ def test_without_the_package(monkeypatch, tmp_path):
         video_size(tmp_path / "video.mp4", 560, "train.json[17]")
     assert str(caught.value) == (
         f"train.json[17]: {tmp_path / 'video.mp4'}: videos are read with the package av, which is missing; "
-        'run: pip install "paddle_xc2[video]"'
+        'run: pip install --no-deps "av>=17,<18"'
     )
 
 
@@ -435,7 +434,7 @@ def test_a_prompt_takes_videos_and_pictures(make_video, processor):
 
 
 def test_a_video_that_cannot_be_read_is_named_with_its_record(processor, tmp_path):
-    pytest.importorskip("av", reason='videos are read with the package av: pip install "paddle_xc2[video]"')
+    pytest.importorskip("av", reason='videos are read with the package av: pip install --no-deps "av>=17,<18"')
     (tmp_path / "clip.mp4").write_bytes(b"nothing")
     turns = [["<img>clip.mp4</img>What happens?", "Nothing."]]
     with pytest.raises(ImageDamaged, match=r"^record: .*clip\.mp4: the video can't be read"):
@@ -462,18 +461,14 @@ def test_a_video_by_address(make_video, monkeypatch, tmp_path):
 
 
 def test_chat_about_a_video(make_video, tmp_path):
-    from paddle_xc2.commands.chat import ChatSession
+    from paddle_xc2.generation.session import ChatSession
 
     clip = make_video("clip.mp4", 2, rate=2)
     model = tiny_model(xc2_family="xcomposer2d5-7b", img_size=560, max_position_embeddings=2048)
     tokenizer = XComposer2Tokenizer.from_pretrained(tiny_tokenizer(tmp_path / "tokenizer"))
     settings = {"do_sample": False, "max_new_tokens": 3}
     answer, _ = model.chat(tokenizer, "What happens?", str(clip), **settings)
-    arguments = Namespace(
-        meta_instruction=None, greedy=True, max_new_tokens=3, temperature=1.0, top_p=0.8, top_k=50,
-        repetition_penalty=1.005, num_beams=1,
-    )  # fmt: skip
-    conversation = ChatSession(model, tokenizer, arguments)
+    conversation = ChatSession(model, tokenizer, settings)
     conversation.add_image(str(clip))
     assert conversation.ask_whole("What happens?") == answer
     with pytest.raises(ImageMissing, match="missing.mp4: there is no such video file"):
