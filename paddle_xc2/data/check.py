@@ -18,10 +18,13 @@ from paddle_xc2.counted import counted
 from paddle_xc2.data.conversation import Conversation, DataError, broken_rules, check_trainable
 from paddle_xc2.data.dialects import read_record
 from paddle_xc2.data.downloads import ImageCache
+from paddle_xc2.data.duplicates import note_duplicate_images, note_duplicates
 from paddle_xc2.data.encode import Example, TooLong
-from paddle_xc2.data.image_transform import look_at
+from paddle_xc2.data.findings import Finding, add_finding, by_frequency, merge_findings
+from paddle_xc2.data.image_transform import ImageMissing, look_at
 from paddle_xc2.data.json_formats import find_image, image_folders, sizes_in, to_conversation
-from paddle_xc2.data.near_duplicates import SIGNATURE_BYTES, near_duplicates, text_signature
+from paddle_xc2.data.missing_images import NUM_LOOKED_FOR, where_they_lie
+from paddle_xc2.data.near_duplicates import SIGNATURE_BYTES, text_signature
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.picture_marks import unlike_chat
 from paddle_xc2.data.picture_reading import AS_UPSTREAM, LOSSES
@@ -30,35 +33,11 @@ from paddle_xc2.data.video import frame_sheet, is_video
 from paddle_xc2.data.worker_processes import map_ranges
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
 
-NUM_EXAMPLES = 1000  # kept for each rule; all are counted
-
-NEAR_DUPLICATE = 0.8  # share of three-word runs in common
 MANY_PIXELS = 25_000_000  # decoding takes about a second
 FEW_PIXELS = 14  # side of a released model's ViT patch
 FEW_TRAINED = 0.01  # share of a sample's text tokens
 
 _RANGE = 64  # records that a worker checks at a time; of some, each has a dozen large images
-
-# What is remarkable but trains. Errors are DataErrors, under the rule that they name.
-WARNINGS = {
-    "left out": "too long, and truncation leave_out goes on without them",
-    "shortened": "lose their oldest turns to fit max_length",
-    "few trained tokens": "hardly anything of the sample is learned",
-    "asked otherwise": "the picture stands elsewhere than chat puts one",
-    "unused image tag": "a tag for an image that stays text",
-    "unread image": "a key that is not read names an image",
-    "large image": "slow to decode",
-    "16-bit image": "grey of more than 8 bits, which is cut off at white",
-    "image of floats": "values that are no brightness from 0 to 255",
-    "transparent image": "transparency is dropped",
-    "turned image": "EXIF says how it was held, which is ignored",
-    "animated image": "only the first frame is shown",
-    "emptied image": "nothing is left to see after it became RGB",
-    "tiny image": "smaller than what the model looks at as one patch",
-    "duplicate record": "the same texts and images as an earlier record",
-    "near-duplicate record": "nearly the same texts, and the same images, as an earlier record",
-    "duplicate image": "the same file content under another name",
-}
 
 _IMAGE_LIKE_TAG = re.compile(r"<\s*/?\s*(?:image|img|image\s*here|image_?\d+)\s*/?\s*>", re.IGNORECASE)
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".mp4")
@@ -97,30 +76,6 @@ class DataSource:
     def conversation(self, index: int) -> Conversation:
         """A record as training takes it. Raises: DataError."""
         return to_conversation(self.records.read(index), self.name(index), self.image_folder, self.path.parent)
-
-
-@dataclass
-class Finding:
-    """What breaks one rule.
-
-    Attributes:
-        is_error: whether training would refuse the records, or go wrong.
-        count: how often the rule is broken.
-        examples: (record, message) of the first ones; the record is counted over all sources, -1 for a whole file.
-    """
-
-    is_error: bool
-    count: int = 0
-    examples: list[tuple[int, str]] = field(default_factory=list)
-
-    def add(self, record: int, message: str) -> None:
-        self.count += 1
-        if len(self.examples) < NUM_EXAMPLES:
-            self.examples.append((record, message))
-
-    def merge(self, other: Finding) -> None:
-        self.count += other.count
-        self.examples += other.examples[: NUM_EXAMPLES - len(self.examples)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +133,7 @@ class DataReport:
 
     def of(self, errors: bool) -> dict[str, Finding]:
         """The findings that are errors, or those that are warnings; the most frequent first."""
-        chosen = {rule: finding for rule, finding in self.findings.items() if finding.is_error == errors}
-        return dict(sorted(chosen.items(), key=lambda item: -item[1].count))
+        return by_frequency((rule, finding) for rule, finding in self.findings.items() if finding.is_error == errors)
 
     def locate(self, record: int) -> tuple[DataSource, int]:
         """The source of a record that is counted over all sources, and its number there."""
@@ -205,7 +159,7 @@ def open_sources(
         try:
             sources.append(DataSource(RecordFile(path), image_folder))
         except DataError as error:
-            findings.setdefault("unreadable file", Finding(True)).add(-1, str(error))
+            add_finding(findings, "unreadable file", True, -1, str(error))
     return sources, findings
 
 
@@ -239,6 +193,7 @@ def check_data(
     signatures = np.zeros((len(checker), SIGNATURE_BYTES), np.uint8)
     has_signature = np.zeros(len(checker), bool)
     images: dict[str, ImageFacts] = {}
+    missing: list[tuple[str, Path]] = []
     for part, checked in map_ranges(checker, len(checker), num_workers, _RANGE):
         rows = slice(part.start, part.stop)
         report.usable[rows], report.lengths[rows], report.characters[rows] = (
@@ -247,24 +202,26 @@ def check_data(
             checked.characters,
         )
         hashes[rows], signatures[rows], has_signature[rows] = checked.hashes, checked.signatures, checked.has_signature
-        for rule, finding in checked.findings.items():
-            report.findings.setdefault(rule, Finding(finding.is_error)).merge(finding)
+        merge_findings(report.findings, checked.findings)
+        missing += checked.missing[: NUM_LOOKED_FOR - len(missing)]
         for facts in checked.images:
             if facts.path not in images:
                 images[facts.path] = facts
                 _note_odd_size(facts, checker, report.findings)
                 for loss, what in facts.losses.items():
                     message = f"{checker.name(facts.record)}: {facts.path}: {what}; {LOSSES[loss]}"
-                    _add(report.findings, loss, False, facts.record, message)
+                    add_finding(report.findings, loss, False, facts.record, message)
         report.notes.update(checked.notes)
         report.num_image_references += checked.num_image_references
         progress(len(part))
     report.images = list(images.values())
-    _note_duplicate_images(report)
-    _note_duplicates(report, checker, hashes, signatures, has_signature)
+    note_duplicate_images(report.images, report.findings)
+    note_duplicates(hashes, signatures, has_signature, checker.name, report.findings)
+    if missing:
+        report.findings["image missing"].advice = where_they_lie(missing)
     if not report.usable.any() and not report.has_errors:
         message = "no record is left to train on; see the warnings"
-        _add(report.findings, "nothing to train on", True, -1, message)
+        add_finding(report.findings, "nothing to train on", True, -1, message)
     return report
 
 
@@ -290,6 +247,7 @@ class _Checked:
     notes: Notes = field(default_factory=Notes)
     images: list[ImageFacts] = field(default_factory=list)
     num_image_references: int = 0
+    missing: list[tuple[str, Path]] = field(default_factory=list)  # as of `where_they_lie`
 
 
 class _Checker:
@@ -339,7 +297,7 @@ class _Checker:
             sizes = sizes_in(source.image_folders, source.name(index), self.cache)
             messages, references = read_record(raw, source.name(index), checked.notes, sizes)
         except DataError as error:
-            _add(checked.findings, error.rule, True, record, str(error))
+            add_finding(checked.findings, error.rule, True, record, str(error))
             return
         errors = [(error.rule, str(error)) for error in broken_rules(messages, len(references), source.name(index))]
         images = []
@@ -348,6 +306,8 @@ class _Checker:
                 images.append(source.find_image(reference, index, self.cache))
             except DataError as error:
                 errors.append((error.rule, str(error)))
+                if isinstance(error, ImageMissing):
+                    checked.missing.append(error.looked_for)
         checked.num_image_references += len(references)
         self._note_texts(messages, references, raw, record, row, checked)
         read, usable = images, True
@@ -358,16 +318,17 @@ class _Checker:
             except TooLong as error:
                 checked.lengths[row, 0], usable = error.num_tokens, False
                 if self.leave_out:
-                    _add(checked.findings, "left out", False, record, str(error))
+                    add_finding(checked.findings, "left out", False, record, str(error))
                 else:
                     errors = [(error.rule, str(error))]
             except DataError as error:
                 errors = [(error.rule, str(error))]
         errors += self._image_errors(read, record, checked)
         for rule, message in dict.fromkeys(errors):
-            _add(checked.findings, rule, True, record, message)
+            add_finding(checked.findings, rule, True, record, message)
         checked.usable[row] = usable and not errors
-        self._remember(messages, images, row, checked)
+        if not errors:  # what is to be mended first may be another record then
+            self._remember(messages, images, row, checked)
 
     def _lay_out(self, conversation: Conversation, record: int, row: int, checked: _Checked) -> Conversation:
         """Notes how long a record is that is otherwise in order.
@@ -382,7 +343,7 @@ class _Checker:
         checked.lengths[row] = len(example), int(example.image_mask.sum()), example.num_trained_tokens
         self._note_lengths(example, record, checked)
         if told := unlike_chat(conversation, self.processor.family):
-            _add(checked.findings, "asked otherwise", False, record, f"{conversation.source}: {told}")
+            add_finding(checked.findings, "asked otherwise", False, record, f"{conversation.source}: {told}")
         return fitting
 
     def _image_errors(self, images: list[Path], record: int, checked: _Checked) -> list[tuple[str, str]]:
@@ -416,11 +377,11 @@ class _Checker:
         if example.num_dropped_turns:
             message = f"{name}: loses its oldest {counted(example.num_dropped_turns, 'turn')} to fit max_length"
             message += ", but no image" if example.image_mask.any() else ""
-            _add(checked.findings, "shortened", False, record, f"{message}; raise max_length to keep them")
+            add_finding(checked.findings, "shortened", False, record, f"{message}; raise max_length to keep them")
         text_tokens = len(example) - int(example.image_mask.sum())
         if example.num_trained_tokens < FEW_TRAINED * text_tokens:
             message = f"{name}: {example.num_trained_tokens} of {text_tokens} text tokens are trained"
-            _add(checked.findings, "few trained tokens", False, record, f"{message}; the rest only costs time")
+            add_finding(checked.findings, "few trained tokens", False, record, f"{message}; the rest only costs time")
 
     def _note_texts(self, messages, references, raw: dict, record: int, row: int, checked: _Checked) -> None:
         name = self.name(record)
@@ -433,13 +394,13 @@ class _Checker:
                         f"{name}: message {index} holds {tag}, which stays text; write {IMAGE_PLACEHOLDER} if an image "
                         "belongs there, and name the image"
                     )
-                    _add(checked.findings, "unused image tag", False, record, text)
+                    add_finding(checked.findings, "unused image tag", False, record, text)
         for key, value in raw.items() if not references else ():
             if isinstance(value, list) and value:
                 value = value[0]
             if key != "id" and isinstance(value, str) and value.lower().endswith(_IMAGE_SUFFIXES):
                 text = f'{name}: "{key}" names {value[:200]}, which is not read; call it "image" if it is meant'
-                _add(checked.findings, "unread image", False, record, text)
+                add_finding(checked.findings, "unread image", False, record, text)
 
     def _remember(self, messages, images: list[Path], row: int, checked: _Checked) -> None:
         # Case and white space don't count.
@@ -454,10 +415,6 @@ class _Checker:
             checked.signatures[row], checked.has_signature[row] = signature, True
 
 
-def _add(findings: dict[str, Finding], rule: str, is_error: bool, record: int, message: str) -> None:
-    findings.setdefault(rule, Finding(is_error)).add(record, message)
-
-
 def _hash_file(path: Path) -> int:
     digest = xxh3_128()
     with open(path, "rb") as file:
@@ -469,35 +426,8 @@ def _hash_file(path: Path) -> int:
 def _note_odd_size(facts: ImageFacts, checker: _Checker, findings: dict[str, Finding]) -> None:
     size = f"{checker.name(facts.record)}: {facts.path}: {facts.width} x {facts.height} pixels"
     if facts.width * facts.height > MANY_PIXELS:
-        _add(findings, "large image", False, facts.record, f"{size} take long to decode; make it smaller")
+        add_finding(findings, "large image", False, facts.record, f"{size} take long to decode; make it smaller")
     elif facts.width and min(facts.width, facts.height) < checker.few_pixels:
-        _add(findings, "tiny image", False, facts.record, f"{size} hardly show anything; look whether it is meant")
-
-
-def _note_duplicate_images(report: DataReport) -> None:
-    first: dict[int, ImageFacts] = {}
-    for facts in report.images:
-        if facts.content is None:
-            continue
-        earlier = first.setdefault(facts.content, facts)
-        if earlier is not facts:
-            message = f"{facts.path}: the same content as {earlier.path}; remove one if it is not meant"
-            _add(report.findings, "duplicate image", False, facts.record, message)
-
-
-def _note_duplicates(report, checker: _Checker, hashes, signatures, has_signature) -> None:
-    whole, groups = hashes.T
-    known = np.flatnonzero(whole)
-    _, firsts, inverse = np.unique(whole[known], return_index=True, return_inverse=True)
-    earlier = known[firsts[inverse.ravel()]]
-    for record, first in zip(known[known != earlier], earlier[known != earlier], strict=True):
-        message = f"{checker.name(record)}: the same texts and images as {checker.name(first)}; remove one"
-        _add(report.findings, "duplicate record", False, int(record), message)
-    compared = known[(known == earlier) & has_signature[known]]
-    for text, other, similarity in near_duplicates(signatures[compared], groups[compared], NEAR_DUPLICATE):
-        record, first = int(compared[text]), int(compared[other])
-        message = (
-            f"{checker.name(record)}: nearly the same as {checker.name(first)} (about {similarity:.0%} of their "
-            "three-word pieces agree); keep one if that is not meant"
+        add_finding(
+            findings, "tiny image", False, facts.record, f"{size} hardly show anything; look whether it is meant"
         )
-        _add(report.findings, "near-duplicate record", False, record, message)

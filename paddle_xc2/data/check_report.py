@@ -15,14 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from paddle_xc2.data.check import WARNINGS, DataReport, Finding
+from paddle_xc2.data.check import DataReport
 from paddle_xc2.data.conversation import DataError
+from paddle_xc2.data.findings import WARNINGS, Finding, finding_lines
 from paddle_xc2.data.image_transform import load_image
 from paddle_xc2.data.marked_text import Piece, marked_pieces
 from paddle_xc2.data.video import is_video
 from paddle_xc2.directory_lock import locked
 from paddle_xc2.durable import replace_file
-from paddle_xc2.messages import and_more, counted, shown
+from paddle_xc2.messages import counted, shown
 
 _NUM_LISTED = 3  # examples of a finding on the terminal
 _NUM_LISTED_CHARACTERS = 1000  # of one of them
@@ -46,11 +47,7 @@ def summary_lines(report: DataReport) -> list[str]:
     for title, findings in (("errors", report.of(errors=True)), ("warnings", report.of(errors=False))):
         if findings:
             lines += ["", title]
-        for rule, finding in findings.items():
-            meaning = f" ({WARNINGS[rule]})" if rule in WARNINGS else ""
-            lines.append(f"  {rule}: {finding.count:,}{meaning}")
-            examples = [shown(message, _NUM_LISTED_CHARACTERS) for _, message in finding.examples[:_NUM_LISTED]]
-            lines += [f"      {line}" for line in (*examples, *and_more(finding.count, _NUM_LISTED))]
+        lines += [f"  {line}" for line in finding_lines(findings)]
     if len(report.notes):
         lines += ["", "notes: read in spite of", *(f"  {shown(note, _NUM_LISTED_CHARACTERS)}" for note in report.notes)]
     return [*lines, *_length_lines(report), *_image_lines(report)]
@@ -164,6 +161,7 @@ def report_values(report: DataReport) -> dict:
     def listed(findings: dict[str, Finding]) -> dict:
         return {
             rule: {"count": finding.count, "examples": [message for _, message in finding.examples]}
+            | ({"advice": finding.advice} if finding.advice else {})
             for rule, finding in findings.items()
         }
 
@@ -352,6 +350,9 @@ _PAGE = textwrap.dedent("""\
     {% endfor %}
     {% if finding.count > num_listed %}
     <li>and {{ "{:,}".format(finding.count - num_listed) }} more</li>
+    {% endif %}
+    {% if finding.advice %}
+    <li><b>{{ finding.advice }}</b></li>
     {% endif %}
     </ul>
     {% endfor %}

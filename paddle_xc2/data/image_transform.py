@@ -48,9 +48,17 @@ class ImageError(DataError):
 
 
 class ImageMissing(ImageError):
-    """There is no such file."""
+    """There is no such file.
+
+    Attributes:
+        looked_for: what a record names, and the folder that it was looked for in first; None elsewhere.
+    """
 
     rule = "image missing"
+
+    def __init__(self, message: str, looked_for: tuple[str, Path] | None = None):
+        super().__init__(message)
+        self.looked_for = looked_for
 
 
 class ImageDamaged(ImageError):

@@ -145,6 +145,11 @@ def find_image(reference: str, source: str, folders: list[Path], cache: ImageCac
         return path
     name = shown(reference, 200)
     if Path(spellings(reference)[0]).is_absolute():
-        raise ImageMissing(f'{source}: there is no image "{name}"; correct the path or add the file')
+        raise ImageMissing(
+            f'{source}: there is no image "{name}"; correct the path or add the file', (reference, folders[0])
+        )
     places = " or ".join(dict.fromkeys(str(folder.absolute()) for folder in folders))
-    raise ImageMissing(f'{source}: there is no image "{name}" in {places}; correct the path, or set image_folder')
+    raise ImageMissing(
+        f'{source}: there is no image "{name}" in {places}; correct the path, or set image_folder',
+        (reference, folders[0]),
+    )

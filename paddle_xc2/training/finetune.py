@@ -184,7 +184,8 @@ def read_samples(arguments: FinetuneArguments, part: str, config_path, processor
     if not specs:
         return None
     silent = arguments.disable_tqdm or dist.get_rank() > 0
-    return fit_samples(load_datasets(specs), processor, arguments.truncation == "leave_out", silent)
+    leave_out = [value == "leave_out" for value in (arguments.truncation, arguments.bad_records)]
+    return fit_samples(load_datasets(specs), processor, leave_out[0], silent, leave_bad_out=leave_out[1])
 
 
 def load_model(

@@ -13,6 +13,7 @@ import paddle
 from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.data.batching import Layout, StepOrder
 from paddle_xc2.data.encode import Example
+from paddle_xc2.data.findings import finding_lines
 from paddle_xc2.data.marked_text import marked_pieces
 from paddle_xc2.data.mixture import Mixture, OfficialMixture
 from paddle_xc2.messages import NUM_LISTED, and_more, counted
@@ -369,6 +370,10 @@ def _sample_rows(name: str, samples: Samples) -> list[tuple[str, str]]:
     if samples.num_shortened:
         rows.append(("", f"{samples.num_shortened} of them lose their oldest turns to fit max_length"))
     rows += [("", str(note)) for note in samples.notes]
+    if samples.bad:
+        number = sum(finding.count for finding in samples.bad.values())
+        rows.append(("", f"{counted(number, 'record')} can't be used and {'is' if number == 1 else 'are'} left out:"))
+        rows += [("", f"  {line}") for line in finding_lines(samples.bad)]
     if samples.refused:
         rows.append(("", f"{len(samples.refused)} more are left out because they are too long:"))
         reasons = [*samples.refused[:NUM_LISTED], *and_more(len(samples.refused), NUM_LISTED)]

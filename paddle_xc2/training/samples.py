@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from paddle_xc2.data.conversation import Conversation, DataError
 from paddle_xc2.data.encode import TooLong
-from paddle_xc2.data.image_transform import look_at
+from paddle_xc2.data.findings import Finding, add_finding, by_frequency, finding_lines, merge_findings
+from paddle_xc2.data.image_transform import ImageMissing, look_at
+from paddle_xc2.data.missing_images import NUM_LOOKED_FOR, where_they_lie
 from paddle_xc2.data.mixture import Dataset, Records
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.picture_reading import POSSIBLE_LOSSES
-from paddle_xc2.data.video import is_video
+from paddle_xc2.data.video import frame_sheet, is_video
 from paddle_xc2.data.worker_processes import made_ahead
 from paddle_xc2.file_identity import picture_identity
 from paddle_xc2.messages import listed_lines
@@ -45,6 +48,7 @@ class Samples:
         token_ids: int64 [distinct], the tokens that the samples hold.
         trained_ids: int64 [distinct], those of them that are trained.
         contents: 16 digits of what is in the pictures' files, and of the tokens, of all samples in order.
+        bad: records that can't be used and are left out, by the rule that they break.
     """
 
     conversations: Sequence[Conversation]
@@ -59,6 +63,7 @@ class Samples:
     token_ids: np.ndarray
     trained_ids: np.ndarray
     contents: str = ""
+    bad: dict[str, Finding] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.conversations)
@@ -90,14 +95,15 @@ class _Fitting(Sequence):
 
 @dataclass
 class _Measured:
-    """Of a chunk of records. `lengths` [fitting, 3]; `refused`, `unusable`: reasons; `tokens`: distinct ids, twice."""
+    """Of a chunk of records. `lengths` [fitting, 3]; `refused`: reasons; `tokens`: distinct ids, twice."""
 
     fitting: list[int]
     lengths: list[tuple[int, int, int]]
     digests: bytes
     contents: bytes
     refused: list[str]
-    unusable: list[str]
+    bad: dict[str, Finding]
+    missing: list[tuple[str, Path]]  # images, as of `where_they_lie`
     num_shortened: int
     notes: Notes
     tokens: tuple[np.ndarray, np.ndarray]  # token_ids and trained_ids of Samples
@@ -106,17 +112,18 @@ class _Measured:
 class _Chunks(Sequence):
     """Item i measures the i-th `_CHUNK` records."""
 
-    def __init__(self, records: Sequence[Conversation], processor):
+    def __init__(self, records: Sequence[Conversation], processor, decode: bool):
         self.records = records
         self.processor = processor
+        self.decode = decode
 
     def __len__(self) -> int:
         return -(-len(self.records) // _CHUNK)
 
     def __getitem__(self, chunk: int) -> _Measured:
         none = np.empty(0, np.int64)
-        measured, digests, held, trained = _Measured([], [], b"", b"", [], [], 0, Notes(), (none, none)), [], [], []
-        contents: list[bytes] = []
+        measured = _Measured([], [], b"", b"", [], {}, [], 0, Notes(), (none, none))
+        digests, contents, held, trained = [], [], [], []
         is_records = isinstance(self.records, Records)
         for index in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, len(self.records))):
             try:
@@ -124,14 +131,18 @@ class _Chunks(Sequence):
                 fitted, example = self.processor.lay_out(conversation)
                 for image in fitted.images:
                     if not is_video(image):
-                        looked = look_at(image, conversation.source, decode=False, reading=self.processor.reading)
-                        for loss in looked.losses:
+                        looked = look_at(image, conversation.source, self.decode, self.processor.reading)
+                        for loss in POSSIBLE_LOSSES.keys() & looked.losses:
                             measured.notes.add(POSSIBLE_LOSSES[loss], conversation.source)
+                    elif self.decode:
+                        frame_sheet(image, conversation.source)
             except TooLong as error:
                 measured.refused.append(str(error))
                 continue
             except DataError as error:
-                measured.unusable.append(str(error))
+                add_finding(measured.bad, error.rule, True, index, str(error))
+                if isinstance(error, ImageMissing) and error.looked_for:
+                    measured.missing.append(error.looked_for)
                 continue
             lengths = (len(example), int(example.image_mask.sum()), example.num_trained_tokens)
             turns = [(message.role, message.text) for message in conversation.messages]
@@ -151,7 +162,11 @@ class _Chunks(Sequence):
 
 
 def fit_samples(
-    records: Records | Sequence[Conversation], processor, leave_out: bool = False, silent: bool = True
+    records: Records | Sequence[Conversation],
+    processor,
+    leave_out: bool = False,
+    silent: bool = True,
+    leave_bad_out: bool = False,
 ) -> Samples:
     """Measures every sample; many, in one worker process a processor. Of images, only the headers are read.
 
@@ -159,12 +174,13 @@ def fit_samples(
         records: conversations that are no Records are one data set, of which each is trained on once an epoch.
         leave_out: go on without the samples that are too long.
         silent: no progress bar.
+        leave_bad_out: go on without the records that can't be used; images are read whole then.
     Raises: ValueError if no sample fits; DataError that lists the records and images that can't be used, or the samples
         that are too long.
     """
-    chunks, num_records = _Chunks(records, processor), len(records)
+    chunks, num_records = _Chunks(records, processor, decode=leave_bad_out), len(records)
     num_workers = usable_cpus() if num_records >= _MANY else 0
-    fitting, lengths, refused, unusable, num_shortened = [], [], [], [], 0
+    fitting, lengths, refused, bad, missing, num_shortened = [], [], [], {}, [], 0
     notes = records.notes() if isinstance(records, Records) else Notes()
     digest, contents = hashlib.sha256(), hashlib.sha256()
     held, trained = np.empty(0, np.int64), np.empty(0, np.int64)
@@ -177,16 +193,22 @@ def fit_samples(
             fitting.append(np.array(measured.fitting, np.int64))
             lengths.append(np.array(measured.lengths, np.int64).reshape(-1, 3))
             refused += measured.refused
-            unusable += measured.unusable
+            merge_findings(bad, measured.bad)
+            missing += measured.missing[: NUM_LOOKED_FOR - len(missing)]
             num_shortened += measured.num_shortened
             notes.update(measured.notes)
             digest.update(measured.digests)
             contents.update(measured.contents)
             held, trained = np.union1d(held, measured.tokens[0]), np.union1d(trained, measured.tokens[1])
             bar.update(min(_CHUNK, num_records - bar.n))
-    if unusable:
-        raise DataError(listed_lines(f"{len(unusable)} of {num_records} records can't be used:", unusable))
     num_fitting = sum(map(len, fitting))
+    num_bad = sum(finding.count for finding in bad.values())
+    if missing:
+        bad["image missing"].advice = where_they_lie(missing)
+    if num_bad and not (leave_bad_out and num_fitting):
+        title = f"{num_bad:,} of {num_records:,} records can't be used:"
+        hint = [] if leave_bad_out else ['"bad_records": "leave_out" trains without them']
+        raise DataError("\n  ".join([title, *finding_lines(by_frequency(bad.items())), *hint]))
     if refused and num_fitting and not leave_out:
         title = f"{len(refused)} of {num_records} samples are too long; truncation leave_out goes on without them:"
         raise DataError(listed_lines(title, refused))
@@ -211,4 +233,5 @@ def fit_samples(
         held,
         trained,
         contents.hexdigest()[:16],
+        by_frequency(bad.items()),
     )

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddle_xc2.data import check
+from paddle_xc2.data import check, findings
 from paddle_xc2.data.check import check_data, open_sources
+from paddle_xc2.data.check_report import summary_lines
 from paddle_xc2.data.conversation import DataError
+from paddle_xc2.data.findings import WARNINGS
 from paddle_xc2.data.json_formats import open_conversations
 from paddle_xc2.data.picture_reading import PictureReading
 from paddle_xc2.data.processor import XComposer2Processor
@@ -163,7 +165,7 @@ def warned(report, rule):
     """The only warning's messages, without the file's name."""
     assert not report.has_errors and report.usable.all()
     assert list(report.findings) == [rule]
-    assert rule in check.WARNINGS
+    assert rule in WARNINGS
     return [
         message.replace(f"{report.sources[0].path}", "train.jsonl") for _, message in report.findings[rule].examples
     ]
@@ -322,7 +324,7 @@ def test_workers_change_nothing(folder, tokenizer):
 
 
 def test_progress_and_examples(folder, monkeypatch):
-    monkeypatch.setattr(check, "NUM_EXAMPLES", 20)
+    monkeypatch.setattr(findings, "NUM_EXAMPLES", 20)
     seen = []
     report = checked(folder, [turns("Q", "")] * 300, progress=seen.append)
     assert sum(seen) == 300 and len(seen) > 3
@@ -357,6 +359,30 @@ def test_pictures_that_are_read_otherwise(folder, tokenizer):
         f"{folder}/train.jsonl[0]: {folder}/odd.png: 100.0% of it is transparent; what is transparent gets the colour "
         'below it; "background": "white" puts white there'
     )
-    assert set(check.LOSSES) <= set(check.WARNINGS)
+    assert set(check.LOSSES) <= set(WARNINGS)
     reading = PictureReading(exif=True, background="white")
     assert checked(folder, records, square(tokenizer, reading=reading)).findings == {}
+
+
+def test_records_whose_images_are_missing_are_no_duplicates(folder):
+    records = [turns("What colour is it?", "Red.", image=f"lost/{index}.png") for index in range(5)]
+    report = checked(folder, [*records, turns("What colour is it?", "Red.", image="cut.png")])
+    counts = {rule: finding.count for rule, finding in report.findings.items()}
+    assert counts == {"image missing": 5, "image damaged": 1}
+    assert report.findings["image missing"].advice == ""
+
+
+def test_where_missing_images_lie(folder, monkeypatch):
+    (folder / "photos" / "2024").mkdir(parents=True)
+    for index in range(4):
+        (folder / "photos" / "2024" / f"{index}.png").write_bytes((folder / "red.png").read_bytes())
+    records = [turns("Q", str(index), image=f"{index}.png") for index in range(5)]
+    report = checked(folder, records)
+    place = folder / "photos" / "2024"
+    advice = f"4 of the 5 looked for are in {place}: set image_folder to it (--image_folder {place})"
+    assert report.findings["image missing"].advice == advice
+    assert f"      -> {advice}" in summary_lines(report)
+    report = checked(folder, [turns("Q", "A", image="C:\\data\\0.png"), turns("Q", "A", image="none.png")])
+    assert report.findings["image missing"].advice == (
+        f"1 of the 2 looked for are in {place}, under the last part of their paths; correct the paths in the data"
+    )

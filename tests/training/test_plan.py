@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from paddle_xc2.configuration import XComposer2Config
+from paddle_xc2.data.findings import Finding
 from paddle_xc2.data.json_formats import load_conversations
 from paddle_xc2.data.mixture import Dataset, DatasetSpec
 from paddle_xc2.data.notes import Notes
@@ -205,3 +206,9 @@ def test_first_sample(processor, samples):
     )
     coloured = first_sample_text(example, [4, 4], processor.tokenizer, colour=True)
     assert "\x1b[32mThe digit 4." in coloured and "⟦" not in coloured
+
+
+def test_bad_records_that_are_left_out_are_counted(samples):
+    bad = {"image damaged": Finding(True, 2, [(3, "train.json[3]: cut.png: the image can't be read")])}
+    said = "\n             2 records can't be used and are left out:\n               image damaged: 2\n"
+    assert said in said_by(plan_of(replace(samples, bad=bad)))

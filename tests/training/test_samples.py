@@ -58,10 +58,32 @@ def test_images_that_are_none_are_told_together(workspace, conversations, tmp_pa
     with pytest.raises(DataError) as caught:
         fit_samples(broken, processor(workspace))
     lines = str(caught.value).splitlines()
-    assert lines[0] == "8 of 13 records can't be used:" and len(lines) == 9
-    assert "train.json[1]" in lines[1] and "text.png" in lines[1]
-    with pytest.raises(DataError, match="and 4 more$"):
-        fit_samples(broken * 3, processor(workspace))
+    assert lines[:2] == ["8 of 13 records can't be used:", "  image damaged: 8"]
+    assert "train.json[1]" in lines[2] and "text.png" in lines[2]
+    assert lines[5:] == ["      and 5 more", '  "bad_records": "leave_out" trains without them']
+
+
+def test_bad_records_may_be_left_out(workspace, conversations, tmp_path):
+    (tmp_path / "cut.png").write_bytes(conversations[1].images[0].read_bytes()[:-30])  # its header is sound
+    broken = [replace(conversations[1], images=(tmp_path / "cut.png",)), *conversations[2:]]
+    assert len(fit_samples(broken, processor(workspace))) == 12
+    samples = fit_samples(broken, processor(workspace), leave_bad_out=True)
+    assert len(samples) == 11
+    assert {rule: finding.count for rule, finding in samples.bad.items()} == {"image damaged": 1}
+    with pytest.raises(
+        DataError, match="1 of 1 records can't be used:\n  image damaged: 1\n.*cut.png: the image can't"
+    ):
+        fit_samples(broken[:1], processor(workspace), leave_bad_out=True)
+
+
+def test_where_missing_images_lie(workspace, tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "photos" / "a.png")
+    turns = [{"from": "user", "value": "Q"}, {"from": "assistant", "value": "A"}]
+    records = [{"image": name, "conversations": turns} for name in ("a.png", "none.png")]
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    with pytest.raises(DataError, match=f"1 of the 2 looked for are in {tmp_path}/photos: set image_folder to it"):
+        fit_samples(load_datasets([DatasetSpec("data", (tmp_path / "data.json",))]), processor(workspace))
 
 
 def test_fingerprint(workspace, conversations):
@@ -127,7 +149,7 @@ def test_oddities_and_unusable_records_are_counted(workspace, tmp_path):
     assert note.count == 3 and note.example.endswith("odd.jsonl[0]")
     (tmp_path / "bad.jsonl").write_text('{"conversations": []}\n' + json.dumps({"conversations": turns}) + "\n{}\n")
     records = load_datasets([DatasetSpec("bad", (tmp_path / "bad.jsonl",))])
-    with pytest.raises(DataError, match=r"^2 of 3 records can't be used:\n .*bad.jsonl\[0\].*\n .*bad.jsonl\[2\]"):
+    with pytest.raises(DataError, match=r"^2 of 3 records can't be used:\n  schema: 2\n .*l\[0\].*\n .*bad.jsonl\[2\]"):
         fit_samples(records, processor(workspace))
 
 

@@ -187,6 +187,12 @@ class DataArguments:
         "the images, which go before the oldest question left), leave_out trains without them.",
         choices=("refuse", "turns", "leave_out"),
     )
+    bad_records: str = key(
+        "refuse",
+        "what happens to records that can't be used: refuse lists them and stops, leave_out trains without them, and "
+        "the plan counts them; every image is then read whole before the run.",
+        choices=("refuse", "leave_out"),
+    )
     dataloader_num_workers: int = key(
         0,
         "processes that read and transform images; 0 does it between the steps.",
