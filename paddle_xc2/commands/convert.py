@@ -25,7 +25,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--max_shard_size", metavar="SIZE", default="5GB", help="default: %(default)s")
     llava = parser.add_argument_group("LLaVA", "SRC may also be what XTuner's training left, or a language model")
     llava.add_argument(
-        "--base", metavar="DIR", help="for an iter_*.pth, or an adapter, as SRC: what it was trained from"
+        "--base",
+        metavar="DIR",
+        help="for an iter_*.pth (a file, or DeepSpeed's folder), or an adapter, as SRC: what it was trained from",
     )
     llava.add_argument("--lora_alpha", type=float, help="alpha of the language model's LoRA in the .pth")
     llava.add_argument("--visual_lora_alpha", type=float, help="alpha of the vision encoder's LoRA in the .pth")
@@ -49,7 +51,7 @@ def run(args: Namespace) -> int:
             raise ValueError("DST is missing: give the directory to write, or --verify to check SRC only")
         print(f"{args.source}: {verify_manifest(resolve_model_path(args.source)) / 1e9:.3g} GB verified, as written")
         return 0
-    trained = Path(args.source) if args.source.endswith(".pth") else None
+    trained = Path(args.source) if Path(args.source).suffix == ".pth" else None
     if trained is not None and args.base is None:
         raise ValueError(f"{trained} holds only what was trained; give --base, the LLaVA that it was trained from")
     with writing(args.destination):

@@ -18,6 +18,7 @@ import numpy as np
 from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, PADDLENLP_ADAPTER_CONFIG_FILE
 from paddle_xc2.json_file import read_json
 from paddle_xc2.weights.adapter_settings import by_pattern, check_paddlenlp, check_peft, patterns, positive
+from paddle_xc2.weights.deepspeed import are_empty
 from paddle_xc2.weights.lazy_tensor import (
     NUMPY_DTYPES,
     STRIP_BYTES,
@@ -238,6 +239,8 @@ def split_updates(tensors: dict[str, LazyTensor], scale_of, where: Path) -> Adap
         where: the file, for messages.
     Raises: ValueError for half a pair, or a pair that doesn't fit together.
     """
+    if told := are_empty(tensors):
+        raise ValueError(f"{where}: {told}")
     adapter, halves = Adapter(), {}
     for name, tensor in tensors.items():
         if found := _LORA_NAME.fullmatch(name):

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paddle_xc2.messages import NUM_LISTED, listed, nearest
+from paddle_xc2.quantized_base import quantized_by
+from paddle_xc2.weights.deepspeed import are_empty
 from paddle_xc2.weights.lazy_tensor import FLOATING, LazyTensor
 from paddle_xc2.weights.name_map import from_paddle, reason_dropped, to_paddle
 
@@ -49,7 +51,9 @@ def balance(tensors: dict[str, LazyTensor], layout: str, shapes: dict[str, list[
         elif tensor.dtype not in FLOATING:
             wrong.append(f"{name}: checkpoint dtype {tensor.dtype}, expected one of {', '.join(FLOATING)}")
     missing = [from_paddle(name, layout)[0] for name in shapes if name not in parameters]
-    complaints = []
+    complaints = [told for told in (are_empty(tensors), quantized_by(unknown)) if told]
+    if complaints:  # which explains everything else
+        raise ValueError(f"{where}: {'; '.join(complaints)}")
     if unknown:
         complaints.append(f"{len(unknown)} tensors that the model has no parameter for: {listed(unknown)}")
     if missing:

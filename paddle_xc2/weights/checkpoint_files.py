@@ -21,6 +21,7 @@ from paddle_xc2.durable import sync
 from paddle_xc2.json_file import MAX_BYTES, read_json, write_json
 from paddle_xc2.messages import listed
 from paddle_xc2.short_repr import short_repr
+from paddle_xc2.weights.deepspeed import is_deepspeed
 from paddle_xc2.weights.direct_io import PageWriter
 from paddle_xc2.weights.lazy_tensor import (
     NUMPY_DTYPES,
@@ -109,6 +110,12 @@ def check_is_checkpoint(directory: Path) -> None:
         missing.append(f"no {CONFIG_FILE}")
     if not find_shards(weights) and not any((weights / index).is_file() for index, _ in _INDEXES_AND_SHARDS):
         missing.append(f"no weights ({_WEIGHTS})")
+    if missing and is_deepspeed(directory):
+        raise FileNotFoundError(
+            f"{directory} is no checkpoint of a model, but DeepSpeed's state of a training; give the folder above it, "
+            f"if that has {CONFIG_FILE} and weights; else put the weights together with DeepSpeed's script: "
+            f"python zero_to_fp32.py {directory.parent} OUT -t {directory.name}"
+        )
     if missing:
         found = sorted(path.name + "/" * path.is_dir() for path in directory.iterdir())
         raise FileNotFoundError(

@@ -19,12 +19,13 @@ from paddle_xc2.model_settings import ModelSettings
 from paddle_xc2.upstream_settings import settings_of
 from paddle_xc2.weights.adapter import Adapter, split_updates
 from paddle_xc2.weights.checkpoint_files import read_checkpoint
+from paddle_xc2.weights.deepspeed import are_empty, state_files
 from paddle_xc2.weights.lazy_tensor import LazyTensor
 from paddle_xc2.weights.torch_files import BadTorchFile, StateDictUnpickler, read_archive, tensors_of
 from paddle_xc2.weights.xtuner import XTUNER_PREFIXES
 
 # Modules and single globals whose objects hold nothing that is needed.
-_INERT_MODULES = ("mmengine.", "addict.", "yapf.")
+_INERT_MODULES = ("mmengine.", "addict.", "yapf.", "deepspeed.")
 _INERT_GLOBALS = {
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
@@ -34,8 +35,10 @@ _INERT_GLOBALS = {
     ("numpy._core.multiarray", "_reconstruct"),
     ("_codecs", "encode"),
     ("collections", "deque"),
+    ("collections", "defaultdict"),
     ("datetime", "datetime"),
     ("torch", "Size"),
+    ("torch", "device"),
 }
 
 
@@ -72,15 +75,12 @@ def read_training_checkpoint(path: Path, lora_alpha: dict[str, float | None]) ->
     """What an `iter_*.pth` changes of its base, under XComposer2's names.
 
     Args:
+        path: a file, or the folder that XTuner writes under this name when it trains with DeepSpeed.
         lora_alpha: {"llm": alpha, "visual_encoder": alpha} of the run's LoRA; the file does not tell.
     Raises: ValueError if the file is damaged, asks for a forbidden global, or holds LoRA of a part whose alpha is None.
     """
-    content = read_archive(path, TrainingUnpickler)
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state:
-        raise BadTorchFile(f"{path}: holds no state_dict; it is no checkpoint of XTuner's training")
     whole = Adapter()
-    tensors, unknown = tensors_of(path, state), []
+    tensors, unknown = _trained_tensors(path), []
     for part, prefixes in XTUNER_PREFIXES.items():
         own = {
             name.removeprefix(f"{part}."): tensors.pop(name) for name in list(tensors) if name.startswith(f"{part}.")
@@ -102,6 +102,33 @@ def read_training_checkpoint(path: Path, lora_alpha: dict[str, float | None]) ->
     if unknown:
         raise ValueError(f"{path}: holds {len(unknown)} tensors of no part of a LLaVA, first {unknown[0]}")
     return whole
+
+
+def _trained_tensors(path: Path) -> dict[str, LazyTensor]:
+    if not path.is_dir():
+        return _state_of(path)
+    tensors = {}
+    try:
+        for file in state_files(path):
+            tensors |= _state_of(file)
+    except BadTorchFile as error:
+        raise BadTorchFile(f"{path}: is a checkpoint of DeepSpeed: {error}") from error
+    return tensors
+
+
+def _state_of(path: Path) -> dict[str, LazyTensor]:
+    """The tensors of the state dict in a file: mmengine's, DeepSpeed's, or one that is nothing else."""
+    content = read_archive(path, TrainingUnpickler)
+    holders = [key for key in ("state_dict", "module") if isinstance(content, dict) and key in content]
+    state = content[holders[0]] if holders else content
+    parts = tuple(f"{part}." for part in XTUNER_PREFIXES)
+    plain = isinstance(state, dict) and any(isinstance(name, str) and name.startswith(parts) for name in state)
+    if not isinstance(state, dict) or not state or not (holders or plain):
+        raise BadTorchFile(f"{path}: holds no state_dict; it is no checkpoint of XTuner's training")
+    tensors = tensors_of(path, state)
+    if told := are_empty(tensors):
+        raise BadTorchFile(f"{path}: {told}")
+    return tensors
 
 
 def assemble_llava(llm: Path, clip: Path, seed: int = 0) -> tuple[dict[str, LazyTensor], ModelSettings]:

@@ -534,3 +534,10 @@ def test_merging_rounds_once_to_the_dtype_that_is_asked_for():
         for name, values in wanted.items():
             assert merged[name].dtype == kept
             np.testing.assert_array_equal(merged[name].load(kept, name), cast(values, "float32", kept, name))
+
+
+def test_an_adapter_without_values_is_named(tmp_path):
+    """PEFT's save_pretrained under DeepSpeed's ZeRO-3."""
+    empty = {name: np.ones(0, np.float32) for name in pairs()}
+    with pytest.raises(ValueError, match=r"4 tensors are empty \(shape \[0\]\), .*ZeRO-3, .*zero_to_fp32.py"):
+        read_adapter(write_peft(tmp_path / "adapter", empty), read_shard)

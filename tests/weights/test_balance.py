@@ -107,3 +107,20 @@ def test_dtypes():
 def test_everything_at_once():
     message = complaint(held({"x": (1,), "output.weight": (1, 1)}))
     assert "for: x;" in message and "2 tensors that the model needs" in message and "shape [1, 1]" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.norm.weight": (0,)}, r"1 tensors are empty \(shape \[0\]\), first model.norm.weight: .*zero_to_"),
+        ({"model.layers.0.attention.wo.qweight": (8, 64)}, r"the weights are quantized \(GPTQ or AWQ\), which"),
+        ({"output.weight.absmax": (9,)}, r"the weights are quantized \(bitsandbytes, 4 bits\), which can't be read"),
+    ],
+)  # fmt: skip
+def test_weights_that_are_no_numbers_of_the_model_are_named(changes, message):
+    shapes = {"model.norm.weight": [64], "output.weight": [64, 400]}
+    tensors = {"model.norm.weight": (64,), **changes}
+    lazy = {name: LazyTensor("float32", shape, lambda: None) for name, shape in tensors.items()}
+    with pytest.raises(ValueError, match=message) as caught:
+        balance(lazy, "hf", shapes, Path("here"))
+    assert "missing" not in str(caught.value)  # it would only hide what is the matter

@@ -156,3 +156,65 @@ def test_a_pth_needs_its_base(base, tmp_path, capsys):
     assert "give --base, the LLaVA that it was trained from" in capsys.readouterr().err
     assert cli.main(["convert", str(path), str(tmp_path / "x"), "--base", str(base)]) == 0
     assert (parameters(tmp_path / "x")["vision_proj.0.bias"] == 1).all()
+
+
+class TestDeepSpeed:
+    """XTuner with --deepspeed writes `iter_N.pth` as a folder of DeepSpeed's."""
+
+    def write(self, path, arrays, file="mp_rank_00_model_states.pt", key="module"):
+        path.mkdir(exist_ok=True)
+        arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+        state = {name: contiguous_tensor(a, "FloatStorage", str(i)) for i, (name, a) in enumerate(arrays.items())}
+        shapes = {"projector.model.0.bias": Call(Global("torch", "Size"), ((64,),))}
+        scaler = WithState(Call(Global("deepspeed.runtime.fp16.loss_scaler", "LossScaler"), ()), {"cur_scale": 1})
+        rest = {
+            "param_shapes": shapes,
+            "loss_scaler": scaler,
+            "optimizer": None,
+            "ds_version": "0.14.0",
+            "mp_world_size": 1,
+        }
+        content = {key: state, **rest} if key else state
+        return write_torch_file(path / file, content, {str(i): a.tobytes() for i, a in enumerate(arrays.values())})
+
+    def test_its_whole_weights_are_read(self, base, tmp_path):
+        self.write(tmp_path / "iter_10.pth", {"projector.model.0.bias": np.ones(64)})
+        (tmp_path / "iter_10.pth/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"of no use here")
+        words = ["convert", f"{tmp_path}/iter_10.pth/", str(tmp_path / "x"), "--base", str(base)]
+        assert cli.main(words) == 0
+        assert (parameters(tmp_path / "x")["vision_proj.0.bias"] == 1).all()
+
+    def test_what_its_script_made_of_pieces_is_read(self, base, tmp_path):
+        """A plain state dict: a file, or a folder with one or several."""
+        self.write(
+            tmp_path / "iter_10_whole.pth", {"projector.model.0.bias": np.ones(64)}, "pytorch_model.bin", key=None
+        )
+        for path in (tmp_path / "iter_10_whole.pth", tmp_path / "iter_10_whole.pth/pytorch_model.bin"):
+            assert list(read_training_checkpoint(path, NO_LORA).replaced) == ["vision_proj.0.bias"]
+
+    @pytest.mark.parametrize(
+        ("file", "arrays", "message"),
+        [
+            ("mp_rank_00_model_states.pt", None, "is a checkpoint of DeepSpeed: .*is no file of torch.save"),
+            ("zero_pp_rank_0_mp_rank_00_model_states.pt", None, "python zero_to_fp32.py .*/iter_10_whole.pth -t iter"),
+            ("other.pt", None, "iter_10.pth: is a folder, but none of a DeepSpeed checkpoint"),
+            ("mp_rank_00_model_states.pt", {"projector.x": np.ones(0)}, "1 tensors are empty .*zero_to_fp32.py"),
+        ],
+    )  # fmt: skip
+    def test_what_it_cut_in_pieces_is_named(self, tmp_path, file, arrays, message):
+        self.write(tmp_path / "iter_10.pth", arrays or {}, file)
+        if arrays is None:
+            (tmp_path / "iter_10.pth" / file).write_bytes(b"x")
+        with pytest.raises(ValueError, match=message):
+            read_training_checkpoint(tmp_path / "iter_10.pth", NO_LORA)
+
+    def test_tensor_parallel_is_named(self, tmp_path):
+        for rank in range(2):
+            self.write(tmp_path / "iter_10.pth", {}, f"mp_rank_0{rank}_model_states.pt")
+        with pytest.raises(ValueError, match=r"is a checkpoint of DeepSpeed in 2 parts \(tensor parallel\)"):
+            read_training_checkpoint(tmp_path / "iter_10.pth", NO_LORA)
+
+    def test_its_state_is_no_model(self, tmp_path):
+        self.write(tmp_path / "global_step10", {})
+        with pytest.raises(FileNotFoundError, match="is no checkpoint of a model, but DeepSpeed's state of a training"):
+            XComposer2ForCausalLM.from_pretrained(tmp_path / "global_step10")
