@@ -60,14 +60,23 @@ class RandomTensor(LazyTensor):
             yield block
 
 
-def write_synthetic(directory: Path, size: str, max_shard_size: str = "5GB") -> int:
-    """Writes a checkpoint into `directory`, a new one. Returns: bytes of its tensors."""
+def write_synthetic(directory: Path, size: str, max_shard_size: str = "5GB", num_layers: int | None = None) -> int:
+    """Writes a checkpoint into `directory`, a new one.
+
+    Args:
+        num_layers: of the language model and of the vision encoder, in place of the size's own.
+    Returns: bytes of its tensors.
+    """
     from paddle_xc2.model_settings import ModelSettings
     from paddle_xc2.weights.config_files import write_config
     from paddle_xc2.weights.name_map import to_hf
     from paddle_xc2.weights.parameter_shapes import parameter_shapes
 
-    config = ModelSettings(xc2_family="xcomposer2-vl-7b", **SIZES[size])
+    settings = dict(SIZES[size])
+    if num_layers is not None:
+        vision = {**settings.get("vision_config", {}), "num_hidden_layers": num_layers}
+        settings |= {"num_hidden_layers": num_layers, "vision_config": vision}
+    config = ModelSettings(xc2_family="xcomposer2-vl-7b", **settings)
     tensors = {}
     for name, shape in parameter_shapes(config).items():
         upstream_name, transpose = to_hf(name)
@@ -82,10 +91,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="a new directory")
     parser.add_argument("--size", choices=SIZES, default="7b", help="%(default)s")
+    parser.add_argument("--layers", type=int, help="fewer layers than the size has, for a quick trial")
     parser.add_argument("--max-shard-size", default="5GB", help="%(default)s")
     args = parser.parse_args()
     started = time.perf_counter()
-    num_bytes = write_synthetic(args.directory, args.size, args.max_shard_size)
+    num_bytes = write_synthetic(args.directory, args.size, args.max_shard_size, args.layers)
     seconds = time.perf_counter() - started
     print(f"{args.directory}: {num_bytes / 1e9:.2f} GB in {seconds:.1f} s")
 
