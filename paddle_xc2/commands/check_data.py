@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +71,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=local_path,
         help="write the records with what can be mended safely: a new .json or .jsonl file, or a folder for several",
     )
+    parser.add_argument(
+        "--drop_bad",
+        "--drop-bad",
+        action="store_true",
+        help="with --fix: leave out what can't be trained on; each record is listed with the reason",
+    )
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
     parser.add_argument("--quick", action="store_true", help="read only the headers of images")
     parser.add_argument("--num_workers", metavar="N", type=int, help="processes; default: one for each CPU")
@@ -120,12 +128,17 @@ def run(args: Namespace) -> int:
         write_html(report, args.report, processor)
         say(f"\nreport: {args.report}")
     for source, out in mends:
-        mend(source, out, args.image_folder, report, say)
+        drop = drop_bad(source, report, processor, asked.truncation == "leave_out") if args.drop_bad else None
+        mend(source, out, args.image_folder, report, say, drop)
+    if mends:
+        say(f"\nnext: {next_command(args, asked, [out for _, out in mends])}")
     return EXIT_ERRORS_FOUND if report.has_errors else 0
 
 
 def check_outputs(args: Namespace) -> None:
     """Raises: ValueError for values that can't be meant, before anything is read."""
+    if args.drop_bad and not args.fix:
+        raise ValueError("--drop_bad says what --fix writes; give --fix OUT too")
     for name, least in (("max_length", 1), ("num_workers", 0)):
         value = getattr(args, name)
         if value is not None and value < least:
@@ -231,9 +244,38 @@ def planned_mends(out: Path | None, sources: list) -> list[tuple]:
     return planned
 
 
-def mend(source, out: Path, image_folder: str | None, report, say) -> None:
-    """Writes one file mended, and says what was changed."""
-    from paddle_xc2.data.mend import changes_of, write_mended
+def drop_bad(source, report, processor, leave_out: bool) -> Callable:
+    """`write_mended`'s why_drop: a record is left out if it still can't be trained on after it was mended."""
+    from paddle_xc2.data.check import why_unusable
+
+    usable = report.usable_of(source)
+
+    def why_drop(index: int, record) -> str | None:
+        if usable[index]:
+            return None
+        return (
+            str(record) if isinstance(record, Exception) else why_unusable(record, source, index, processor, leave_out)
+        )
+
+    return why_drop
+
+
+def next_command(args: Namespace, asked: Asked, outs: list[Path]) -> str:
+    """What to do with the mended files."""
+    files = " ".join(shlex.quote(str(out)) for out in outs)
+    if is_argument_file(local_path(args.paths[0])):
+        run = shlex.quote(args.paths[0])
+        return f"name {files} as data in {run}, then: paddle-xc2 finetune {run}"
+    folder = f" --image_folder {shlex.quote(args.image_folder)}" if args.image_folder else ""
+    if args.drop_bad and len(outs) == 1:
+        return f"paddle-xc2 finetune YOUR_ARGUMENTS.json --data_path {files}{folder}"
+    model = f" --model_name_or_path {shlex.quote(asked.model)}" if asked.model else ""
+    return f"paddle-xc2 check-data {files}{folder}{model}"
+
+
+def mend(source, out: Path, image_folder: str | None, report, say, why_drop: Callable | None = None) -> None:
+    """Writes one file mended, and says what was changed, as far as it changes what the records mean."""
+    from paddle_xc2.data.mend import FORM_ALONE, changes_of, write_mended
     from paddle_xc2.messages import counted
 
     if (
@@ -246,8 +288,14 @@ def mend(source, out: Path, image_folder: str | None, report, say) -> None:
             "it there, or say by --image_folder where they start"
         )
     changes = changes_of(out)
-    mended = write_mended(source, out, changes)
+    mended = write_mended(source, out, changes, *([why_drop] if why_drop else []))
     numbers = f"{counted(mended.num_records, 'record')}, {counted(mended.num_changes, 'change')}"
+    if why_drop:
+        numbers += f", {counted(mended.num_dropped, 'record')} left out"
     say(f"\n{source.path} -> {out}: {numbers}, listed in {changes}")
+    form = sum(mended.kinds[kind][0] for kind in FORM_ALONE if kind in mended.kinds)
     for kind, (count, first) in mended.kinds.items():
-        say(f"  {count:,} {kind}, as in {first}")
+        if kind not in FORM_ALONE:
+            say(f"  {count:,} {kind}, as in {first}")
+    if form:
+        say(f"  {form:,} of form alone: what the records say stays the same")

@@ -99,6 +99,31 @@ class ImageFacts:
     losses: dict[str, str] = field(default_factory=dict)
 
 
+def why_unusable(record, source: DataSource, index: int, processor=None, leave_out: bool = False) -> str | None:
+    """Why training would not take a record in the place of record `index`; None if it does. Images are read whole.
+
+    Args:
+        processor, leave_out: as of `check_data`.
+    """
+    reading = AS_UPSTREAM if processor is None else processor.reading
+    try:
+        conversation = to_conversation(record, source.name(index), source.image_folder, source.path.parent)
+        if processor is None:
+            check_trainable(conversation)
+        else:
+            conversation, _ = processor.lay_out(conversation)
+        for image in dict.fromkeys(conversation.images):
+            if is_video(image):
+                frame_sheet(image, conversation.source)
+            else:
+                look_at(image, conversation.source, reading=reading)
+    except TooLong as error:
+        return None if leave_out else str(error)
+    except DataError as error:
+        return str(error)
+    return None
+
+
 @dataclass
 class DataReport:
     """What was found.
@@ -142,6 +167,11 @@ class DataReport:
                 return source, record
             record -= len(source.records)
         raise IndexError(record)
+
+    def usable_of(self, source: DataSource) -> np.ndarray:
+        """`usable` of the records of one source."""
+        start = sum(len(one.records) for one in self.sources[: self.sources.index(source)])
+        return self.usable[start : start + len(source.records)]
 
 
 def open_sources(

@@ -77,10 +77,10 @@ def read_record(
             raise DataError(f'{source}: there are both "system" and a system turn; keep one', "roles")
         messages = (Message("system", text), *messages)
     messages = _with_objects(messages, record, references, size_of, source, notes)
-    check_keys(record, source, notes)
-    note_doubts(messages, bool(references), source, notes)
     if not references:
         _check_no_image_is_meant(record, messages, source)
+    check_keys(record, source, notes)
+    note_doubts(messages, bool(references), source, notes)
     return messages if read is read_xcomposer2 else without_marks(messages, len(references)), references
 
 

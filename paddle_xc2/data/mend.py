@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from paddle_xc2.data.check import DataSource
+from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.downloads import is_data_url, is_url
 from paddle_xc2.data.json_formats import image_folders
 from paddle_xc2.data.notes import Notes
@@ -19,6 +20,12 @@ from paddle_xc2.data.record_keys import RECORD_KEYS, TURN_KEYS, misspelt_keys, n
 from paddle_xc2.data.turns import SPEAKERS
 from paddle_xc2.directory_lock import locked
 from paddle_xc2.durable import written_once
+
+# Kinds of change that say the same in another form.
+FORM_ALONE = (
+    *("file written as JSON", "record written as JSON", "id written as a text", "image named twice"),
+    *("empty image removed", "image written as a list"),
+)
 
 
 @dataclass
@@ -28,10 +35,12 @@ class Mended:
     Attributes:
         num_records: written.
         kinds: by kind of change: how often, and the first.
+        num_dropped: records that are left out.
     """
 
     num_records: int = 0
     kinds: dict[str, tuple[int, str]] = field(default_factory=dict)
+    num_dropped: int = 0
 
     @property
     def num_changes(self) -> int:
@@ -42,15 +51,19 @@ class Mended:
         self.kinds[kind] = count + 1, first
 
 
-def write_mended(source: DataSource, out: Path, changes: Path) -> Mended:
+def write_mended(
+    source: DataSource, out: Path, changes: Path, why_drop: Callable[[int, object], str | None] = lambda *_: None
+) -> Mended:
     """Writes the records of `source`, mended, as a JSON list, or as JSON lines if `out` ends in .jsonl.
 
     Both files are written aside and then renamed, the list of changes first; the source stays as it is.
 
     Args:
         changes: text file that gets a line for each change.
-    Raises: DataError if a record can't be read at all; ValueError if there is a file with another content at `out` or
-        `changes`, or another process writes there.
+        why_drop: (number of a record, the record mended, or the DataError of one that can't be read) -> why it is left
+            out; None if it is not.
+    Raises: DataError if a record can't be read at all, and is not left out; ValueError if there is a file with another
+        content at `out` or `changes`, or another process writes there.
     """
     lines, mended = out.suffix.lower() == ".jsonl", Mended()
     folders = image_folders(source.image_folder, source.path.parent)
@@ -61,17 +74,33 @@ def write_mended(source: DataSource, out: Path, changes: Path) -> Mended:
             told.write(_encoded(f"{source.path}: written as JSON: {note.kind}\n"))
         for index in range(len(source.records)):
             notes = Notes()
-            record, found = mend_record(source.records.read(index, notes), folders)
+            record, found = _read_mended(source, index, folders, notes)
+            if (reason := why_drop(index, record)) is not None:
+                mended.num_dropped += 1
+                told.write(
+                    _encoded(f"{source.name(index)}: left out: {reason.removeprefix(f'{source.name(index)}: ')}\n")
+                )
+                continue
+            if isinstance(record, DataError):
+                raise record
             found += [("record written as JSON", str(note.kind)) for note in notes]
             for kind, change in found:
                 mended.add(kind, f"{source.name(index)}: {change}")
                 told.write(_encoded(f"{source.name(index)}: {change}\n"))
-            between = "" if lines else ("[\n" if index == 0 else ",\n")
+            between = "" if lines else (",\n" if mended.num_records else "[\n")
             file.write((between + _json(record) + ("\n" if lines else "")).encode())
             mended.num_records += 1
         file.write(b"" if lines else b"\n]\n" if mended.num_records else b"[]\n")
         file.flush()  # a full disk is seen before the first of them is in its place
     return mended
+
+
+def _read_mended(source: DataSource, index: int, folders: list[Path], notes: Notes) -> tuple[object, list]:
+    """As `mend_record`; (DataError, []) for a record that can't be read."""
+    try:
+        return mend_record(source.records.read(index, notes), folders)
+    except DataError as error:
+        return error, []
 
 
 def changes_of(out: Path) -> Path:

@@ -142,7 +142,8 @@ def test_mending(folder, capsys):
     out = capsys.readouterr().out
     assert "bad.jsonl -> fixed.jsonl: 2 records, 3 changes, listed in fixed.jsonl.changes.txt\n" in out
     assert '  1 misspelt key, as in bad.jsonl[0]: key "imgae" is written "image"\n' in out
-    assert '  2 image written as a list, as in bad.jsonl[0]: "image" is written as a list of one path\n' in out
+    assert "  2 of form alone: what the records say stays the same\n" in out
+    assert "\nnext: paddle-xc2 check-data fixed.jsonl\n" in out
     assert (folder / "bad.jsonl").read_bytes() == before
     first, second = map(json.loads, (folder / "fixed.jsonl").read_text().splitlines())
     assert (first["image"], second["image"]) == (["red.png"], ["none.png"])
@@ -151,6 +152,35 @@ def test_mending(folder, capsys):
     assert sorted(path.name for path in (folder / "mended").iterdir()) == [
         *("bad.jsonl", "bad.jsonl.changes.txt", "good.json", "good.json.changes.txt"),
     ]  # fmt: skip
+
+
+def test_what_cant_be_trained_on_is_left_out(folder, model, capsys):
+    (folder / "cut.png").write_bytes((folder / "red.png").read_bytes()[:-30])
+    lines = [*(folder / "bad.jsonl").read_text().splitlines(), "{", "[]", json.dumps({"conversations": [["Q", "A"]]})]
+    lines.append(json.dumps({"conversations": [["Q", "A"]], "image": "cut.png"}))
+    lines.append(json.dumps({"conversations": [["Q", "A " * 9000]]}))
+    (folder / "bad.jsonl").write_text("\n".join(lines))
+    assert run("bad.jsonl", "--fix", "fixed.json", "--drop_bad", "--from_pretrained", model) == 1
+    out = capsys.readouterr().out
+    assert (
+        "bad.jsonl -> fixed.json: 2 records, 2 changes, 5 records left out, listed in fixed.json.changes.txt\n" in out
+    )
+    assert "\nnext: paddle-xc2 finetune YOUR_ARGUMENTS.json --data_path fixed.json\n" in out
+    told = (folder / "fixed.json.changes.txt").read_text().splitlines()
+    dropped = [line for line in told if ": left out: " in line]
+    assert [line.split(": ")[0] for line in dropped] == [f"bad.jsonl[{index}]" for index in (1, 2, 3, 5, 6)]
+    assert dropped[0].startswith('bad.jsonl[1]: left out: there is no image "none.png"')
+    assert "this is not valid JSON at line 3" in dropped[1] and "more than max_length" in dropped[4]
+    assert run("fixed.json", "--from_pretrained", model) == 0
+    assert "2 records: 2 can be trained on, 0 can't" in capsys.readouterr().out
+    arguments = ["--from_pretrained", model, "--truncation", "leave_out", "--image_folder", "."]
+    assert run("bad.jsonl", "--fix", "longer.jsonl", "--drop_bad", *arguments) == 1
+    assert "3 records, 2 changes, 4 records left out" in capsys.readouterr().out
+    assert run("bad.jsonl", "--drop_bad") == 2
+    assert "--drop_bad says what --fix writes; give --fix OUT too" in capsys.readouterr().err
+    (folder / "run.json").write_text(json.dumps({"data_path": "good.json", "output_dir": "o"}))
+    assert run("run.json", "--from_pretrained", model, "--fix", "again.json") == 0
+    assert "next: name again.json as data in run.json, then: paddle-xc2 finetune run.json\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("num_records", [1, 2000])
