@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from paddle_xc2.asked_as import SETTINGS
 from paddle_xc2.checkpoint_config import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FACTS_FILE,
@@ -21,8 +22,6 @@ from paddle_xc2.short_repr import short_repr
 _WHOLE_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "model_state*.pdparams")
 FACTS_VERSION = 1
 _TEXTS = ("name", "relative_path", "quantization")
-# Settings of the model that decide how a fine-tuned one is asked.
-SETTINGS = ("chat_layout", "max_length", "hd_num", "img_size", "pad_image_to_square", "exif", "background")
 
 
 def is_adapter(directory: Path) -> bool:

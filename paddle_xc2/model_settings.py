@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from dataclasses import asdict, dataclass, fields
 
+from paddle_xc2.asked_as import CHAT_LAYOUTS
 from paddle_xc2.families import Family, detect_family, family_named
 from paddle_xc2.messages import shown
 from paddle_xc2.setting_values import wrong_values
@@ -59,6 +60,7 @@ class ModelSettings:
         vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads:
             decoder sizes.
         img_size: pixels, side of the square image; None takes the family's.
+        max_length: tokens of a training sample, image slots included; None takes the family's.
         vision_config: sizes of the ViT, keys as in `VisionConfig`.
         rope_scaling: None or {"type": "linear" | "dynamic", "factor": float}.
         xc2_family: name of the row in `families.py`; None detects it.
@@ -86,7 +88,7 @@ class ModelSettings:
         bias: bool = False,
         rope_theta: float = 1000000.0,
         rope_scaling: dict | None = None,
-        max_length: int = 4096,
+        max_length: int | None = None,
         img_size: int | None = None,
         vision_config: dict | None = None,
         xc2_family: str | None = None,
@@ -121,6 +123,7 @@ class ModelSettings:
             }
             xc2_family = detect_family(detected, source="XComposer2Config").name
         self.xc2_family = xc2_family
+        self.max_length = self.family.max_length if max_length is None else max_length
         # Upstream's configs of tiled families hold anything there, or nothing: the tile's size is the family's.
         self.img_size = self.family.image_size if img_size is None or self.family.tiling else img_size
         self.vision_config = asdict(VisionConfig.from_dict(vision_config or {}))
@@ -206,8 +209,8 @@ class ModelSettings:
             wrong.append("tie_word_embeddings true is not supported: output and embedding are two matrices here")
         if self.bias:
             wrong.append("bias true is not supported: no released checkpoint has biases in the language model")
-        if self.chat_layout not in (None, "as_trained", "official"):
-            wrong.append(f'chat_layout "{shown(self.chat_layout)}" is not one of as_trained, official')
+        if self.chat_layout not in (None, *CHAT_LAYOUTS):
+            wrong.append(f'chat_layout "{shown(self.chat_layout)}" is not one of {", ".join(CHAT_LAYOUTS)}')
         if wrong:
             raise ValueError("the model configuration does not hold together: " + "; ".join(wrong))
 

@@ -43,8 +43,8 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 }
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _OPTIONAL = (
-    *("num_key_value_heads", "img_size", "hd_num", "pad_image_to_square", "exif", "background", "rope_scaling"),
-    *("vision_config", "chat_layout"),
+    *("num_key_value_heads", "max_length", "img_size", "hd_num", "pad_image_to_square", "exif", "background"),
+    *("rope_scaling", "vision_config", "chat_layout"),
 )
 
 

@@ -79,7 +79,7 @@ def test_copy_is_independent():
             "rope_scaling: factor is 0.5, but must be a number of at",
         ),
         ({"bias": True}, "bias true is not supported: no released checkpoint has biases in the language model"),
-        ({"chat_layout": "mine"}, 'chat_layout "mine" is not one of as_trained, official'),
+        ({"chat_layout": "mine"}, 'chat_layout "mine" is not one of official, as_trained'),
     ],
 )
 def test_values_that_contradict(change, message):

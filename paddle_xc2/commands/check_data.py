@@ -35,6 +35,7 @@ class Asked:
     new_tokens: list[str] | None = None
     exif: bool | None = None
     background: str | None = None
+    pad_image_to_square: bool | None = None
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -105,6 +106,7 @@ def run(args: Namespace) -> int:
             image_size=asked.img_size,
             exif=asked.exif,
             background=asked.background,
+            pad_image_to_square=asked.pad_image_to_square,
         )
         processor.tokenizer, _ = with_tokens_of_run(processor.tokenizer, asked.adapter, asked.new_tokens)
     sources, findings = open_sources(asked.files)
@@ -211,6 +213,7 @@ def asked_by_run(path: str) -> Asked:
         arguments.new_tokens,
         arguments.exif,
         arguments.background,
+        arguments.pad_image_to_square,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from paddle_xc2.adapter_base import adapter_settings, find_base, is_adapter
+from paddle_xc2.asked_as import AskedAs
 from paddle_xc2.checkpoint_config import config_path, read_checkpoint_config, read_tensor_names
 from paddle_xc2.data.chat_request import ChatRequest, read_request
 from paddle_xc2.data.collate import collate_arrays, collate_rows, to_tensors
@@ -29,7 +30,6 @@ from paddle_xc2.families import FAMILIES, Family
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.upstream_settings import model_settings
 
-CHAT_LAYOUTS = ("official", "as_trained")
 TRUNCATIONS = ("refuse", "turns")
 
 
@@ -41,17 +41,13 @@ class XComposer2Processor:
         tokenizer: None for images alone.
         image_size: pixels, side of the square image, or of a tile.
         patch_size: pixels, side of a ViT patch.
-        hd_num: tiles that an image may take; None is upstream's default, which differs between chat and training.
-            Videos take as many as they need, 34 at most.
-        max_length: tokens of a training sample, image slots included; None is the family's.
-        chat_layout: "official" asks as upstream's chat code does, "as_trained" as upstream's training code writes
-            samples: for models fine-tuned with it.
-        pad_image_to_square: of LLaVA: whether an image is padded to a square, or its middle is taken as CLIP does it;
-            None is the family's way.
+        max_length, hd_num, chat_layout, pad_image_to_square: as of AskedAs; None is the family's way.
         truncation: what happens to longer training samples: "refuse" raises TooLong, "turns" drops the oldest turns but
             not their images, which later answers may be about.
         reading: of pictures that are not plain RGB.
-    Raises: ValueError for an unknown chat_layout or truncation, or a choice that the family doesn't have.
+    Attributes:
+        asked_as: all of these settings but truncation.
+    Raises: ValueError for an unknown truncation, or as AskedAs.of_family.
     """
 
     def __init__(
@@ -62,36 +58,48 @@ class XComposer2Processor:
         patch_size: int = 14,
         max_length: int | None = None,
         hd_num: int | None = None,
-        chat_layout: str = "official",
+        chat_layout: str | None = None,
         truncation: str = "refuse",
         pad_image_to_square: bool | None = None,
         reading: PictureReading = AS_UPSTREAM,
     ):
-        if hd_num == -1:  # upstream's scripts write it for families without tiles
-            hd_num = None
-        if hd_num is not None and family.tiling is None:
-            raise ValueError(f"hd_num is {hd_num}, but {family.name} takes no tiles; leave it out or set -1")
-        if hd_num is not None and hd_num < 1:
-            raise ValueError(f"hd_num is {hd_num}, but an image takes at least 1 tile")
-        if pad_image_to_square is not None and not family.pad_to_square:
-            raise ValueError(
-                f"pad_image_to_square is {pad_image_to_square}, but {family.name} neither pads nor crops images; "
-                "leave it out"
-            )
-        if chat_layout not in CHAT_LAYOUTS:
-            raise ValueError(f'chat_layout "{chat_layout}" is not one of {", ".join(CHAT_LAYOUTS)}')
         if truncation not in TRUNCATIONS:
             raise ValueError(f'truncation "{truncation}" is not one of {", ".join(TRUNCATIONS)}')
         self.family = family
         self.tokenizer = tokenizer
-        self.image_size = image_size
+        self.asked_as = AskedAs.of_family(
+            family,
+            chat_layout,
+            max_length,
+            hd_num,
+            image_size,
+            pad_image_to_square,
+            reading.exif or None,
+            reading.background,
+        )
         self.patch_size = patch_size
-        self.hd_num = hd_num
-        self.max_length = max_length or family.max_length
-        self.chat_layout = chat_layout
         self.truncation = truncation
-        self.pad_image_to_square = pad_image_to_square
         self.reading = reading
+
+    @property
+    def image_size(self) -> int:
+        return self.asked_as.img_size
+
+    @property
+    def hd_num(self) -> int | None:
+        return self.asked_as.hd_num
+
+    @property
+    def max_length(self) -> int:
+        return self.asked_as.max_length
+
+    @property
+    def chat_layout(self) -> str:
+        return self.asked_as.chat_layout
+
+    @property
+    def pad_image_to_square(self) -> bool | None:
+        return self.asked_as.pad_image_to_square
 
     @classmethod
     def from_pretrained(
@@ -110,11 +118,8 @@ class XComposer2Processor:
         """The processor of a checkpoint: a directory or a released name; of an adapter with its base.
 
         Args:
-            hd_num: tiles that an image may take; None is what the checkpoint was fine-tuned with here, else upstream's
-                default. Families without tiles take only None or -1.
-            chat_layout: None is what the checkpoint says: "as_trained" if it was fine-tuned here, else "official".
-            image_size: None is the checkpoint's.
-            pad_image_to_square: None is what the checkpoint was fine-tuned with here, else the family's way.
+            max_length, hd_num, chat_layout, image_size, pad_image_to_square: as of AskedAs; None is what the checkpoint
+                was fine-tuned with here, else the family's way. Families without tiles take only None or -1 for hd_num.
             base: of an adapter, if it is not where the adapter remembers it.
             exif, background: as of PictureReading; None is what the checkpoint was fine-tuned with here.
         Raises: FileNotFoundError, ValueError.
@@ -125,34 +130,36 @@ class XComposer2Processor:
             path, settings = find_base(path, base), adapter_settings(path)
         content = read_checkpoint_config(path) | settings
         config = model_settings(content, str(config_path(path)), read_tensor_names(path))
-        return cls(
-            config.family,
-            tokenizer,
-            config.img_size if config.family.tiling else image_size or config.img_size,
-            config.vision.patch_size,
-            max_length,
-            config.hd_num if hd_num is None else hd_num,
-            chat_layout or config.chat_layout or "official",
-            truncation,
-            config.pad_image_to_square if pad_image_to_square is None else pad_image_to_square,
-            PictureReading(
-                bool(config.exif if exif is None else exif), config.background if background is None else background
-            ),
+        asked = AskedAs.of_model(
+            config,
+            chat_layout=chat_layout,
+            max_length=max_length,
+            hd_num=hd_num,
+            img_size=image_size,
+            pad_image_to_square=pad_image_to_square,
+            exif=exif,
+            background=background,
         )
+        return cls._asked(asked, config, tokenizer, truncation)
 
     @classmethod
     def for_config(cls, config, tokenizer=None, hd_num: int | None = None) -> XComposer2Processor:
         """The processor of a model in memory. config: XComposer2Config."""
+        return cls._asked(AskedAs.of_model(config, hd_num=hd_num), config, tokenizer)
+
+    @classmethod
+    def _asked(cls, asked: AskedAs, config, tokenizer, truncation: str = "refuse") -> XComposer2Processor:
         return cls(
             config.family,
             tokenizer,
-            config.img_size,
+            asked.img_size,
             config.vision.patch_size,
-            config.max_length,
-            config.hd_num if hd_num is None else hd_num,
-            config.chat_layout or "official",
-            pad_image_to_square=config.pad_image_to_square,
-            reading=PictureReading(bool(config.exif), config.background),
+            asked.max_length,
+            asked.hd_num,
+            asked.chat_layout,
+            truncation,
+            asked.pad_image_to_square,
+            PictureReading(bool(asked.exif), asked.background),
         )
 
     def image_transform(self, image, training: bool = False, source: str = "", num_images: int = 1) -> np.ndarray:

@@ -17,6 +17,7 @@ from paddlenlp.trainer import TrainerState
 
 import paddle_xc2
 from paddle_xc2 import runtime
+from paddle_xc2.asked_as import AS_TRAINED
 from paddle_xc2.data.mixture import load_datasets
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer, with_tokens_of_run
@@ -228,11 +229,8 @@ def load_model(
     model.source_dir = model_dir
     is_path = local_path(arguments.model_name_or_path).is_dir()
     model.source_name = None if is_path else arguments.model_name_or_path
-    model.config.chat_layout = "as_trained"
-    model.config.max_length = processor.max_length
-    model.config.hd_num = processor.hd_num  # so that chat shows images as training did
-    model.config.pad_image_to_square = processor.pad_image_to_square
-    model.config.exif, model.config.background = processor.reading.exif or None, processor.reading.background
+    # So that chat lays out text and shows images as training did.
+    replace(processor.asked_as, chat_layout=AS_TRAINED).record(model.config)
     if arguments.recompute:
         model.recompute_enable()
     else:

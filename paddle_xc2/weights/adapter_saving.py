@@ -7,7 +7,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from paddle_xc2.adapter_base import FACTS_VERSION, SETTINGS
+from paddle_xc2.adapter_base import FACTS_VERSION
+from paddle_xc2.asked_as import SETTINGS
 from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, ADAPTER_FACTS_FILE
 from paddle_xc2.json_file import write_json
 from paddle_xc2.models.lora import LoRALinear, is_linear, lora_layers, named_parameters

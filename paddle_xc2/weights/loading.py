@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 
 from paddle_xc2.adapter_base import adapter_settings, base_name, find_base, is_adapter, take_settings
+from paddle_xc2.asked_as import check_image_size
 from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.models.clip_vit import resize_position_table
@@ -144,13 +145,8 @@ def resized_table(table: LazyTensor, patches_per_side: int, name: str) -> LazyTe
 
 def change_image_size(config: XComposer2Config, img_size: int) -> None:
     """Raises: ValueError if the model can't have it."""
-    if config.family.tiling and img_size != config.img_size:
-        raise ValueError(
-            f"img_size is {img_size}, but the tiles of {config.xc2_family} are always {config.img_size} pixels; "
-            "leave img_size out, hd_num says how many tiles an image may take"
-        )
+    check_image_size(config, img_size)
     config.img_size = img_size
-    config.check()
 
 
 def build_without_memory(config: XComposer2Config, dtype: str = "float32") -> XComposer2ForCausalLM:

@@ -45,8 +45,7 @@ def setting(request, tmp_path_factory):
     model = tiny_model(xc2_family=family.name, vocab_size=TINY_VOCAB_SIZE, **sizes)
     tokenizer = XComposer2Tokenizer.from_pretrained(tiny_tokenizer(tmp_path_factory.mktemp("tokenizer")))
     hd_num = 3 if family.tiling else None
-    processor = XComposer2Processor.for_config(model.config, tokenizer, hd_num)
-    processor.max_length = 20000
+    processor = XComposer2Processor(family, tokenizer, model.config.img_size, max_length=20000, hd_num=hd_num)
     return model, processor, [processor.encode_conversation(sample) for sample in SAMPLES]
 
 

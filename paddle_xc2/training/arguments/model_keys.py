@@ -180,7 +180,12 @@ class DataArguments:
         "trained with, else transparency is dropped, as upstream does. It is recorded, and chat then does the same.",
         course=True,
     )
-    max_length: int | None = key(None, "longest sample; null is the family's.", least=1, most=2**20)
+    max_length: int | None = key(
+        None,
+        "longest sample; null is what the checkpoint was fine-tuned with here, else the family's.",
+        least=1,
+        most=2**20,
+    )
     truncation: str = key(
         "refuse",
         "what happens to longer samples: refuse lists them and stops, turns drops their oldest turns (but not "
