@@ -126,6 +126,8 @@ def check_is_checkpoint(directory: Path) -> None:
 
 def read_shard(path: Path) -> dict[str, LazyTensor]:
     """The tensors of one file. Raises: ValueError naming the file, if it is damaged."""
+    if not path.is_file():  # opening a pipe waits for ever
+        raise ValueError(f"{path}: is no file, but a directory, a pipe or a device; copy the file itself there")
     with open(path, "rb") as file:
         if file.read(32).startswith(b"version https://git-lfs"):
             raise ValueError(f"{path}: is a Git LFS pointer, not the file itself; fetch it with: git lfs pull")

@@ -74,10 +74,10 @@ def load_model(
     if dtype is None:
         dtype = prevailing_dtype(tensors.values())
     config.dtype = dtype
-    model = build_without_memory(config, dtype)
     shapes = parameter_shapes(config)
     shapes[POSITION_TABLE][0] = stored_rows
     fitting = balance(tensors, layout_of(tensors), shapes, directory).parameters
+    model = build_without_memory(config, dtype)  # of sizes that the files have been seen to hold
     parameters = dict(model.named_parameters())
     quantizable = quantizable_layers(model) if quantize else {}
     for name, tensor in fitting.items():

@@ -13,7 +13,6 @@ from __future__ import annotations
 import mmap
 import pickle
 import struct
-from collections import OrderedDict
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -21,8 +20,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from paddle_xc2.messages import shown
+from paddle_xc2.short_repr import short_repr
+from paddle_xc2.weights.bounded_pickle import BoundedUnpickler, ordered_dict
 from paddle_xc2.weights.lazy_tensor import NUMPY_DTYPES, LazyTensor
-from paddle_xc2.weights.torch_files import refusal
+from paddle_xc2.weights.torch_files import BadTorchFile, check_total, refusal
 
 # NumPy's codes in a pickled dtype; byte order stands beside them.
 ARRAY_DTYPES = {
@@ -43,7 +45,7 @@ PIECES = "UnpackBigParamInfor@@"  # {name: {"OriginShape", "slices": names of th
 MAX_TEXT_BYTES = 64 * 1024  # longer text is an array of protocol 2, and stays in the file
 
 
-class BadPaddleFile(ValueError):
+class BadPaddleFile(BadTorchFile):
     """The file is damaged, or no file of tensors."""
 
 
@@ -101,16 +103,18 @@ def read_paddle_file(path: Path) -> dict[str, LazyTensor]:
             except BadPaddleFile:
                 raise
             except Exception as error:  # damaged bytes make pickle raise nearly anything
-                raise BadPaddleFile(f"{path}: is cut off or damaged ({error}); copy or download it again") from error
+                told = f"is cut off or damaged ({shown(error)})"
+                raise BadPaddleFile(f"{path}: {told}; copy or download it again") from error
     if not isinstance(state, dict):
         raise BadPaddleFile(f"{path}: holds a {type(state).__name__}, expected a dict of tensors")
     tensors = {
         name: _lazy_tensor(path, name, value) for name, value in state.items() if name not in (PARAMETER_NAMES, PIECES)
     }
+    check_total(path, tensors)
     return _joined(path, tensors, state[PIECES]) if PIECES in state else tensors
 
 
-class StateDictUnpickler(pickle._Unpickler):
+class StateDictUnpickler(BoundedUnpickler):
     """Unpickles a state dict to Arrays; knows a fixed list of globals and has its own, harmless, meaning for each.
 
     The unpickler in Python, not the faster one in C: its instructions can be replaced, here those that would read the
@@ -121,7 +125,7 @@ class StateDictUnpickler(pickle._Unpickler):
         path: of it, for messages.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch = dict(BoundedUnpickler.dispatch)
 
     def __init__(self, mapped: mmap.mmap, path: Path):
         super().__init__(mapped)
@@ -135,7 +139,7 @@ class StateDictUnpickler(pickle._Unpickler):
             ("_codecs", "encode"): self.encode,
             ("builtins", "tuple"): tuple,
             ("__builtin__", "tuple"): tuple,
-            ("collections", "OrderedDict"): OrderedDict,
+            ("collections", "OrderedDict"): ordered_dict,
         }
 
     def find_class(self, module, name):
@@ -144,7 +148,7 @@ class StateDictUnpickler(pickle._Unpickler):
         return self.allowed[module, name]
 
     def persistent_load(self, persistent_id):
-        raise BadPaddleFile(f"{self.path}: unknown reference {persistent_id!r} in its pickle")
+        raise BadPaddleFile(f"{self.path}: unknown reference {short_repr(persistent_id)} in its pickle")
 
     def encode(self, text: str | Span, encoding: str) -> bytes | Span:
         """Stands in for codecs.encode, which makes bytes of the text of protocol 2."""
@@ -154,11 +158,10 @@ class StateDictUnpickler(pickle._Unpickler):
         """Frames are read-ahead hints around small things; without them every position is one in the file."""
         self.read(8)
 
-    def load_build(self):
-        state = self.stack.pop()
-        if not isinstance(self.stack[-1], (Array, DType)):
-            raise BadPaddleFile(f"{self.path}: its pickle sets attributes of a {type(self.stack[-1]).__name__}")
-        self.stack[-1].__setstate__(state)
+    def build(self, made: object, state: object) -> None:
+        if not isinstance(made, (Array, DType)):
+            raise BadPaddleFile(f"{self.path}: its pickle sets attributes of a {type(made).__name__}")
+        made.__setstate__(state)
 
     def skip(self, size: struct.Struct, is_text: bool = False) -> None:
         (num_bytes,) = size.unpack(self.read(size.size))
@@ -170,7 +173,6 @@ class StateDictUnpickler(pickle._Unpickler):
         self.append(span)
 
     dispatch[pickle.FRAME[0]] = load_frame
-    dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.BINBYTES[0]] = lambda self: self.skip(struct.Struct("<I"))
     dispatch[pickle.BINBYTES8[0]] = lambda self: self.skip(struct.Struct("<Q"))
     dispatch[pickle.BINUNICODE[0]] = lambda self: self.skip(struct.Struct("<I"), is_text=True)
@@ -185,23 +187,38 @@ def _lazy_tensor(path: Path, name, value) -> LazyTensor:
         case Array() as array if isinstance(name, str):
             pass
         case _:
-            raise BadPaddleFile(f"{path}: holds a {type(value).__name__} under {name!r}, expected only tensors by name")
+            told = f"holds a {type(value).__name__} under {short_repr(name)}"
+            raise BadPaddleFile(f"{path}: {told}, expected only tensors by name")
     shape, code = array.shape, getattr(array.dtype, "code", None)
-    if code not in ARRAY_DTYPES or array.dtype.order == ">":
+    if not isinstance(code, str) or code not in ARRAY_DTYPES or array.dtype.order == ">":
         order = " of a big-endian machine" if getattr(array.dtype, "order", None) == ">" else ""
-        raise BadPaddleFile(f"{path}: {name} has dtype {code!r}{order}; known are {', '.join(ARRAY_DTYPES)}")
-    if not isinstance(shape, tuple) or any(type(length) is not int or length < 0 for length in shape):
-        raise BadPaddleFile(f"{path}: {name} has the impossible shape {shape!r}")
+        raise BadPaddleFile(
+            f"{path}: {shown(name)} has dtype {short_repr(code)}{order}; known are {', '.join(ARRAY_DTYPES)}"
+        )
+    if not _is_shape(shape):
+        raise BadPaddleFile(f"{path}: {shown(name)} has the impossible shape {short_repr(shape)}")
     dtype = ARRAY_DTYPES[code]
     expected = prod(shape) * NUMPY_DTYPES[dtype].itemsize
     match array.data:
-        case Span(num_bytes=found, is_text=is_text) if is_text or found == expected:
+        case Span(num_bytes=found, is_text=False) if found == expected:
+            pass
+        case Span(num_bytes=found, is_text=True) if expected <= found <= 2 * expected:  # 1 or 2 for each byte
             pass
         case bytes() as data if len(data) == expected:
             pass
         case _:
-            raise BadPaddleFile(f"{path}: {name} of shape {shape} does not have the {expected} bytes that it needs")
+            raise BadPaddleFile(
+                f"{path}: {shown(name)} of shape {shape} does not have the {expected} bytes that it needs"
+            )
     return LazyTensor(dtype, shape, partial(_read, path, name, array, dtype))
+
+
+def _is_shape(shape: object) -> bool:
+    return (
+        isinstance(shape, tuple)
+        and len(shape) <= 16
+        and all(type(length) is int and 0 <= length < 2**60 for length in shape)
+    )
 
 
 def _read(path: Path, name: str, array: Array, dtype: str) -> np.ndarray:
@@ -229,14 +246,23 @@ def _joined(path: Path, tensors: dict[str, LazyTensor], pieces) -> dict[str, Laz
     tensors = dict(tensors)
     for name, entry in pieces.items() if isinstance(pieces, dict) else [(PIECES, pieces)]:
         match entry:
-            case {"OriginShape": tuple(shape), "slices": [str(), *_] as names} if set(names) <= tensors.keys():
+            case {"OriginShape": shape, "slices": list(names)} if _is_shape(shape) and _are_all_there(names, tensors):
                 parts = [tensors.pop(piece) for piece in names]
             case _:
                 parts, shape = [], ()
         if len({part.dtype for part in parts}) != 1 or sum(prod(part.shape) for part in parts) != prod(shape):
-            raise BadPaddleFile(f"{path}: {name} can't be joined from its pieces; copy or download the file again")
+            raise BadPaddleFile(
+                f"{path}: {shown(name)} can't be joined from its pieces; copy or download the file again"
+            )
         tensors[name] = LazyTensor(parts[0].dtype, shape, partial(_concatenate, parts, shape))
     return tensors
+
+
+def _are_all_there(names: list, tensors: dict) -> bool:
+    """Whether each of the names is that of a tensor, and none stands twice."""
+    return (
+        all(isinstance(name, str) for name in names) and len(set(names)) == len(names) and set(names) <= tensors.keys()
+    )
 
 
 def _concatenate(parts: list[LazyTensor], shape: tuple[int, ...]) -> np.ndarray:

@@ -6,16 +6,19 @@ storage, uncompressed. The pickle may name the few globals that a state dict con
 
 from __future__ import annotations
 
-import pickle
+import io
+import math
 import struct
 import zipfile
-from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from paddle_xc2.messages import shown
+from paddle_xc2.short_repr import short_repr
+from paddle_xc2.weights.bounded_pickle import BoundedUnpickler, ordered_dict
 from paddle_xc2.weights.lazy_tensor import NUMPY_DTYPES, LazyTensor
 
 STORAGE_DTYPES = {
@@ -31,6 +34,8 @@ STORAGE_DTYPES = {
     "BoolStorage": "bool",
 }
 MAX_PICKLE_BYTES = 64 * 2**20  # a 7B checkpoint's is 0.1 MB
+MAX_SHARED = 4  # times a file's size that its tensors may have together: tied weights are views of the same bytes
+_LARGEST = 2**60
 _LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: lengths of its name and of its extra field
 
 
@@ -71,6 +76,8 @@ def read_archive(path: Path, unpickler: type[StateDictUnpickler] | None = None) 
         unpickler: StateDictUnpickler, or a class of it that knows more globals.
     Raises: as `read_torch_file`.
     """
+    if not path.is_file():
+        raise BadTorchFile(f"{path}: is no file, but a directory, a pipe or a device; give the file itself")
     with open(path, "rb") as file:
         start = file.read(4)
         if start != b"PK\x03\x04":
@@ -80,21 +87,29 @@ def read_archive(path: Path, unpickler: type[StateDictUnpickler] | None = None) 
         except BadTorchFile:
             raise
         except Exception as error:  # damaged bytes make zipfile and pickle raise nearly anything
-            raise BadTorchFile(f"{path}: is cut off or damaged ({error}); copy or download it again") from error
+            raise BadTorchFile(f"{path}: is cut off or damaged ({shown(error)}); copy or download it again") from error
 
 
 def tensors_of(path: Path, state) -> dict[str, LazyTensor]:
     """The tensors of a state dict whose values are Views. Raises: BadTorchFile if it is anything else."""
     if not isinstance(state, dict):
         raise BadTorchFile(f"{path}: holds a {type(state).__name__}, expected a dict of tensors")
-    return {name: _lazy_tensor(path, name, value) for name, value in state.items()}
+    tensors = {name: _lazy_tensor(path, name, value) for name, value in state.items()}
+    check_total(path, tensors)
+    return tensors
+
+
+def check_total(path: Path, tensors: dict[str, LazyTensor]) -> None:
+    """Raises: BadTorchFile for views that are many times as large as the file: a bomb, or damage."""
+    if sum(tensor.num_bytes for tensor in tensors.values()) > MAX_SHARED * path.stat().st_size:
+        raise BadTorchFile(f"{path}: its tensors are more than {MAX_SHARED} times as large as the file; copy it again")
 
 
 def refusal(path: Path, module: str, name: str) -> str:
     """What to say of a pickle that asks for a global which it must not have."""
     return (
-        f"{path}: refused, and nothing of it was executed: its pickle asks for {module}.{name}, which no checkpoint of "
-        "tensors needs; don't use the file unless you trust its origin"
+        f"{path}: refused, and nothing of it was executed: its pickle asks for {shown(module)}.{shown(name)}, which no "
+        "checkpoint of tensors needs; don't use the file unless you trust its origin"
     )
 
 
@@ -115,17 +130,26 @@ def _unpickle(path: Path, file, unpickler: type[StateDictUnpickler]) -> object:
     if archive.getinfo(pickles[0]).file_size > MAX_PICKLE_BYTES:
         raise BadTorchFile(f"{path}: its pickle is larger than {MAX_PICKLE_BYTES} bytes; it is no file of tensors")
     prefix = pickles[0].removesuffix("data.pkl")
-    if f"{prefix}byteorder" in archive.namelist() and archive.read(f"{prefix}byteorder") != b"little":
+    if _byte_order(archive, f"{prefix}byteorder") != b"little":
         raise BadTorchFile(f"{path}: was written on a big-endian machine; write it again on a little-endian one")
     with archive.open(pickles[0]) as pickled:
-        return unpickler(pickled, path, archive, prefix).load()
+        content = io.BytesIO(pickled.read(MAX_PICKLE_BYTES))
+    return unpickler(content, path, archive, prefix).load()
 
 
-class StateDictUnpickler(pickle.Unpickler):
+def _byte_order(archive: zipfile.ZipFile, member: str) -> bytes:
+    """What a member of one word says; a few bytes of it, however many it would inflate to."""
+    if member not in archive.NameToInfo:
+        return b"little"
+    with archive.open(member) as file:
+        return file.read(len(b"little") + 1)
+
+
+class StateDictUnpickler(BoundedUnpickler):
     """Unpickles a state dict to Views; knows a fixed list of globals and has its own, harmless, meaning for each.
 
     Args:
-        pickled: the opened data.pkl.
+        pickled: data.pkl in memory.
         path, archive, prefix: the file, the same as a zip archive, and the folder in it.
     """
 
@@ -136,7 +160,7 @@ class StateDictUnpickler(pickle.Unpickler):
         self.prefix = prefix
         # Nothing here has attributes that a pickle could set, nor has what these return.
         self.allowed = {
-            ("collections", "OrderedDict"): OrderedDict,
+            ("collections", "OrderedDict"): ordered_dict,
             ("torch._utils", "_rebuild_tensor_v2"): self.rebuild_tensor,
             ("torch._utils", "_rebuild_parameter"): self.rebuild_parameter,
             **{("torch", storage): dtype for storage, dtype in STORAGE_DTYPES.items()},
@@ -152,15 +176,15 @@ class StateDictUnpickler(pickle.Unpickler):
         match persistent_id:
             case ("storage", str(dtype), str(key), _, int(num_elements)) if dtype in NUMPY_DTYPES:
                 return self.find_storage(dtype, key, num_elements)
-        raise BadTorchFile(f"{self.path}: unknown reference {persistent_id!r} in its pickle")
+        raise BadTorchFile(f"{self.path}: unknown reference {short_repr(persistent_id)} in its pickle")
 
     def find_storage(self, dtype: str, key: str, num_elements: int) -> Storage:
         member = f"{self.prefix}data/{key}"
         if member not in self.archive.NameToInfo:
-            raise BadTorchFile(f"{self.path}: the archive lacks {member}; copy or download it again")
+            raise BadTorchFile(f"{self.path}: the archive lacks {shown(member)}; copy or download it again")
         info = self.archive.getinfo(member)
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise BadTorchFile(f"{self.path}: {member} is compressed or encrypted, which torch.save does not do")
+            raise BadTorchFile(f"{self.path}: {shown(member)} is compressed or encrypted, which torch.save does not do")
         with open(self.path, "rb") as file:
             file.seek(info.header_offset)
             header = file.read(_LOCAL_HEADER.size)
@@ -168,7 +192,7 @@ class StateDictUnpickler(pickle.Unpickler):
         num_bytes = num_elements * NUMPY_DTYPES[dtype].itemsize
         if num_bytes != info.file_size or offset + num_bytes > self.path.stat().st_size:
             raise BadTorchFile(
-                f"{self.path}: {member} has {info.file_size} bytes, expected {num_elements} x {dtype}; "
+                f"{self.path}: {shown(member)} has {info.file_size} bytes, expected {num_elements} x {dtype}; "
                 "copy or download it again"
             )
         return Storage(dtype, offset, num_elements)
@@ -188,12 +212,18 @@ def _lazy_tensor(path: Path, name, value) -> LazyTensor:
         case View(Storage() as storage, int(first), tuple(shape), tuple(strides)) if isinstance(name, str):
             pass
         case _:
-            raise BadTorchFile(f"{path}: holds a {type(value).__name__} under {name!r}, expected only tensors by name")
-    if any(type(number) is not int or number < 0 for number in (first, *shape, *strides)) or len(shape) != len(strides):
-        raise BadTorchFile(f"{path}: {name} has the impossible shape {shape} or strides {strides}")
+            told = f"holds a {type(value).__name__} under {short_repr(name)}"
+            raise BadTorchFile(f"{path}: {told}, expected only tensors by name")
+    numbers = (first, *shape, *strides)
+    sound = all(type(number) is int and 0 <= number < _LARGEST for number in numbers)
+    if not sound or len(shape) != len(strides) or len(shape) > 16 or math.prod(shape) > storage.num_elements:
+        told = f"the impossible shape {short_repr(shape)} or strides {short_repr(strides)}"
+        raise BadTorchFile(f"{path}: {shown(name)} has {told}, of {storage.num_elements} stored elements")
     last = first + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
     if 0 not in shape and last >= storage.num_elements:
-        raise BadTorchFile(f"{path}: {name} of shape {shape} reaches beyond the {storage.num_elements} stored elements")
+        raise BadTorchFile(
+            f"{path}: {shown(name)} of shape {shape} reaches beyond the {storage.num_elements} stored elements"
+        )
     return LazyTensor(storage.dtype, shape, partial(_map, path, value))
 
 

@@ -34,6 +34,8 @@ _INERT_GLOBALS = {
     ("numpy._core.multiarray", "scalar"),
     ("numpy._core.multiarray", "_reconstruct"),
     ("_codecs", "encode"),
+    ("builtins", "set"),
+    ("__builtin__", "set"),
     ("collections", "deque"),
     ("collections", "defaultdict"),
     ("datetime", "datetime"),

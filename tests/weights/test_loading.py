@@ -257,3 +257,20 @@ def test_a_config_of_newer_transformers_gives_the_same_logits(shared, tmp_path):
         path.write_text(json.dumps(content | rope))
         logits[name] = XComposer2ForCausalLM.from_pretrained(tmp_path / name)(ids).logits.numpy()
     np.testing.assert_array_equal(logits["flat"], logits["nested"])
+
+
+def test_sizes_that_the_files_do_not_hold_are_not_built(checkpoint, monkeypatch):
+    """A config.json of a few bytes can't ask for all memory."""
+
+    def build(*_):
+        raise AssertionError("built")
+
+    monkeypatch.setattr(loading, "build_without_memory", build)
+    path = checkpoint / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "num_hidden_layers": 1000, "hidden_size": 65536, "vocab_size": 10**7}))
+    with pytest.raises(ValueError, match="the weights don't fit the model of its config.json"):
+        load_model(checkpoint)
+    path.write_text(json.dumps({**content, "num_hidden_layers": 10**9}))
+    with pytest.raises(ValueError, match="num_hidden_layers is 1000000000, but must be 1000 at most"):
+        load_model(checkpoint)
