@@ -22,6 +22,7 @@ from paddle_xc2.messages import counted, listed_lines
 
 _LIST_BYTES = 2**20  # of a data.txt: more is no list of files
 _MOST_SAMPLES = 10**8  # of one file in an epoch
+_MOST_TIMES = 10_000  # that a record comes in an epoch: more is a slip, and planning it alone takes minutes
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,12 @@ class DatasetSpec:
                 f"{self.name}: {', '.join(map(str, self.files))} holds no record that can be trained on; leave it out, "
                 "or raise max_length if they are all too long"
             )
-        if not 1 <= asked <= _MOST_SAMPLES:
+        most = min(_MOST_SAMPLES, _MOST_TIMES * num_records)
+        if not 1 <= asked <= most:
             share = f"ratio {self.ratio:g} of {counted(num_records, 'record')}"
             quota = share if self.num_samples is None else "num_samples"
             raise ValueError(
-                f"{self.name}: {quota} asks for {asked} samples an epoch, but it must be from 1 to {_MOST_SAMPLES}; "
+                f"{self.name}: {quota} asks for {asked} samples an epoch, but it must be from 1 to {most}; "
                 "change it, or leave the file out (in a data.txt, a number means thousands with given_num true and is "
                 "a ratio with given_num false)"
             )

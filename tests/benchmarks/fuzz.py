@@ -39,6 +39,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
 SECONDS, MEMORY, MESSAGE = 20, 2 * 2**30, 4000
+# Of these, only the tensors beside them decide.
+NEUTRAL = {"target_modules", "modules_to_save", "architectures", "auto_map"}
 DEEP = "[" * 100_000
 STRANGE = (
     *(None, True, False, 0, -1, 1, 2, 3, 7, 64, 1.5, -0.5, 1e-300, 1e308, math.nan, math.inf, 2**31, 2**63, 10**30),
@@ -158,7 +160,7 @@ def said_otherwise(before: bytes, after: bytes) -> tuple[bool, str]:
     changes = {
         place: (was.get(place, "-"), now.get(place, "-")) for place in {**was, **now} if not same(was, now, place)
     }
-    known = [place for place in changes if place in was]
+    known = [place for place in changes if place in was and place[0] not in NEUTRAL]
     told = ", ".join(
         f"{'.'.join(map(str, place))}: {old!r:.40} -> {new!r:.40}" for place, (old, new) in changes.items()
     )
@@ -269,6 +271,7 @@ def make_adapter(directory: Path, base: Path) -> None:
     from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
     from paddle_xc2.training.arguments import FinetuneArguments
     from paddle_xc2.training.lora import add_lora
+    from paddle_xc2.weights.manifest import MANIFEST_FILE
 
     model = XComposer2ForCausalLM.from_pretrained(base)
     add_lora(model, FinetuneArguments(lora=True, lora_rank=4, lora_alpha=8))
@@ -276,6 +279,7 @@ def make_adapter(directory: Path, base: Path) -> None:
         if name.endswith("lora_b"):
             parameter.set_value(paddle.randn(parameter.shape) * 0.1)
     model.save_pretrained(directory)
+    (directory / MANIFEST_FILE).unlink()  # with its hashes, every change would be refused before it is looked at
 
 
 def make_data(directory: Path) -> None:
@@ -391,14 +395,16 @@ def in_a_child(action, folder: Path) -> dict:
     began, had = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     child = os.fork()
     if not child:
-        os.close(reader)
-        signal.alarm(SECONDS)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(1, 2)
-        found = as_a_command(action, folder)
-        with open(writer, "wb") as out:
-            pickle.dump(found, out)
-        os._exit(0)
+        try:
+            os.close(reader)
+            signal.alarm(SECONDS)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(1, 2)
+            found = as_a_command(action, folder)
+            with open(writer, "wb") as out:
+                pickle.dump(found, out)
+        finally:
+            os._exit(0)
     os.close(writer)
     with open(reader, "rb") as pipe:
         raw = pipe.read()

@@ -236,3 +236,9 @@ def test_a_list_made_on_windows(files, monkeypatch):
     (files / "data.txt").write_text("sub\\b.json 2\n", encoding="utf-8")
     with pytest.raises(FileNotFoundError, match=r"subb.json \(line 1\)"):
         read_data_list(files / "data.txt", given_num=False)
+
+
+def test_a_record_comes_ten_thousand_times_an_epoch_at_most():
+    assert DatasetSpec("a", (), num_samples=20_000).asked_of(2) == 20_000
+    with pytest.raises(ValueError, match="asks for 20001 samples an epoch, but it must be from 1 to 20000"):
+        DatasetSpec("a", (), num_samples=20_001).asked_of(2)
