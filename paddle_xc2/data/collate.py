@@ -61,22 +61,26 @@ def collate_rows(rows: list[list[Example]], pad_token_id: int, padding_side: str
 
 def to_tensors(batch: dict) -> dict:
     """The same batch as Paddle tensors, and `layout`, what the model needs to know of them without asking a device."""
+    sources = []
+    tensors = {key: to_device(value, sources) for key, value in batch.items() if key != "pixel_values"}
+    tensors["pixel_values"] = [to_device(pixels, sources) for pixels in batch["pixel_values"]]
+    layout = BatchLayout.of(*(batch.get(key) for key in DESCRIBED))
+    slots, predicting = (to_device(places, sources) for places in (layout.image_slots, layout.predicting))
+    layout = replace(layout, image_slots=slots, predicting=predicting, sources=tuple(sources))
+    tensors["layout"] = layout.describing(*(tensors.get(key) for key in DESCRIBED))
+    return tensors
+
+
+def to_device(array: np.ndarray, sources: list):
+    """The array as a Paddle tensor, without waiting for what a GPU is doing.
+
+    Args:
+        sources: takes what the copy may still be reading when this returns: keep it for as long as the tensor is used.
+    """
     import paddle  # reading and checking data needs no Paddle
 
-    on_gpu, sources = paddle.device.get_device().startswith("gpu"), []
-
-    def tensor(array):
-        if not on_gpu:
-            return paddle.to_tensor(array)
-        # From page-locked memory it is copied without waiting for what the device is doing. The copy is read when its
-        # turn comes (paddle/phi/core/tensor_utils.cc, `Copy` that doesn't block), so the layout keeps it.
-        sources.append(paddle.to_tensor(array, place=paddle.CUDAPinnedPlace()))
-        return sources[-1].cuda(blocking=False)
-
-    tensors = {key: tensor(value) for key, value in batch.items() if key != "pixel_values"}
-    tensors["pixel_values"] = [tensor(pixels) for pixels in batch["pixel_values"]]
-    layout = BatchLayout.of(*(batch.get(key) for key in DESCRIBED))
-    layout = replace(layout, image_slots=tensor(layout.image_slots), predicting=tensor(layout.predicting))
-    layout = layout.describing(*(tensors.get(key) for key in DESCRIBED))
-    tensors["layout"] = replace(layout, sources=tuple(sources))
-    return tensors
+    if not paddle.device.get_device().startswith("gpu"):
+        return paddle.to_tensor(array)
+    # From page-locked memory, a copy that doesn't block is made in its turn (paddle/phi/core/tensor_utils.cc, `Copy`).
+    sources.append(paddle.to_tensor(array, place=paddle.CUDAPinnedPlace()))
+    return sources[-1].cuda(blocking=False)

@@ -19,6 +19,7 @@ from paddlenlp.trainer import PrinterCallback, ProgressCallback, Trainer, Traini
 from paddlenlp.trainer.trainer_utils import get_scheduler
 
 from paddle_xc2 import runtime
+from paddle_xc2.data.collate import to_device
 from paddle_xc2.data.conversation import Conversation
 from paddle_xc2.evaluation.metrics import Answer, metrics_for, summary
 from paddle_xc2.generation.chat import decode_answer, stop_ids
@@ -123,6 +124,7 @@ class Window:
     # Of every step, where there are several data sets: sum of token losses of each, and their number.
     dataset_losses: list[paddle.Tensor | list[float]] = field(default_factory=list)
     dataset_tokens: list[list[int]] = field(default_factory=list)
+    sources: list = field(default_factory=list)  # of `to_device`, until the losses have been waited for
     learning_rate: float = 0.0  # of the last step
     started: float = field(default_factory=time.perf_counter)  # moved on by what is not training
 
@@ -287,7 +289,7 @@ class StepTrainer(Trainer):
     def _note_dataset_losses(self, token_losses, datasets: np.ndarray) -> None:
         names = self.name_of_dataset[datasets]
         sums = paddle.zeros([len(self.dataset_names)], "float32")
-        sums = paddle.index_add(sums, paddle.to_tensor(names), 0, token_losses)
+        sums = paddle.index_add(sums, to_device(names, self.window.sources), 0, token_losses)
         self.window.dataset_losses.append(sums)
         self.window.dataset_tokens.append(np.bincount(names, minlength=len(self.dataset_names)).tolist())
 

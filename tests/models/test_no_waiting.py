@@ -11,70 +11,25 @@ from paddle_xc2.families import FAMILIES
 from paddle_xc2.generation.generate import generate
 from paddle_xc2.models import attention as attention_module
 from tests.models.test_frozen_gradients import batches, make
-
-# Whatever of a tensor reads it, and what copies from or to the host.
-METHODS = (
-    *("numpy", "item", "tolist", "cpu", "__array__", "__bool__", "__int__", "__float__", "__index__"),
-    *("nonzero", "masked_select", "unique"),
-)
-FUNCTIONS = ("nonzero", "masked_select", "unique", "to_tensor")
+from tests.no_waiting import Waited, no_waiting
 
 
-class Waited(AssertionError):
-    pass
-
-
-@pytest.fixture
-def no_waiting(monkeypatch):
-    """Call it, and from then on whatever waits for a device raises Waited."""
-
-    def forbid(owner, name):
-        def forbidden(*args, **kwargs):
-            raise Waited(name)
-
-        monkeypatch.setattr(owner, name, forbidden)
-
-    def begin():
-        for name in METHODS:
-            forbid(paddle.Tensor, name)
-        for name in FUNCTIONS:
-            forbid(paddle, name)
-        get = paddle.Tensor.__getitem__
-
-        def get_item(tensor, index):
-            for one in index if isinstance(index, tuple) else (index,):
-                if isinstance(one, (paddle.Tensor, np.ndarray, list)):
-                    raise Waited("indexed by an array")
-            return get(tensor, index)
-
-        monkeypatch.setattr(paddle.Tensor, "__getitem__", get_item)
-        copy = paddle.Tensor.copy_
-
-        def copy_(tensor, other, blocking):
-            if blocking:
-                raise Waited("a copy that blocks")
-            return copy(tensor, other, blocking)
-
-        monkeypatch.setattr(paddle.Tensor, "copy_", copy_)
-
-    return begin
-
-
-def test_the_watch_sees(no_waiting):
+def test_the_watch_sees():
     x, mask = paddle.ones([2]), paddle.to_tensor([True, False])
-    no_waiting()
-    for wait in (x.numpy, x.sum().item, lambda: bool(x.any()), lambda: int(x[0]), lambda: np.asarray(x)):
-        with pytest.raises(Waited):
-            wait()
-    for wait in (lambda: x[mask], lambda: paddle.nonzero(x), lambda: paddle.to_tensor([1]), lambda: float(x[1])):
-        with pytest.raises(Waited):
+    waits = (
+        *(lambda: x.numpy(), lambda: x.sum().item(), lambda: bool(x.any()), lambda: int(x[0]), lambda: np.asarray(x)),
+        *(lambda: x[mask], lambda: paddle.nonzero(x), lambda: paddle.to_tensor([1]), lambda: float(x[1])),
+        lambda: x.copy_(x, True),
+    )
+    for wait in waits:
+        with pytest.raises(Waited), no_waiting():
             wait()
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("kind", ["whole", "lora beside whole projector", "dora", "nf4 lora"])
 @pytest.mark.parametrize("family", [FAMILIES[2], FAMILIES[-1]], ids=lambda family: family.name)
-def test_training(no_waiting, monkeypatch, family, kind, recompute):
+def test_training(monkeypatch, family, kind, recompute):
     monkeypatch.setattr(attention_module, "CHUNK_ELEMENTS", 2**12)  # several chunks of queries, as at real lengths
     model = make(family, kind)
     model.train()
@@ -82,19 +37,19 @@ def test_training(no_waiting, monkeypatch, family, kind, recompute):
         model.recompute_enable()
     layouts = batches(model)
     model(**layouts[0]).loss.backward()  # tables are made once
-    no_waiting()
-    for batch in layouts:
-        model(**batch, loss_denominator=7.0).loss.backward()
+    with no_waiting():
+        for batch in layouts:
+            model(**batch, loss_denominator=7.0).loss.backward()
 
 
-def test_evaluation(no_waiting):
+def test_evaluation():
     model = make(FAMILIES[0], "whole")
     layouts = batches(model)
     with paddle.no_grad():
         model(**layouts[0])
-        no_waiting()
-        for batch in layouts:
-            model(**batch)
+        with no_waiting():
+            for batch in layouts:
+                model(**batch)
 
 
 def test_a_batch_that_was_written_to_is_looked_at_again():
