@@ -90,6 +90,9 @@ class ClipVisionTransformer(nn.Layer):
     select_layer: which hidden state is the output: -1 is the last layer's, -2 that of the layer before, whose
         successor then never runs (it keeps its weights, for the way back to the upstream checkpoint).
     std: of the initial weights.
+
+    Attributes:
+        compute_dtype: what it computes in; None is its weights' own dtype.
     """
 
     def __init__(self, config: VisionConfig, patches_per_side: int, select_layer: int = -1, std: float = 0.02):
@@ -107,6 +110,7 @@ class ClipVisionTransformer(nn.Layer):
         self.layers = nn.LayerList([ClipLayer(config, std) for _ in range(config.num_hidden_layers)])
         self.num_layers_run = config.num_hidden_layers + 1 + select_layer
         self.use_recompute = False
+        self.compute_dtype: str | None = None
 
     def forward(self, pixel_values):
         """Args:
@@ -120,10 +124,12 @@ class ClipVisionTransformer(nn.Layer):
                 f"pixel_values are {pixel_values.shape[2]} x {pixel_values.shape[3]} pixels, the vision encoder takes "
                 f"{side} x {side}; use the processor of the same checkpoint"
             )
-        patches = self.patch_embedding(pixel_values.astype(self.patch_embedding.weight.dtype))
+        kernel = self.patch_embedding.weight
+        kernel = kernel.astype(self.compute_dtype or kernel.dtype)
+        patches = F.conv2d(pixel_values.astype(kernel.dtype), kernel, stride=self.config.patch_size)
         patches = patches.flatten(2).transpose([0, 2, 1])
         cls = self.class_embedding.expand([patches.shape[0], 1, patches.shape[2]]).astype(patches.dtype)
-        hidden_states = paddle.concat([cls, patches], axis=1) + self.position_embedding.weight
+        hidden_states = paddle.concat([cls, patches], axis=1) + self.position_embedding.weight.astype(patches.dtype)
         hidden_states = self.pre_layrnorm(hidden_states)
         for layer in self.layers[: self.num_layers_run]:
             if self.use_recompute and self.training and not hidden_states.stop_gradient:

@@ -71,7 +71,7 @@ def encode_tiled(vit, projector, pixel_values, after_row, between_views):
     tokens, start = [], 0
     after_row, between_views = after_row.reshape([1, 1, -1]), between_views.reshape([1, -1])
     for rows, columns in grids:
-        tokens += [_close_rows(merged[start], after_row), between_views]
+        tokens += [_close_rows(merged[start], after_row), between_views.astype(merged.dtype)]
         grid = merged[start + 1 : start + 1 + rows * columns]
         side, channels = grid.shape[1], grid.shape[3]
         grid = grid.reshape([rows, columns, side, side, channels]).transpose([0, 2, 1, 3, 4])

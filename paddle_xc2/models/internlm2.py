@@ -31,7 +31,7 @@ class RMSNorm(nn.Layer):
     def forward(self, hidden_states):
         x = hidden_states.astype("float32")
         x = x * paddle.rsqrt(x.square().mean(axis=-1, keepdim=True) + self.epsilon)
-        return x.astype(hidden_states.dtype) * self.weight
+        return x.astype(hidden_states.dtype) * self.weight.astype(hidden_states.dtype)
 
 
 def rotary_frequencies(config: XComposer2Config, num_keys: int) -> np.ndarray:
@@ -136,7 +136,11 @@ class InternLM2DecoderLayer(nn.Layer):
 
 
 class InternLM2Model(nn.Layer):
-    """Token embedding, decoder layers and the final norm."""
+    """Token embedding, decoder layers and the final norm.
+
+    Attributes:
+        compute_dtype: what everything after the embedding computes in; None is the embedding's own dtype.
+    """
 
     def __init__(self, config: XComposer2Config):
         super().__init__()
@@ -146,6 +150,7 @@ class InternLM2Model(nn.Layer):
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, weight_attr=initializer)
         self.layers = nn.LayerList([InternLM2DecoderLayer(config) for _ in range(config.num_hidden_layers)])
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.compute_dtype: str | None = None
 
     def embed(self, input_ids):
         """int64 [batch, seq] -> float [batch, seq, hidden].
@@ -153,6 +158,7 @@ class InternLM2Model(nn.Layer):
         The pad token's row (also `</s>`) is never trained, as upstream.
         """
         embeddings = self.tok_embeddings(input_ids)
+        embeddings = embeddings.astype(self.compute_dtype or embeddings.dtype)
         if embeddings.stop_gradient:
             return embeddings
         is_pad = (input_ids == self.config.pad_token_id).unsqueeze(-1)

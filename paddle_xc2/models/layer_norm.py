@@ -21,4 +21,6 @@ class LayerNorm(nn.LayerNorm):
         if weight.stop_gradient and paddle.is_grad_enabled() and not hidden_states.stop_gradient:
             weight = weight.detach()  # the same numbers; its gradient goes with it, after the backward pass
             weight.stop_gradient = False
-        return F.layer_norm(hidden_states, self._normalized_shape, weight, self.bias, self._epsilon)
+        # Both are float32 in every precision while they learn.
+        weight, bias = weight.astype(hidden_states.dtype), self.bias.astype(hidden_states.dtype)
+        return F.layer_norm(hidden_states, self._normalized_shape, weight, bias, self._epsilon)

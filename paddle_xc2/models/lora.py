@@ -76,7 +76,7 @@ class LoRALinear(nn.Layer):
         """float [.., in] -> float [.., out]."""
         y = self.base(x)
         x = self.dropout(x)
-        update = paddle.matmul(self._low_rank(x), self.lora_b)
+        update = paddle.matmul(self._low_rank(x), self.lora_b.astype(x.dtype))
         if self.magnitude is None:
             return y + update
         weight = dense_weight(self.base).astype(y.dtype)
@@ -92,7 +92,7 @@ class LoRALinear(nn.Layer):
         return self._low_rank(self.dropout(x))
 
     def _low_rank(self, x):
-        x = paddle.matmul(x, self.lora_a)
+        x = paddle.matmul(x, self.lora_a.astype(x.dtype))
         return x if self.scaling == 1.0 else x * self.scaling
 
     def _norm_factor(self, weight):
@@ -200,7 +200,7 @@ def merge_lora(model) -> None:
     for path, layer in lora_layers(model).items():
         base, merged = layer.base, layer.merged_weight()
         if isinstance(base, nn.Linear):
-            base.weight.set_value(merged)
+            base.weight.set_value(merged.astype(base.weight.dtype))
         else:
             base = dense_linear(merged, layer.bias)
         replace_layer(model, path, base)

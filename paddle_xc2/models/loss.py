@@ -24,7 +24,7 @@ def token_loss_sum(hidden_states, weight, labels, predicting=None, own_rows=None
 
     Args:
         hidden_states: float [batch, seq, hidden].
-        weight: float [hidden, vocab].
+        weight: float [hidden, vocab]. It and what follows may have another dtype; products have that of hidden_states.
         labels: int64 [batch, seq], IGNORE_INDEX where a token is not trained.
         predicting: int64 [trained tokens]: which tokens of the flattened batch stand before a trained one, in reading
             order. None is looked up in the labels, which waits for the device.
@@ -69,6 +69,11 @@ class _ChunkedCrossEntropy(PyLayer):
         train_rows = learning and own_rows is not None and not own_rows.stop_gradient
         train_low = learning and low is not None and not low.stop_gradient
         train_high = learning and high is not None and not high.stop_gradient
+        # What learns is float32 in every precision, and gradients of chunks are added up so.
+        dtypes = [None if tensor is None else tensor.dtype for tensor in (weight, own_rows, high)]
+        weight, own_rows, high = (
+            None if tensor is None else tensor.astype(hidden.dtype) for tensor in (weight, own_rows, high)
+        )
         total, losses, grads, grads_low = paddle.zeros([], "float32"), [], [], []
         grad_weight, grad_rows, grad_high = None, None, None
         for start in range(0, hidden.shape[0], per_chunk):
@@ -96,18 +101,18 @@ class _ChunkedCrossEntropy(PyLayer):
                     own_grad = paddle.take_along_axis(grad, places, axis=1, broadcast=False)
                     grad = grad.put_along_axis_(places, paddle.zeros_like(own_grad), axis=1)
                     if train_rows:
-                        grad_rows = _add_product(grad_rows, own_grad, rows, own_rows.dtype, in_place)
+                        grad_rows = _add_product(grad_rows, own_grad, rows, dtypes[1], in_place)
                 if train_hidden:
                     grad_hidden = paddle.matmul(grad, weight, transpose_y=True)
                     if own_rows is not None:
                         grad_hidden = grad_hidden + paddle.matmul(own_grad, own_rows)
                     grads.append(grad_hidden.astype(hidden.dtype))
                 if train_weight:
-                    grad_weight = _add_product(grad_weight, rows, grad, weight.dtype, in_place)
+                    grad_weight = _add_product(grad_weight, rows, grad, dtypes[0], in_place)
                 if train_low:
                     grads_low.append(paddle.matmul(grad, high, transpose_y=True).astype(low.dtype))
                 if train_high:
-                    grad_high = _add_product(grad_high, update, grad, high.dtype, in_place)
+                    grad_high = _add_product(grad_high, update, grad, dtypes[2], in_place)
         ctx.grads = [paddle.concat(grads) if grads else None, grad_weight, None]  # the last: of the targets
         if own_rows is not None:
             ctx.grads += [grad_rows, None]  # the last: of the columns
@@ -125,7 +130,7 @@ class _ChunkedCrossEntropy(PyLayer):
 
 def _add_product(total, left, right, dtype, in_place: bool):
     """total + left^T right, in `dtype`; a total of None is zero. `in_place` makes no other tensor as large."""
-    if total is not None and in_place:
+    if total is not None and in_place and total.dtype == left.dtype:
         return total.addmm_(left.t(), right)
     product = paddle.matmul(left, right, transpose_x=True).astype(dtype)
     return product if total is None else total.add_(product)

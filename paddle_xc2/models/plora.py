@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import paddle.nn.functional as F
 from paddle import nn
 
 
@@ -45,7 +46,15 @@ class PLoRALinear(nn.Layer):
         return y + self.plora_b(inner)
 
 
-def linear(in_features: int, out_features: int, std: float, bias: bool = False) -> nn.Linear:
+class Linear(nn.Linear):
+    """nn.Linear that computes in the dtype of what enters: while it learns, it is itself float32 in every precision."""
+
+    def forward(self, x):
+        bias = None if self.bias is None else self.bias.astype(x.dtype)
+        return F.linear(x, self.weight.astype(x.dtype), bias)
+
+
+def linear(in_features: int, out_features: int, std: float, bias: bool = False) -> Linear:
     """A linear layer, weight [in, out] drawn from N(0, std^2), bias zero."""
     initializer = nn.initializer.Normal(0.0, std) if std else nn.initializer.Constant(0.0)
-    return nn.Linear(in_features, out_features, weight_attr=initializer, bias_attr=None if bias else False)
+    return Linear(in_features, out_features, weight_attr=initializer, bias_attr=None if bias else False)

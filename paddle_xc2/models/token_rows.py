@@ -45,13 +45,13 @@ class EmbeddingRows(nn.Layer):
     def forward(self, input_ids):
         """int64 [batch, seq] -> float [batch, seq, hidden]."""
         places = paddle.gather(self._places, input_ids.flatten()).reshape(input_ids.shape)
-        own = F.embedding(places.clip(min=0), self.rows)
-        return paddle.where((places >= 0).unsqueeze(-1), own, self.base(input_ids))
+        own, others = F.embedding(places.clip(min=0), self.rows), self.base(input_ids)
+        return paddle.where((places >= 0).unsqueeze(-1), own.astype(others.dtype), others)
 
     @paddle.no_grad()
     def write_into_base(self) -> None:
         """Gives the base the rows."""
-        self.base.weight[paddle.to_tensor(self.token_ids)] = self.rows
+        self.base.weight[paddle.to_tensor(self.token_ids)] = self.rows.astype(self.base.weight.dtype)
 
 
 class HeadRows(nn.Layer):
@@ -80,13 +80,13 @@ class HeadRows(nn.Layer):
 
     def forward(self, x):
         """float [.., hidden] -> float [.., vocab]."""
-        own = paddle.matmul(x, self.rows, transpose_y=True)
+        own = paddle.matmul(x, self.rows.astype(x.dtype), transpose_y=True)
         return put_columns(self.base(x), self.columns, own.astype(x.dtype))
 
     @paddle.no_grad()
     def write_into_base(self) -> None:
         """Gives the base the rows."""
-        self.base.weight[:, self.columns] = self.rows.t()
+        self.base.weight[:, self.columns] = self.rows.t().astype(self.base.weight.dtype)
 
 
 # The layers that may have rows of their own, by their paths in the model.

@@ -7,6 +7,7 @@ import logging
 import shlex
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -31,9 +32,11 @@ from paddle_xc2.models.token_rows import merge_rows
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load_arguments
 from paddle_xc2.training.checkpoints import check_whole
+from paddle_xc2.training.divergence import Diverged, check_starting_weights
 from paddle_xc2.training.interruption import Stopped, is_disk_error
 from paddle_xc2.training.lora import add_lora, check_continues, continue_adapter, remember_trained
 from paddle_xc2.training.metrics import device_memory
+from paddle_xc2.training.optimizer import learn_in_float32
 from paddle_xc2.training.outcome import answer_to_first_sample, outcome_lines, train_longer
 from paddle_xc2.training.output import Start, check_none_in_the_way, check_same_course, choose_start, claim, held
 from paddle_xc2.training.plan import Plan, first_sample_text, plan_lines
@@ -101,6 +104,7 @@ def run(
     check_same_course(start, plan.course)
     model = load_model(plan, model_dir, processor, original)
     learning = choose_trainable(model, arguments)
+    learn_in_float32(model, plan.weight_dtype, start.checkpoint)
     if plan.num_processes > 1:
         dist.barrier()  # every process has looked at output_dir before the first one writes into it
     if plan.rank == 0:
@@ -118,6 +122,10 @@ def run(
                 load_best(trainer, model_dir, processor, original)
             save_results(trainer, seconds)
         return 0
+    except Diverged as error:
+        if plan.rank == 0:
+            print(f"{arguments.output_dir}: {error}", file=sys.stderr)
+        return EXIT_FAILURE
     except Stopped:
         told, status = f"stopped by {trainer.stop.by or 'a signal to another process'}", 0
     except KeyboardInterrupt:
@@ -125,7 +133,8 @@ def run(
     except WorkersKilled as error:
         told, status = str(error), EXIT_FAILURE
         if plan.num_processes == 1:  # else the others would have to take part
-            trainer.save_what_is_trained()
+            with suppress(Diverged):  # what is not worth keeping is none to tell of here
+                trainer.save_what_is_trained()
     except (OSError, NoRoom) as error:
         if not is_disk_error(error):
             raise
@@ -223,6 +232,7 @@ def load_model(
             learn_token_rows(model, processor.tokenizer, arguments, plan.train, original)
         else:
             start_new_tokens(model, processor.tokenizer, original, arguments.new_tokens or ())
+    check_starting_weights(model, plan.start.checkpoint or arguments.lora_path or model_dir)
     if processor.tokenizer is not original:
         model.tokenizer = processor.tokenizer
     # Tokenizer and the like are copied from it when saving; a checkpoint may be gone by then.
@@ -360,7 +370,7 @@ def save_results(trainer: StepTrainer, seconds: float) -> None:
     if compared := trainer.answers.before_and_after(trainer.model_step):
         print("\n".join([f"sample answers, all of them in {output_dir / TABLE_FILE}:", *compared]))
     if not trainer.arguments.benchmark:
-        trainer.model.save_pretrained(output_dir)
+        trainer.model.save_pretrained(output_dir, dtype=trainer.plan.weight_dtype)
         trainer.model.eval()
         with trainer.autocast_smart_context_manager():
             question, answer = answer_to_first_sample(trainer.model, trainer.processor, trainer.plan)

@@ -57,7 +57,7 @@ def add_lora(model, arguments) -> None:
         if path.startswith("vit."):
             rank, alpha = arguments.vit_lora_rank or rank, arguments.vit_lora_alpha or alpha
         scaling = lora_scaling(alpha, rank, arguments.rslora)
-        settings = (rank, scaling, arguments.lora_dropout, arguments.use_dora, model.config.dtype)
+        settings = (rank, scaling, arguments.lora_dropout, arguments.use_dora)
         replace_layer(model, path, LoRALinear(layer_at(model, path), *settings))
 
 

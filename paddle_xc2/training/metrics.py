@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from paddle_xc2.durable import replace_file
 from paddle_xc2.evaluation.metrics import METRICS
+from paddle_xc2.messages import counted
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -20,10 +21,12 @@ METRICS_FILE = "metrics.jsonl"
 class MetricsFile:
     """metrics.jsonl: one JSON object a logged step or evaluation, in the order of the steps.
 
-    Training: step, epoch, loss (nats, mean over the trained tokens since the last logged step; null if float16
-    overflowed), learning_rate and grad_norm (of the last step, before clipping), trained_tokens, image_tokens and
-    tokens (since the last logged step), loss/<name> for each data set of which tokens were trained since then, if there
-    are several, tokens_per_second and, unless left out, peak_memory_gb.
+    Training: step, epoch, loss (nats, mean over the trained tokens since the last logged step), learning_rate and
+    grad_norm (of the last step, before clipping), skipped_steps (since the last logged step, if there are any: their
+    gradients were not finite, they changed nothing, and no other number but tokens counts them), trained_tokens,
+    image_tokens and tokens (since the last logged step), loss/<name> for each data set of which tokens were trained
+    since then, if there are several, tokens_per_second and, unless left out, peak_memory_gb.
+    What is not finite, or was not measured because every step was skipped, is null.
     Evaluation: step, epoch, eval_loss, eval_tokens, eval_seconds; with generation also eval_answers (how many) and
     those of evaluation/metrics.py, as eval_exact_match.
     """
@@ -38,7 +41,7 @@ class MetricsFile:
     def append(self, entry: dict) -> None:
         self.entries.append(entry)
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(json.dumps(entry, allow_nan=False) + "\n")
 
     def save_copy(self, directory: Path) -> None:
         """Writes what there is so far into a checkpoint."""
@@ -52,8 +55,13 @@ def read_metrics(directory: Path) -> list[dict]:
 
 def best_evaluation(entries: list[dict], metric: str, greater: bool) -> dict | None:
     """The evaluation with the best value of `metric`; of equals the first, None if there is none."""
-    evaluated = [entry for entry in entries if metric in entry and math.isfinite(entry[metric])]
+    evaluated = [entry for entry in entries if is_measured(entry, metric)]
     return min(evaluated, key=lambda entry: -entry[metric] if greater else entry[metric], default=None)
+
+
+def is_measured(entry: dict, key: str) -> bool:
+    """Whether an entry of metrics.jsonl has a number under `key`; null was not finite, NaN is an earlier version's."""
+    return entry.get(key) is not None and math.isfinite(entry[key])
 
 
 def peak_memory_gb() -> float:
@@ -103,9 +111,11 @@ class Progress:
         if "eval_loss" in entry:
             measured = [name for name in METRICS if f"eval_{name}" in entry]
             told = "".join(f", {name} {entry[f'eval_{name}']:.4f}" for name in measured)
-            self.say(f"{place}  evaluation loss {entry['eval_loss']:.4f}{told}")
+            self.say(f"{place}  evaluation loss {_number(entry['eval_loss'])}{told}")
             return
-        loss = "overflow" if entry["loss"] is None else f"{entry['loss']:.4f}"
+        loss = _number(entry["loss"])
+        if skipped := entry.get("skipped_steps"):
+            loss += f" ({counted(skipped, 'step')} skipped)"
         speed = f"{entry['tokens_per_second']:.0f} tokens/s"
         if self.lines:
             self.say(f"{place}  epoch {entry['epoch']:.2f}  loss {loss}  lr {entry['learning_rate']:.2e}  {speed}")
@@ -124,3 +134,7 @@ class Progress:
 
     def close(self) -> None:
         self.bar.close()
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"

@@ -10,7 +10,7 @@ from paddle_xc2.generation.chat import decode_answer, stop_ids
 from paddle_xc2.generation.generate import generate
 from paddle_xc2.messages import shown
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
-from paddle_xc2.training.metrics import best_evaluation
+from paddle_xc2.training.metrics import best_evaluation, is_measured
 
 if TYPE_CHECKING:
     from paddle_xc2.training.plan import Plan
@@ -67,7 +67,7 @@ def lowest_evaluation(entries: list[dict]) -> dict | None:
 
 def risen_evaluation(entries: list[dict]) -> dict | None:
     """The last evaluation, if its loss is clearly above the lowest; else None. entries: of metrics.jsonl."""
-    evaluated = [entry for entry in entries if math.isfinite(entry.get("eval_loss", math.nan))]
+    evaluated = [entry for entry in entries if is_measured(entry, "eval_loss")]
     best = lowest_evaluation(evaluated)
     return evaluated[-1] if best and evaluated[-1]["eval_loss"] > (1 + _LITTLE) * best["eval_loss"] else None
 

@@ -119,7 +119,7 @@ class Plan:
 
     @property
     def weight_dtype(self) -> str:
-        """What the parameters are stored in while training."""
+        """What is computed in, and what is frozen is stored in; what learns is float32 (training/optimizer.py)."""
         return self.precision if self.arguments.fp16_opt_level == "O2" else "float32"
 
     @cached_property
@@ -331,6 +331,8 @@ def expected_memory(plan: Plan, config: XComposer2Config, learning: dict[str, tu
     num_learning = sum(size for size, _ in learning.values())
     num_quantized = num_decoder_weights(config) if plan.arguments.quantization else 0
     stored = 4 if plan.weight_dtype == "float32" else 2
+    # What learns is float32. Cast for a product, it is kept for the backward pass, unless that computes it again.
+    casts = num_learning * stored if stored < 4 and not plan.arguments.recompute else 0
     num_tokens = _largest_batch(plan)
     # What a decoder layer keeps for the backward pass, per token: fitted to the peaks of 10 float32 steps on a CPU
     # (hidden 256 and 512, intermediate 704 to 2816, 4 and 8 layers, 1024 and 2048 tokens), which it gives within 12 %.
@@ -343,9 +345,13 @@ def expected_memory(plan: Plan, config: XComposer2Config, learning: dict[str, tu
     # Dequantizing holds one layer's weight at a time.
     dense = config.hidden_size * config.intermediate_size * stored if num_quantized else 0
     return {
-        "weights": (num_parameters - num_quantized) * stored + num_quantized * NF4_BYTES + dense,
-        "gradients": num_learning * stored,
-        "optimizer": num_learning * (8 if stored == 4 else 12),  # two moments, and a float32 copy of 16-bit weights
+        "weights": (num_parameters - num_learning - num_quantized) * stored
+        + num_learning * 4
+        + num_quantized * NF4_BYTES
+        + dense
+        + casts,
+        "gradients": num_learning * 4,
+        "optimizer": num_learning * 8,  # two moments
         "activations": loss + (layer + num_layers * between_layers if plan.arguments.recompute else num_layers * layer),
         **({"Paddle itself": PADDLE_BYTES} if paddle.get_device() == "cpu" else {}),  # on a GPU, the host has it
     }

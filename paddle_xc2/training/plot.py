@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import math
 from pathlib import Path
 
 from paddle_xc2.durable import replace_file
 from paddle_xc2.evaluation.metrics import METRICS
+from paddle_xc2.training.metrics import is_measured
 from paddle_xc2.training.outcome import lowest_evaluation, risen_evaluation
 
 LOSS_PLOT = "loss.png"
@@ -111,9 +111,7 @@ def _mark_evaluations(axes, entries: list[dict]) -> None:
 
 def _points(entries: list[dict], key: str) -> tuple[list[int], list[float]]:
     """Steps and values of what was measured and is a number."""
-    found = [
-        (entry["step"], entry[key]) for entry in entries if entry.get(key) is not None and math.isfinite(entry[key])
-    ]
+    found = [(entry["step"], entry[key]) for entry in entries if is_measured(entry, key)]
     return [step for step, _ in found], [value for _, value in found]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from dataclasses import dataclass, field
@@ -12,9 +11,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import paddle.distributed as dist
-from paddle import nn
 from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
-from paddle.nn.clip import _squared_l2_norm as squared_l2_norm
 from paddlenlp.trainer import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from paddlenlp.trainer.trainer_utils import get_scheduler
 
@@ -35,6 +32,7 @@ from paddle_xc2.training.batches import (
     StepItem,
     TrainingSteps,
 )
+from paddle_xc2.training.divergence import Diverged, describe_batches, diverged_message, starting_model_message
 from paddle_xc2.training.interruption import Stopped, StopRequest
 from paddle_xc2.training.metrics import (
     MetricsFile,
@@ -43,19 +41,22 @@ from paddle_xc2.training.metrics import (
     peak_memory_gb,
     read_metrics,
 )
+from paddle_xc2.training.optimizer import (
+    StepGuard,
+    build_optimizer,
+    gradient_norm,
+    not_finite,
+    read_optimizer,
+    write_optimizer,
+)
 from paddle_xc2.training.plan import Plan
 from paddle_xc2.training.plot import LOSS_PLOT, draw_metrics
 from paddle_xc2.training.predictions import delete_predictions, write_predictions
 from paddle_xc2.training.reporting import Reporters
 from paddle_xc2.training.sample_answers import SampleAnswers
 from paddle_xc2.training.samples import Samples
-from paddle_xc2.weights.checkpoint_files import find_shards, read_safetensors
-from paddle_xc2.weights.checkpoint_files import write_checkpoint as write_tensors
-from paddle_xc2.weights.lazy_tensor import tensor_in_memory
 
 STATE_FILE = "trainer_state.json"
-OPTIMIZER_DIR = "optimizer"
-OPTIMIZER_FILE = "optimizer.json"  # scheduler and loss scale
 _NUM_SOURCES_SHOWN = 5  # of the samples that a message is about
 PLOT_EVERY = 30  # seconds, at least, between two drawings of the loss while training
 
@@ -93,40 +94,29 @@ def trainer_arguments(plan: Plan) -> TrainingArguments:
     )
 
 
-class NormRecordingClip(nn.ClipGradByGlobalNorm):
-    """Clips by global norm, in place, and keeps the norm, a float32 scalar on the device. clip_norm 0 doesn't clip."""
-
-    last_norm = None
-
-    @paddle.no_grad()
-    def _dygraph_clip(self, params_grads):
-        squares = [squared_l2_norm(grad).astype("float32").reshape([]) for _, grad in params_grads]
-        self.last_norm = paddle.stack(squares).sum().sqrt()
-        on_host = self.last_norm.place.is_cpu_place()  # where looking at the norm costs nothing
-        if self.clip_norm <= 0 or on_host and self.last_norm.item() <= self.clip_norm:
-            return params_grads
-        factor = self.clip_norm / paddle.clip(self.last_norm, min=self.clip_norm)
-        for _, grad in params_grads:
-            grad.multiply_(factor.astype(grad.dtype))
-        return params_grads
-
-
 @dataclass
 class Window:
     """What happened since the last logged step."""
 
-    steps: list[int] = field(default_factory=list)
-    # On the device: looking at one waits for its step. Numbers after a checkpoint was gone on from.
+    # Of every step that was taken. On the device; numbers after a checkpoint was gone on from.
     losses: list[paddle.Tensor | float] = field(default_factory=list)
     trained_tokens: list[int] = field(default_factory=list)  # of all processes
     tokens: int = 0  # of this process, as the rest
     image_tokens: int = 0
-    # Of every step, where there are several data sets: sum of token losses of each, and their number.
+    # Of every pass of these steps, where there are several data sets: sum of token losses of each, and their number.
     dataset_losses: list[paddle.Tensor | list[float]] = field(default_factory=list)
     dataset_tokens: list[list[int]] = field(default_factory=list)
     sources: list = field(default_factory=list)  # of `to_device`, until the losses have been waited for
     learning_rate: float = 0.0  # of the last step
+    num_skipped: int = 0  # steps that were not taken
     started: float = field(default_factory=time.perf_counter)  # moved on by what is not training
+    num_taken_passes: int = 0  # entries of dataset_losses before the last step
+
+    def drop_last_step(self) -> None:
+        """The last step was not taken: what it computed counts as work, not as training."""
+        self.num_skipped += 1
+        del self.losses[-1], self.trained_tokens[-1]
+        del self.dataset_losses[self.num_taken_passes :], self.dataset_tokens[self.num_taken_passes :]
 
 
 class StepTrainer(Trainer):
@@ -161,6 +151,10 @@ class StepTrainer(Trainer):
         self.stop = StopRequest()
         self.asked_to_stop = False  # the same on all processes, as all of them know it since the last step
         self.saved_step = plan.start.step
+        self.taken_step = self.sound_step = plan.start.step  # the last that was taken, and the last that was looked at
+        # Of a step of which it is not known yet whether it was taken.
+        self.pending: tuple[StepItem, paddle.Tensor] | None = None
+        self.trial_batch: dict | None = None  # of the last step that was taken
         self.finished_step = plan.start.step  # all that follows it is done: log, evaluation, checkpoint
         self.best = self._best_before() if arguments.load_best_model_at_end and plan.start.checkpoint else None
         self.evaluation = self.questions = steps = None
@@ -173,6 +167,9 @@ class StepTrainer(Trainer):
             batch_size, place = arguments.per_device_train_batch_size, (plan.rank, plan.num_processes)
             steps = TrainingSteps(plan.train, processor, plan.order, batch_size, *place)
         super().__init__(model=model, args=trainer_arguments(plan), train_dataset=steps)
+        # Of every precision: PaddleNLP's loop then hands each step to it.
+        self.scaler = StepGuard(arguments.scale_loss if plan.precision == "float16" else None)
+        self.do_grad_scaling = True
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         self.output_dir = Path(self.args.output_dir)
@@ -199,6 +196,18 @@ class StepTrainer(Trainer):
 
     # The optimizer
 
+    def _wrap_amp_model(self, args, model):
+        """PaddleNLP would cast what learns to half precision here, and take a GradScaler: see training/optimizer.py."""
+        self.enable_autocast_context_manager, self.amp_dtype = True, self.plan.precision
+
+    def _wrap_model(self, model, training=True):
+        """PaddleNLP would cast here too, where it scales gradients."""
+        self.do_grad_scaling = False
+        try:
+            return super()._wrap_model(model, training)
+        finally:
+            self.do_grad_scaling = True
+
     def create_scheduler(self, num_training_steps: int):
         arguments = self.arguments
         self.lr_scheduler = get_scheduler(
@@ -214,26 +223,7 @@ class StepTrainer(Trainer):
         return self.lr_scheduler
 
     def create_optimizer(self, lr_scheduler=None):
-        """AdamW. Matrices decay; vectors (biases, norm weights, the class embedding) don't, as in PaddleNLP.
-
-        Upstream also decays the weights of InternLM2's norms, because Hugging Face's rule does not know them.
-        """
-        arguments = self.arguments
-        learning = [parameter for parameter in self.model.parameters() if not parameter.stop_gradient]
-        decaying = {parameter.name for parameter in learning if parameter.ndim > 1}
-        self.optimizer = paddle.optimizer.AdamW(
-            learning_rate=lr_scheduler,
-            beta1=arguments.adam_beta1,
-            beta2=arguments.adam_beta2,
-            epsilon=arguments.adam_epsilon,
-            parameters=learning,
-            weight_decay=arguments.weight_decay,
-            apply_decay_param_fun=decaying.__contains__,
-            grad_clip=NormRecordingClip(arguments.max_grad_norm),
-            multi_precision=self.plan.weight_dtype != "float32",
-        )
-        # Now, not after the first step: whether memory lasts is seen in that one, which has the largest batch.
-        self.optimizer._create_accumulators(paddle.base.framework.default_main_program().global_block(), learning)
+        self.optimizer = build_optimizer(self.model, self.arguments, lr_scheduler)
         return self.optimizer
 
     # A step
@@ -260,13 +250,14 @@ class StepTrainer(Trainer):
             )
         denominator = num_trained / num_ranks if inputs.weight else math.inf
         loss = paddle.zeros([], "float32")
+        self.window.num_taken_passes = len(self.window.dataset_losses)
         model.train()
         with model.no_sync() if num_ranks > 1 else contextlib.nullcontext():
             for index, batch in enumerate(inputs.batches):
                 try:
                     with self.autocast_smart_context_manager():
                         out = model(**batch, loss_denominator=denominator)
-                    (self.scaler.scale(out.loss) if self.do_grad_scaling else out.loss).backward()
+                    self.scaler.scale(out.loss).backward()
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
@@ -277,7 +268,7 @@ class StepTrainer(Trainer):
         if num_ranks > 1:
             fused_allreduce_gradients(list(model.parameters()), None)
         window = self.window
-        window.steps.append(step + 1)
+        self.pending = inputs, loss
         window.losses.append(loss)
         window.trained_tokens.append(num_trained)
         window.tokens += inputs.num_tokens
@@ -313,15 +304,16 @@ class StepTrainer(Trainer):
     def _maybe_log_save_evaluate(self, tr_loss, model, epoch, ignore_keys_for_eval, **kwargs):
         """PaddleNLP calls this after every step and once more after every epoch.
 
-        Raises: Stopped.
+        Raises: Stopped, Diverged; ValueError if the model to start from computes NaN.
         """
         step = self.state.global_step
         self.state.epoch = self.plan.order.epochs_after(step)
+        self._settle_step()
         ends = step >= self.plan.num_steps
         if self.control.should_log or ends and self.arguments.logging_strategy != "no":
             self._log_window()
-        elif ends:
-            self._window_losses()  # what is saved now has to be sound
+        if ends:
+            self._check_sound()
         if self.control.should_evaluate:
             self.evaluate()
         self._answer_questions(step)
@@ -346,23 +338,73 @@ class StepTrainer(Trainer):
         if self.saved_step != self.state.global_step:
             self._save_checkpoint(self.model)
 
+    def _settle_step(self) -> None:
+        """Notes whether the last step was taken. Raises: as `_maybe_log_save_evaluate`, if no step can be any more."""
+        if self.pending is None:
+            return
+        (item, loss), self.pending = self.pending, None
+        step, arguments = self.state.global_step, self.arguments
+        if not self.scaler.skipped:
+            self.taken_step, self.trial_batch = step, item.batches[0]
+            return
+        self.window.drop_last_step()
+        loss = float(_sum_over_processes([float(loss)])[0]) / self.plan.num_processes
+        if step == 1 and not math.isfinite(loss):
+            source = arguments.lora_path or arguments.model_name_or_path
+            raise ValueError(starting_model_message(source, self._describe(item.batches), loss))
+        if self.scaler.is_hopeless(loss):
+            norm, many = self.optimizer._grad_clip.last_norm, counted(self.scaler.in_a_row, "step")
+            self._diverge(
+                f"step {step}: loss {loss:.4g}, gradient norm {norm:.4g}, {many} skipped in a row", item.batches
+            )
+
+    def _check_sound(self) -> None:
+        """Looks at the state before it is kept: its parameters, and loss and gradients of the last step's first batch.
+
+        Nothing else tells that training can go on from it: of a state with finite parameters, the loss or the gradients
+        may not be, which the next step only would show.
+
+        Raises: Diverged.
+        """
+        if self.sound_step >= self.taken_step:
+            return
+        step, batch = self.taken_step, self.trial_batch
+        names = not_finite(self.model, self.plan.weight_dtype)
+        self.model.train()  # for recompute; its random numbers are nobody's, every step starts its own
+        with self.autocast_smart_context_manager():
+            loss = self.model(**batch).loss
+        self.scaler.scale(loss).backward()
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        loss, norm = float(loss), float(gradient_norm(gradients)) / self.scaler.loss_scale
+        self.optimizer.clear_grad(set_to_zero=False)
+        broken = not math.isfinite(loss + norm) and not self.scaler.can_mend(loss)
+        if _sum_over_processes([broken or bool(names)])[0]:
+            told = f"loss {loss:.4g}, gradient norm {norm:.4g}"
+            if names:
+                told = f"{listed(names)} {'is' if len(names) == 1 else 'are'} not finite"
+            self._diverge(f"the state after step {step} is not saved: {told}", [batch])
+        self.sound_step = step
+
+    def _diverge(self, what: str, batches: list[dict]) -> None:
+        """Raises: Diverged."""
+        raise Diverged(diverged_message(what, self._describe(batches), self.arguments, self.last_checkpoint))
+
+    def _describe(self, batches: list[dict]) -> str:
+        return describe_batches(self.model, batches, self.autocast_smart_context_manager)
+
     def _window_losses(self) -> np.ndarray:
-        """Loss of every step in the window. Raises: ValueError naming the first that is not finite."""
+        """Loss of every step in the window."""
         if not self.window.losses:
             return np.empty(0)
-        losses = _sum_over_processes([float(loss) for loss in self.window.losses]) / self.plan.num_processes
-        # In float16 a step may overflow: the scaler then leaves it out and halves the scale.
-        loss_scale = float(self.scaler._scale) if self.do_grad_scaling else None
-        check_losses(self.window.steps, losses, loss_scale)
-        return losses
+        return _sum_over_processes([float(loss) for loss in self.window.losses]) / self.plan.num_processes
 
     def _window_record(self) -> dict:
         """The window as JSON values: what a checkpoint needs for the next logged step to be as it would have been."""
         losses = self._window_losses().tolist()
         tokens, image_tokens = _sum_over_processes([self.window.tokens, self.window.image_tokens])
         return {
-            "steps": self.window.steps,
             "losses": losses,
+            "num_skipped": self.window.num_skipped,
             "trained_tokens": self.window.trained_tokens,
             "tokens": int(tokens),
             "image_tokens": int(image_tokens),
@@ -376,7 +418,7 @@ class StepTrainer(Trainer):
         record = checkpoints.read_marker(checkpoint).get("window") if checkpoint else None
         if record is None:
             return Window()
-        window = Window(record["steps"], record["losses"], record["trained_tokens"])
+        window = Window(record["losses"], record["trained_tokens"], num_skipped=record.get("num_skipped", 0))
         if self.plan.rank == 0:  # these were summed over all processes
             window.tokens, window.image_tokens = record["tokens"], record["image_tokens"]
             losses, tokens = record["dataset_losses"]
@@ -396,26 +438,25 @@ class StepTrainer(Trainer):
     def _dataset_entries(self) -> dict:
         """{"loss/name": mean loss} of the data sets that the window has trained tokens of."""
         losses, tokens = self._dataset_sums()
-        means = {
+        return {
             f"loss/{name}": loss / number
             for name, loss, number in zip(self.dataset_names, losses.tolist(), tokens.tolist(), strict=False)
             if number
         }
-        return {name: mean if math.isfinite(mean) else None for name, mean in means.items()}
 
     def _log_window(self) -> None:
         window, losses = self.window, self._window_losses()
-        if not len(losses):
+        if not len(losses) and not window.num_skipped:
             self.control.should_log = False
             return
         tokens, image_tokens = _sum_over_processes([window.tokens, window.image_tokens])
-        loss = float(np.average(losses, weights=window.trained_tokens))
         entry = {
             "step": self.state.global_step,
             "epoch": round(self.state.epoch, 6),
-            "loss": loss if math.isfinite(loss) else None,
+            "loss": float(np.average(losses, weights=window.trained_tokens)) if len(losses) else None,
             "learning_rate": window.learning_rate,
-            "grad_norm": float(self.optimizer._grad_clip.last_norm),
+            "grad_norm": self.optimizer._grad_clip.last_norm,
+            **({"skipped_steps": window.num_skipped} if window.num_skipped else {}),
             **self._dataset_entries(),
             "trained_tokens": sum(window.trained_tokens),
             "image_tokens": int(image_tokens),
@@ -429,6 +470,9 @@ class StepTrainer(Trainer):
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, entry)
 
     def _report(self, entry: dict) -> None:
+        """Notes and shows what was measured. What is not finite becomes None: JSON has no other word for it."""
+        broken = [name for name, value in entry.items() if isinstance(value, float) and not math.isfinite(value)]
+        entry.update(dict.fromkeys(broken))
         if self.metrics:
             self.metrics.append(entry)
             self.reporters.write(entry)
@@ -444,7 +488,6 @@ class StepTrainer(Trainer):
 
         None if it was cut short by a request to stop: the run makes up for it when it goes on.
         """
-        self._window_losses()
         started = time.perf_counter()
         mine = self._my_batches()
         losses, num_tokens = [], 0
@@ -532,9 +575,9 @@ class StepTrainer(Trainer):
         entries = [entry for entry in read_metrics(checkpoint) if f"checkpoint-{entry['step']}" in there]
         return best_evaluation(entries, *self.arguments.best_metric)
 
-    def _better(self, entry: dict) -> dict:
-        """The better one of `self.best` and `entry`, the first of equals."""
-        return best_evaluation([self.best, entry] if self.best else [entry], *self.arguments.best_metric) or entry
+    def _better(self, entry: dict) -> dict | None:
+        """The better one of `self.best` and `entry`, the first of equals; None if there is none yet."""
+        return best_evaluation([self.best, entry] if self.best else [entry], *self.arguments.best_metric)
 
     def evaluate_what_is_due(self) -> None:
         """Evaluates the state to start from, if it would have been and was not: the run was stopped meanwhile.
@@ -590,6 +633,8 @@ class StepTrainer(Trainer):
     # Checkpoints
 
     def _save_checkpoint(self, model, metrics=None):
+        """Writes everything that going on needs, if it is sound. Raises: Diverged."""
+        self._check_sound()
         window = self._window_record()
         started = time.perf_counter()
         if self.plan.rank == 0:
@@ -611,9 +656,8 @@ class StepTrainer(Trainer):
 
     def _write_state(self, directory: Path) -> None:
         """Everything that going on needs. Random numbers are not in it: every step starts its own."""
-        self.model.save_pretrained(directory)
-        scaler = self.scaler if self.do_grad_scaling else None
-        write_optimizer(directory, self.model, self.optimizer, self.lr_scheduler, scaler)
+        self.model.save_pretrained(directory, dtype=self.plan.weight_dtype)
+        write_optimizer(directory, self.model, self.optimizer, self.lr_scheduler, self.scaler)
         self.state.save_to_json(str(directory / STATE_FILE))
         self.metrics.save_copy(directory)
         if self.answers.questions:
@@ -624,8 +668,7 @@ class StepTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         if checkpoint is not None:
-            scaler = self.scaler if self.do_grad_scaling else None
-            read_optimizer(Path(checkpoint), self.model, self.optimizer, self.lr_scheduler, scaler)
+            read_optimizer(Path(checkpoint), self.model, self.optimizer, self.lr_scheduler, self.scaler)
 
 
 def _answered(conversation: Conversation, answer: str) -> Answer:
@@ -675,62 +718,6 @@ def out_of_memory_message(step: int, batch: dict, sources: list[list[str]], erro
         "per_device_train_batch_size (and raise gradient_accumulation_steps), max_tokens_per_batch, max_length or "
         f"hd_num, or freeze parts of the model (fix_vit); {reason}"
     )
-
-
-def check_losses(steps: list[int], losses: np.ndarray, loss_scale: float | None) -> None:
-    """Args:
-        loss_scale: of float16; None in other precisions.
-    Raises: ValueError naming the first step whose loss is not finite, unless a smaller scale can still mend it.
-    """
-    wrong = np.flatnonzero(~np.isfinite(losses))
-    if len(wrong) and (loss_scale is None or loss_scale < 1.0):
-        raise ValueError(
-            f"step {steps[wrong[0]]}: the loss is {losses[wrong[0]]}, training can't go on from here; lower "
-            "learning_rate, lengthen warmup_ratio, or compute in bf16 or float32 instead of fp16"
-        )
-
-
-def write_optimizer(directory: Path, model, optimizer, lr_scheduler, scaler=None) -> None:
-    """Writes the state of the optimizer under the parameters' names in the model, one tensor at a time."""
-    tensors = {name: tensor_in_memory(tensor) for name, tensor in _optimizer_tensors(model, optimizer).items()}
-    (directory / OPTIMIZER_DIR).mkdir()
-    write_tensors(directory / OPTIMIZER_DIR, tensors, metadata_format="pd")
-    state = {"lr_scheduler": lr_scheduler.state_dict()}
-    if scaler is not None:
-        state["scaler"] = {name: np.asarray(value).tolist() for name, value in scaler.state_dict().items()}
-    (directory / OPTIMIZER_FILE).write_text(json.dumps(state, indent=2))
-
-
-def read_optimizer(directory: Path, model, optimizer, lr_scheduler, scaler=None) -> None:
-    """Brings the optimizer, which has not stepped yet, into the state that `write_optimizer` wrote."""
-    saved = {}
-    for shard in find_shards(directory / OPTIMIZER_DIR):
-        saved.update(read_safetensors(shard))
-    # By hand: after Paddle's own set_state_dict, a parameter that gets its first gradient later on is an error.
-    with_state = {name.rpartition("/")[0] for name in saved}
-    parameters = [parameter for name, parameter in model.named_parameters() if name in with_state]
-    optimizer._create_accumulators(paddle.base.framework.default_main_program().global_block(), parameters)
-    for name, tensor in _optimizer_tensors(model, optimizer).items():
-        tensor.set_value(saved[name].load(saved[name].dtype, name))
-    state = json.loads((directory / OPTIMIZER_FILE).read_text())
-    lr_scheduler.set_state_dict(state["lr_scheduler"])
-    if scaler is not None:
-        scale = np.asarray(state["scaler"]["scale"], "float32")
-        scaler.load_state_dict({**state["scaler"], "scale": scale})
-
-
-def _optimizer_tensors(model, optimizer) -> dict[str, paddle.Tensor]:
-    """{"parameter's name in the model/what it is": tensor} of all that the optimizer keeps."""
-    names = {parameter.name: name for name, parameter in model.named_parameters()}
-    masters = {f"{names[owner]}/master": master for owner, master in optimizer._master_weights.items()}
-    # Where there is a float32 copy of a parameter, the other states belong to the copy.
-    names.update({master.name: name.removesuffix("/master") for name, master in masters.items()})
-    states = {
-        f"{names[owner]}/{kind}": tensor
-        for kind, tensors in optimizer._accumulators.items()
-        for owner, tensor in tensors.items()
-    }
-    return {**states, **masters}
 
 
 def _sum_over_processes(values: list[float]) -> np.ndarray:

@@ -16,7 +16,7 @@ from paddle_xc2.models.token_rows import row_layers
 from paddle_xc2.weights.adapter import ADAPTER_FILES
 from paddle_xc2.weights.base_fingerprint import base_fingerprint
 from paddle_xc2.weights.checkpoint_files import write_shard
-from paddle_xc2.weights.lazy_tensor import LazyTensor, tensor_in_memory
+from paddle_xc2.weights.lazy_tensor import LazyTensor, check_dtype, tensor_in_memory
 from paddle_xc2.weights.manifest import write_manifest
 from paddle_xc2.weights.name_map import to_hf
 from paddle_xc2.weights.whole_directory import whole_directory
@@ -24,7 +24,7 @@ from paddle_xc2.weights.whole_directory import whole_directory
 _PREFIX = "base_model.model."
 
 
-def save_adapter(model, directory: str | Path, overwrite: bool = True) -> None:
+def save_adapter(model, directory: str | Path, overwrite: bool = True, dtype: str | None = None) -> None:
     """Writes the model's adapter: adapter_config.json, adapter_model.safetensors, and a file of facts of our own.
 
     PEFT reads it but for PLoRA and the separators of tiles, if these were trained: PEFT mistakes their names for its
@@ -33,9 +33,11 @@ def save_adapter(model, directory: str | Path, overwrite: bool = True) -> None:
     Args:
         model: XComposer2ForCausalLM with LoRA layers, or parameters that `model.replaced` names.
         overwrite: as `whole_directory`.
-    Raises: ValueError as `whole_directory`, or if there is nothing to write.
+        dtype: "float32", "bfloat16" or "float16"; None is each parameter's own.
+    Raises: ValueError as `whole_directory`, for values that don't fit into `dtype`, or if there is nothing to write.
     """
-    tensors = adapter_tensors(model)
+    check_dtype(dtype)
+    tensors = {name: tensor.as_dtype(dtype or tensor.dtype, name) for name, tensor in adapter_tensors(model).items()}
     if not tensors:
         raise ValueError("the model has no adapter to save")
     destination = Path(directory).resolve()

@@ -13,7 +13,7 @@ from paddle_xc2.models.loss import token_loss_sum
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.finetune import choose_trainable
 from paddle_xc2.training.lora import continue_adapter
-from paddle_xc2.training.trainer import NormRecordingClip
+from paddle_xc2.training.optimizer import NormRecordingClip
 from tests.golden import Golden
 
 

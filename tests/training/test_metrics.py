@@ -80,9 +80,12 @@ def test_bar_within_the_bar(capsys):
     assert "answering" not in capsys.readouterr().err
 
 
-def test_overflow_of_float16_has_no_loss(capsys):
-    Progress(10, 0, lines=True).logged({**TRAINED, "loss": None})
-    assert "loss overflow" in capsys.readouterr().out
+def test_skipped_steps_are_shown(capsys):
+    progress = Progress(10, 0, lines=True)
+    progress.logged({**TRAINED, "loss": None, "skipped_steps": 1})
+    progress.logged({"step": 3, "eval_loss": None})
+    shown = capsys.readouterr().out
+    assert "loss not finite (1 step skipped)  lr" in shown and "evaluation loss not finite" in shown
 
 
 def test_silent(capsys):

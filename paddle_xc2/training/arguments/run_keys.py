@@ -126,8 +126,8 @@ class DeviceArguments:
     fp16: bool = key(False, "compute in float16, with loss scaling.")
     fp16_opt_level: str = key(
         "O1",
-        "with bf16 or fp16. O1: weights stay float32, products are cast. O2: weights are cast, the optimizer keeps "
-        "float32 copies.",
+        "with bf16 or fp16. What learns is float32 either way. O1: so is what is frozen, and Paddle casts both for "
+        "products. O2: what is frozen is stored in 16 bits, and every layer casts what learns.",
         choices=("O1", "O2"),
         course=True,
     )
