@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from xxhash import xxh3_64_intdigest, xxh3_128
 
-from paddle_xc2.counted import counted
 from paddle_xc2.data.conversation import Conversation, DataError, broken_rules, check_trainable
 from paddle_xc2.data.dialects import read_record
 from paddle_xc2.data.downloads import ImageCache
@@ -31,6 +30,7 @@ from paddle_xc2.data.picture_reading import AS_UPSTREAM, LOSSES
 from paddle_xc2.data.record_files import RecordFile
 from paddle_xc2.data.video import frame_sheet, is_video
 from paddle_xc2.data.worker_processes import map_ranges
+from paddle_xc2.messages import counted
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
 
 MANY_PIXELS = 25_000_000  # decoding takes about a second

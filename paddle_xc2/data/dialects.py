@@ -16,7 +16,6 @@ behind it, goes with the mark (`picture_marks`).
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 
@@ -38,7 +37,7 @@ from paddle_xc2.data.turns import (
     with_history,
     without_leading_answers,
 )
-from paddle_xc2.messages import counted, shown
+from paddle_xc2.messages import counted, nearest, shown
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER, LLAVA_IMAGE, LLAVA_VIDEO
 
 FILLED = 'record whose <ref-object> and <bbox> are filled in from its "objects"'
@@ -246,9 +245,8 @@ def _dialect_of(record, source: str):
 
 def _what_there_is(record: dict) -> str:
     keys = [shown(str(key), 40) for key in list(record)[:10]]
-    nearest = next(filter(None, (difflib.get_close_matches(name, keys, n=1) for name in TURN_KEYS)), None)
-    if nearest:
-        return f'did you mean "{nearest[0]}"?'
+    if meant := next(filter(None, (nearest(name, keys) for name in TURN_KEYS)), None):
+        return f'did you mean "{meant}"?'
     return f"the record has {', '.join(keys) or 'no keys'}{' and more' if len(record) > len(keys) else ''}"
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from paddle_xc2 import messages
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.messages import in_json, shown
@@ -143,5 +143,5 @@ def nearest(key: str, names: tuple[str, ...]) -> str | None:
     for name in names:
         if sorted(plain) == sorted(name):  # the same letters: form for from
             return name
-    near = difflib.get_close_matches(plain, names, n=1, cutoff=_SIMILARITY)
-    return near[0] if near and abs(len(near[0]) - len(plain)) <= _LENGTHS_APART else None
+    near = messages.nearest(plain, names, _SIMILARITY)
+    return near if near and abs(len(near) - len(plain)) <= _LENGTHS_APART else None
