@@ -27,12 +27,17 @@ sys.path[0] = str(ROOT)
 
 from paddle_xc2 import cli, runtime  # noqa: E402
 from paddle_xc2.demo import digits, exam, small_checkpoint  # noqa: E402
+from paddle_xc2.directory_lock import locked  # noqa: E402
+from paddle_xc2.durable import SCRATCH  # noqa: E402
+from paddle_xc2.lasting_output import keep_output  # noqa: E402
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER  # noqa: E402
 from paddle_xc2.weights.checkpoint_files import read_safetensors  # noqa: E402
 
 CONFIG, LORA_CONFIG = ROOT / "config" / "sft_tiny.json", ROOT / "config" / "lora_tiny.json"
 OUTPUT = Path("quickstart_output")  # in the checkout: the argument file's paths begin there
 MARKER = "made_by_quickstart"  # an output folder that holds this file is ours: the next run begins it anew
+FOLDERS = ("upstream", "model", "data", "finetuned", "lora", "merged")
+FILES = ("result.json", "loss.png", "answers.json", "answers.png", "answers_lora.json")
 SHORT_TRAINING, SHORT_HELD_OUT, SHORT_STEPS = 32, 4, 2
 
 
@@ -46,11 +51,13 @@ def main(argv: list[str] | None = None, folder: Path = ROOT) -> int:
     # Matrices this small gain nothing from a second thread; the other core reads the pictures.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     runtime.prepare_environment()
+    keep_output()
     os.chdir(folder)
     try:
-        begin_anew()
-        result, questions, answers = learn_digits(args.seed, args.short)
-        result |= learn_lesson(args.seed, args.short, questions, answers)
+        with locked(OUTPUT, whole_run=True):
+            begin_anew()
+            result, questions, answers = learn_digits(args.seed, args.short)
+            result |= learn_lesson(args.seed, args.short, questions, answers)
     except (ValueError, ImportError) as error:
         print(f"quickstart: {error}", file=sys.stderr)
         return 2
@@ -63,13 +70,17 @@ def main(argv: list[str] | None = None, folder: Path = ROOT) -> int:
 
 
 def begin_anew() -> None:
-    """Empties the output folder of an earlier run. Raises: ValueError if it is somebody else's."""
-    if OUTPUT.exists() and not (OUTPUT / MARKER).is_file():
+    """Deletes what an earlier run left; other files stay. Raises: ValueError if the folder is somebody else's."""
+    if OUTPUT.exists() and any(OUTPUT.iterdir()) and not (OUTPUT / MARKER).is_file():
         raise ValueError(f"{OUTPUT.absolute()} is there, but no quickstart made it; move it away")
-    if OUTPUT.exists():
-        shutil.rmtree(OUTPUT)
-    OUTPUT.mkdir()
+    OUTPUT.mkdir(exist_ok=True)
     (OUTPUT / MARKER).touch()
+    for name in FOLDERS:
+        shutil.rmtree(OUTPUT / name, ignore_errors=True)
+    for path in (OUTPUT / name for name in FILES):
+        path.unlink(missing_ok=True)
+    for path in OUTPUT.glob(f"{SCRATCH}*"):  # a command that was killed
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def learn_digits(seed: int, short: bool) -> tuple[dict, list[digits.Question], list[str]]:

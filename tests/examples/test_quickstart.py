@@ -3,6 +3,7 @@
 import json
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from paddle_xc2 import cli
+from tests.kills import killed_everywhere
 
 START = (
     "import pathlib, runpy, sys; sys.exit(runpy.run_path(sys.argv[1])['main'](['--short'], pathlib.Path(sys.argv[2])))"
@@ -56,9 +58,33 @@ def test_the_command_to_try_next_works(run):
 
 def test_a_second_run_begins_anew(root, run):
     _, output = run
-    (output / "left_over").touch()
+    (output / "finetuned" / "left_over").touch()
+    (output / "letter.txt").touch()
     assert quickstart(root, output.parent).returncode == 0
-    assert not (output / "left_over").exists()
+    assert not (output / "finetuned" / "left_over").exists()
+    (output / "letter.txt").unlink()  # it is not ours
+
+
+def test_beginning_anew_may_be_killed(root, tmp_path, monkeypatch):
+    """The next start is not told that the folder is somebody else's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    begin_anew = runpy.run_path(str(root / "examples/quickstart.py"))["begin_anew"]
+    output = tmp_path / "quickstart_output"
+
+    def prepare():
+        shutil.rmtree(output, ignore_errors=True)
+        for name in ("made_by_quickstart", "data/a", "loss.png", "mine"):
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
+            (output / name).touch()
+
+    for _ in killed_everywhere(output, prepare, begin_anew):
+        begin_anew()
+        assert sorted(path.name for path in output.iterdir()) == ["made_by_quickstart", "mine"]
+    shutil.rmtree(output)
+    for _ in killed_everywhere(output, lambda: shutil.rmtree(output, ignore_errors=True), begin_anew):
+        begin_anew()
+        assert [path.name for path in output.iterdir()] == ["made_by_quickstart"]
 
 
 def test_ctrl_c_while_fine_tuning_is_the_end(root, tmp_path, monkeypatch):
