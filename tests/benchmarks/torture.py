@@ -3,13 +3,19 @@
 
     python tests/benchmarks/torture.py
     python tests/benchmarks/torture.py --lora
+    python tests/benchmarks/torture.py --part overwrite [--limit 50]
+    python tests/benchmarks/torture.py --part all --limit 50
 
-Trains a tiny model once without interruption: all of it, or LoRA and, whole, its projector, so that a checkpoint holds
-an adapter. Then trains it again and again: each run is killed with SIGKILL up to three times, at random moments or in
-the midst of writing a checkpoint, and started anew until it is done. The last ones write into a small tmpfs that is
-filled up at a random moment, where one can be mounted, and else meet an injected ENOSPC; they have to say so and to
-exit with 1, and are started anew with room again. Every run must end with the same model or adapter, metrics and
-predictions as the uninterrupted one, and with nothing left over.
+With --part, as torture_parts.py says: kills a command before and after every rename, removal and new file (overwrite,
+llava, convert, merge, convert-data, check-data, report, finetune, again, resumed), starts it twice at once (twice), or
+takes from a run its reader, its terminal or a data worker (left).
+
+Without, trains a tiny model once without interruption: all of it, or LoRA and, whole, its projector, so that a
+checkpoint holds an adapter. Then trains it again and again: each run is killed with SIGKILL up to three times, at
+random moments or in the midst of writing a checkpoint, and started anew until it is done. The last ones write into a
+small tmpfs that is filled up at a random moment, where one can be mounted, and else meet an injected ENOSPC; they have
+to say so and to exit with 1, and are started anew with room again. Every run must end with the same model or adapter,
+metrics and predictions as the uninterrupted one, and with nothing left over.
 
 The runs are forked from this process, which has imported everything and computed nothing. Prints one JSON line: how
 many runs, kills (in_save: with a checkpoint half-written), full disks and starts there were, how large a checkpoint
@@ -294,12 +300,41 @@ def fill_up(ballast: Path, left: int) -> None:
                 pass  # the run was faster
 
 
+def torture_parts(folder: Path, args, seed: int) -> int:
+    """--part: returns the exit status."""
+    from tests.benchmarks.torture_jobs import make_jobs, make_models
+    from tests.benchmarks.torture_parts import KILLED, LEFT, TWICE, Parts
+
+    known = (*KILLED, "twice", "left")
+    if args.part not in (*known, "all"):
+        raise SystemExit(f"--part {args.part}: there are {', '.join(known)} and all")
+    if exit_status(in_child(lambda: make_models(folder) or 0)):
+        raise RuntimeError("the models could not be made")
+    started = time.perf_counter()
+    parts = Parts(make_jobs(folder), random.Random(seed), lambda line: print(line, file=sys.stderr, flush=True))
+    for part in known if args.part == "all" else (args.part,):
+        if part == "twice":
+            for name in TWICE:
+                parts.twice(name, args.times)
+        elif part == "left":
+            for name in LEFT:
+                parts.left(name, args.times)
+        else:
+            parts.killed(part, args.limit)
+    result = {"part": args.part, **parts.counts, "seconds": round(time.perf_counter() - started), "seed": seed}
+    print(json.dumps(result | {"ended_otherwise": len(parts.wrong), "wrong": parts.wrong[:10]}))
+    return int(bool(parts.wrong))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="runs that are killed (%(default)s)")
     parser.add_argument("--full-disks", type=int, default=5, help="runs whose disk fills up (%(default)s)")
     parser.add_argument("--lora", action="store_true", help="train LoRA, the projector and tokens, not the whole model")
     parser.add_argument("--no-mount", action="store_true", help="mount nothing, inject ENOSPC")
+    parser.add_argument("--part", help="of torture_parts.py, or all of them")
+    parser.add_argument("--limit", type=int, help="of --part: places to kill at, of each command; all if left out")
+    parser.add_argument("--times", type=int, default=3, help="of --part: of each pair, and of what is taken away")
     parser.add_argument("--seed", type=int, help="of the moments; drawn if it is left out")
     args = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if args.seed is None else args.seed
@@ -312,6 +347,11 @@ def main() -> int:
 
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     wrong = []
+    if args.part:
+        try:
+            return torture_parts(folder, args, seed)
+        finally:
+            shutil.rmtree(folder)
     try:
         if exit_status(in_child(lambda: make_workspace(folder))):
             raise RuntimeError("the model to train could not be made")

@@ -101,13 +101,13 @@ def _digest(path: Path) -> str:
     if path.name == "metrics.jsonl":
         entries = [json.loads(line) for line in content.splitlines()]
         content = repr([[item for item in entry.items() if item[0] not in MEASURED] for entry in entries]).encode()
-    elif path.name in TIMED and path.parent.name != "model":
+    elif path.name in TIMED:
         content = b""
     return hashlib.sha256(content).hexdigest()
 
 
 def make_models(folder: Path) -> None:
-    """model, adapter, llava and data for all jobs; computes, so it belongs into a process of its own."""
+    """model, adapter, xtuner (a LLaVA) and data for all jobs; computes, so it belongs into a process of its own."""
     import numpy as np
     from PIL import Image
 
@@ -121,8 +121,8 @@ def make_models(folder: Path) -> None:
     for path in ("model.layers.0.attention.wqkv.linear", "output"):
         replace_layer(model, path, LoRALinear(layer_at(model, path), 4, 2.0))
     model.save_pretrained(folder / "adapter")
-    tiny_model(xc2_family="llava-internlm2", vocab_size=TINY_VOCAB_SIZE).save_pretrained(folder / "llava", to="hf")
-    tiny_tokenizer(folder / "llava")
+    tiny_model(xc2_family="llava-internlm2", vocab_size=TINY_VOCAB_SIZE).save_pretrained(folder / "xtuner", to="hf")
+    tiny_tokenizer(folder / "xtuner")
     draw = np.random.default_rng(0)
     for name, indexes in (("train", range(11)), ("eval", range(100, 102))):
         records = []
@@ -170,7 +170,7 @@ def make_jobs(folder: Path) -> dict[str, Job]:
     jobs = [
         job("convert", convert),
         job("overwrite", [*convert, "--overwrite"], before=folder / "converted", theirs=THEIRS),
-        job("llava", ["convert", folder / "llava", "OUT", "--to", "hf", "--overwrite", quiet],
+        job("llava", ["convert", folder / "xtuner", "OUT", "--to", "hf", "--overwrite", quiet],
             before=folder / "llava written", theirs={"projector/mine": "mine", "notes.txt": "mine"}),
         job("merge", [*merge, "--overwrite", "--max-shard-size", "200KB"], before=folder / "converted", theirs=THEIRS),
         job("convert-data", data, **files),
@@ -183,7 +183,7 @@ def make_jobs(folder: Path) -> dict[str, Job]:
     ]  # fmt: skip
     earlier = [
         (job("converting", [*convert, "--dtype", "bfloat16"]), "converted"),
-        (job("converting llava", ["convert", folder / "llava", "OUT", "--to", "hf", quiet]), "llava written"),
+        (job("converting llava", ["convert", folder / "xtuner", "OUT", "--to", "hf", quiet]), "llava written"),
         (job("first", finetune("first", steps=3, seed=7, load_best_model_at_end=False, eval_steps=3)), "earlier"),
         (job("begin", finetune("begin", steps=6)), "begun"),
     ]
