@@ -56,10 +56,11 @@ class KillAt:
             self.names.append(f"{name} {os.path.relpath(path, self.folder)}")
             if number == self.at and not self.after:
                 os.kill(os.getpid(), signal.SIGKILL)
-            result = function(path, *args, **values)
-            if number == self.at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
+            try:
+                return function(path, *args, **values)
+            finally:
+                if number == self.at:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
         return operation
 

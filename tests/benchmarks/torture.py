@@ -8,7 +8,7 @@
 
 With --part, as torture_parts.py says: kills a command before and after every rename, removal and new file (overwrite,
 llava, convert, merge, convert-data, check-data, report, finetune, again, resumed), starts it twice at once (twice), or
-takes from a run its reader, its terminal or a data worker (left).
+takes from a run its reader, its terminal or a data worker (left); short is some of each.
 
 Without, trains a tiny model once without interruption: all of it, or LoRA and, whole, its projector, so that a
 checkpoint holds an adapter. Then trains it again and again: each run is killed with SIGKILL up to three times, at
@@ -303,24 +303,17 @@ def fill_up(ballast: Path, left: int) -> None:
 def torture_parts(folder: Path, args, seed: int) -> int:
     """--part: returns the exit status."""
     from tests.benchmarks.torture_jobs import make_jobs, make_models
-    from tests.benchmarks.torture_parts import KILLED, LEFT, TWICE, Parts
+    from tests.benchmarks.torture_parts import PARTS, Parts, jobs_of
 
-    known = (*KILLED, "twice", "left")
-    if args.part not in (*known, "all"):
-        raise SystemExit(f"--part {args.part}: there are {', '.join(known)} and all")
+    if args.part not in PARTS:
+        raise SystemExit(f"--part {args.part}: there are {', '.join(PARTS)}")
     if exit_status(in_child(lambda: make_models(folder) or 0)):
         raise RuntimeError("the models could not be made")
     started = time.perf_counter()
-    parts = Parts(make_jobs(folder), random.Random(seed), lambda line: print(line, file=sys.stderr, flush=True))
-    for part in known if args.part == "all" else (args.part,):
-        if part == "twice":
-            for name in TWICE:
-                parts.twice(name, args.times)
-        elif part == "left":
-            for name in LEFT:
-                parts.left(name, args.times)
-        else:
-            parts.killed(part, args.limit)
+    jobs = make_jobs(folder, jobs_of(args.part))
+    parts = Parts(jobs, random.Random(seed), lambda line: print(line, file=sys.stderr, flush=True))
+    for deed, name in PARTS[args.part]:
+        getattr(parts, deed)(name, args.limit if deed == "killed" else args.times)
     result = {"part": args.part, **parts.counts, "seconds": round(time.perf_counter() - started), "seed": seed}
     print(json.dumps(result | {"ended_otherwise": len(parts.wrong), "wrong": parts.wrong[:10]}))
     return int(bool(parts.wrong))

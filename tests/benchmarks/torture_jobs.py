@@ -134,8 +134,8 @@ def make_models(folder: Path) -> None:
         (folder / f"{name}.json").write_text(json.dumps(records))
 
 
-def make_jobs(folder: Path) -> dict[str, Job]:
-    """{part: job}, of what `make_models` wrote in `folder`."""
+def make_jobs(folder: Path, wanted: set[str]) -> dict[str, Job]:
+    """{part: job}, of what `make_models` wrote in `folder`; what they begin with is made for those that are wanted."""
 
     def job(name: str, words: list, **settings) -> Job:
         (folder / name).mkdir()
@@ -165,7 +165,7 @@ def make_jobs(folder: Path) -> dict[str, Job]:
     merge = ["merge", "--lora_path", folder / "adapter", "--base", folder / "model", "--output_path", "OUT"]
     merge += ["--no_compare", quiet]
     data = ["convert-data", folder / "train.json", "PLACE/data.jsonl", "--to", "llava", quiet]
-    check = ["check-data", folder / "train.json", "--num_workers", "0", quiet]
+    check = ["check-data", folder / "train.json", "--image_folder", folder, "--num_workers", "0", quiet]
     files = {"single": True, "theirs": {"notes.txt": "mine", ".writing-data.jsonl": "mine", "data.json": "mine"}}
     jobs = [
         job("convert", convert),
@@ -187,7 +187,10 @@ def make_jobs(folder: Path) -> dict[str, Job]:
         (job("first", finetune("first", steps=3, seed=7, load_best_model_at_end=False, eval_steps=3)), "earlier"),
         (job("begin", finetune("begin", steps=6)), "begun"),
     ]
+    needed = {one.before for one in jobs if one.name in wanted}
     for one, name in earlier:
+        if folder / name not in needed:
+            continue
         one.prepare()
         if in_child(one.run if name != "begun" else lambda one=one: _stopped_after(one, 3)):
             raise RuntimeError(f"{one.name}: {one.told()[-2000:]}")

@@ -34,6 +34,20 @@ TWICE = ("convert", "overwrite", "merge", "convert-data", "check-data", "finetun
 LEFT = ("reader", "hangup", "closed", "worker")
 
 
+# What is done for each part: the method, the commands or what is taken away.
+PARTS = {
+    **{name: [("killed", name)] for name in KILLED},
+    "twice": [("twice", name) for name in TWICE],
+    "left": [("left", what) for what in LEFT],
+    "short": [("killed", "resumed"), ("twice", "finetune"), ("left", "reader"), ("left", "worker")],
+}
+PARTS["all"] = [deed for name in (*KILLED, "twice", "left") for deed in PARTS[name]]
+
+
+def jobs_of(part: str) -> set[str]:
+    return {"workers" if deed == "left" else name for deed, name in PARTS[part]}
+
+
 class Parts:
     """Counts what was done, and remembers what went wrong."""
 

@@ -119,6 +119,16 @@ def test_killed_at_random_moments_and_a_full_disk(root, learning):
 
 
 @pytest.mark.slow
+def test_killed_at_an_operation_started_twice_and_left_alone(root):
+    """The same: a run that is gone on with is killed at two places, two begin at once, a reader and a worker go."""
+    command = [sys.executable, str(root / "tests" / "benchmarks" / "torture.py"), "--part", "short"]
+    done = subprocess.run([*command, "--limit", "2", "--times", "1"], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["kills"], result["pairs"], result["without reader"], result["killed workers"]) == (2, 1, 1, 1)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number, name", [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
 def test_signal_ends_the_step_saves_and_tells_how_to_go_on(config, tmp_path, number, name):
     path = config(max_steps=2000, save_strategy="epoch", save_total_limit=2, dataloader_num_workers=1)

@@ -1,8 +1,10 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +14,7 @@ from paddle_xc2.weights.checkpoint_files import read_checkpoint
 from paddle_xc2.weights.convert import convert
 from paddle_xc2.weights.manifest import verify_manifest
 from tests.conftest import ROOT
+from tests.kills import in_child, kill_at, kill_points
 from tests.tiny import tiny_checkpoint
 
 
@@ -244,6 +247,50 @@ def test_destination_is_not_overwritten_unasked(original, tmp_path):
         convert(original, tmp_path / "ours", dtype="bfloat16")
     convert(original, tmp_path / "ours", dtype="bfloat16", overwrite=True)
     assert read_checkpoint(tmp_path / "ours")["output.weight"].dtype == "bfloat16"
+
+
+def test_killed_while_it_replaces(original, tmp_path):
+    """At some of the places of `torture.py --part overwrite`: the same command succeeds, others' files are there."""
+    source = shutil.copytree(original, tmp_path / "source")
+    earlier, place = tmp_path / "earlier", tmp_path / "place"
+    convert(source, earlier, dtype="bfloat16", max_shard_size=SHARD)
+    convert(source, tmp_path / "expected", max_shard_size=SHARD)
+    theirs = {"notes.txt": b"mine", "README.md": b"mine", ".unfinished": b"mine"}
+    expected = theirs | {path.name: path.read_bytes() for path in (tmp_path / "expected").iterdir()}
+
+    def prepare():
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(earlier, place / "ours")
+        for name, content in theirs.items():
+            (place / "ours" / name).write_bytes(content)
+
+    def work():
+        convert(source, place / "ours", max_shard_size=SHARD, overwrite=True)
+
+    points = kill_points(place, prepare, work)
+    replaces = next(number for number, (_, _, name) in enumerate(points) if "replaces.json" in name)
+    assert len(points) - replaces > 40
+    for number, after, name in [*points[:replaces:60], *points[replaces::25]]:
+        prepare()
+        assert in_child(partial(kill_at, place, number, after, work)) == -signal.SIGKILL, name
+        work()
+        assert {path.name: path.read_bytes() for path in (place / "ours").iterdir()} == expected, name
+        assert [path.name for path in place.iterdir()] == ["ours"]
+
+
+def test_others_files_are_in_the_way(tmp_path):
+    """Told before anything is converted; the old checkpoint is as it was."""
+    source = tiny_checkpoint(tmp_path / "source")
+    (source / "README.md").write_text("the model's")
+    convert(source, tmp_path / "ours", dtype="bfloat16")
+    (tmp_path / "ours" / "README.md").write_text("mine")
+    (tmp_path / "ours" / "tokenizer.model").write_text("mine")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()}
+    with pytest.raises(
+        ValueError, match="ours: README.md, tokenizer.model: not written by paddle_xc2, or changed since"
+    ):
+        convert(source, tmp_path / "ours", overwrite=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()} == before
 
 
 def test_what_is_there_already(original, tmp_path):

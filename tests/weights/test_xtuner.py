@@ -272,3 +272,14 @@ def test_a_size_of_images_that_changed_is_written_wherever_it_stands(llava, tmp_
     pixels = json.loads((folder / "preprocessor_config.json").read_text())
     assert (pixels["size"], pixels["crop_size"]) == ({"shortest_edge": 42}, {"height": 42, "width": 42})
     assert XComposer2ForCausalLM.from_pretrained(tmp_path / "hf").config.img_size == 42
+
+
+def test_others_files_in_its_folders_stay(llava, tmp_path):
+    """The folder of a part can't be replaced as a whole then."""
+    convert(llava, tmp_path / "hf", to="hf", dtype="bfloat16")
+    (tmp_path / "hf" / "projector" / "notes.txt").write_text("mine")
+    convert(llava, tmp_path / "hf", to="hf", overwrite=True)
+    assert (tmp_path / "hf" / "projector" / "notes.txt").read_text() == "mine"
+    found, expected = tensors(tmp_path / "hf"), tensors(llava)
+    assert found.keys() == expected.keys()
+    assert all(value.dtype == expected[name].dtype for name, value in found.items())
