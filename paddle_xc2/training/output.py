@@ -16,7 +16,7 @@ from paddle_xc2.json_file import read_json
 from paddle_xc2.training import checkpoints, predictions
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.outcome import train_longer
-from paddle_xc2.weights.saving import companions
+from paddle_xc2.weights.companions import companions
 from paddle_xc2.weights.whole_directory import check_destination, finish_interrupted
 
 # What the course of a run has since version 0.2: checkpoints without it can be gone on from.

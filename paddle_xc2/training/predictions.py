@@ -11,7 +11,7 @@ from pathlib import Path
 from paddle_xc2.durable import is_as_written, is_file_table, replace_file, table_entry
 from paddle_xc2.json_file import read_json
 from paddle_xc2.messages import listed
-from paddle_xc2.weights.saving import PREDICTIONS
+from paddle_xc2.weights.companions import PREDICTIONS
 
 TABLE_FILE = ".predictions_sha256.json"
 

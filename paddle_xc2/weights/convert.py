@@ -20,6 +20,7 @@ from paddle_xc2.weights.adapter import merge
 from paddle_xc2.weights.balance import balance
 from paddle_xc2.weights.base_fingerprint import check_base
 from paddle_xc2.weights.checkpoint_files import parse_size, read_checkpoint
+from paddle_xc2.weights.companions import companions
 from paddle_xc2.weights.config_files import load_config
 from paddle_xc2.weights.finished_shards import FinishedShards
 from paddle_xc2.weights.lazy_tensor import check_dtype
@@ -27,7 +28,7 @@ from paddle_xc2.weights.manifest import is_written_by, verify_manifest
 from paddle_xc2.weights.merging import as_trained_with, merge_into_base
 from paddle_xc2.weights.name_map import layout_of
 from paddle_xc2.weights.parameter_shapes import parameter_shapes
-from paddle_xc2.weights.saving import companions, write_files
+from paddle_xc2.weights.saving import write_files
 from paddle_xc2.weights.whole_directory import finish_interrupted, whole_directory
 from paddle_xc2.weights.xtuner_training import assemble_llava, read_training_checkpoint
 
@@ -108,6 +109,7 @@ def convert(
         check_base(adapter, source)
     elif dequantize:
         raise ValueError(f"{source}: is no adapter; dequantize is for merging one of QLoRA")
+    brings = companions(source)
     if visual_encoder is None:
         tensors = read_checkpoint(source, dtype)
         config = load_config(source, tensors)
@@ -170,7 +172,6 @@ def convert(
             say(f"{destination} holds it already: an earlier start wrote it; every file is verified")
             num_kept_bytes = num_bytes
         else:
-            brings = companions(source)
             with whole_directory(destination, overwrite, resumable=True, brings=brings) as partial:
                 num_kept_bytes = write_into(partial)
     seconds = time.perf_counter() - started

@@ -6,38 +6,23 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from paddle_xc2.checkpoint_config import CONFIG_FILE
 from paddle_xc2.data.tokenizer import MODEL_FILE, PADDLENLP_MODEL_FILE, XComposer2Tokenizer
 from paddle_xc2.durable import check_free_space
 from paddle_xc2.messages import listed
 from paddle_xc2.model_settings import ModelSettings
 from paddle_xc2.weights.checkpoint_files import write_checkpoint
+from paddle_xc2.weights.companions import companions
 from paddle_xc2.weights.config_files import is_paddlemix, write_config
 from paddle_xc2.weights.finished_shards import FinishedShards
 from paddle_xc2.weights.lazy_tensor import LazyTensor, check_dtype, prevailing_dtype, tensor_in_memory
-from paddle_xc2.weights.manifest import MANIFEST_FILE, write_manifest
+from paddle_xc2.weights.manifest import write_manifest
 from paddle_xc2.weights.name_map import to_hf
 from paddle_xc2.weights.quantized import dequantized_tensors
 from paddle_xc2.weights.whole_directory import whole_directory
-from paddle_xc2.weights.xtuner import is_xtuner, llm_folder, split_parts
+from paddle_xc2.weights.xtuner import split_parts
 
 LAYOUTS = ("paddle", "hf")
 _METADATA_FORMATS = {"paddle": "pd", "hf": "pt"}  # transformers and PaddleNLP each want to read theirs in a shard
-# Every file of the source comes along, upstream's code as data that is never run, but for weights in any format, files
-# that are written anew, and what a training run left beside its model.
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pdparams", ".pdopt", ".pdstates", ".index.json", ".gguf")
-_RUN_FILES = (
-    "run.json",
-    "trainer_state.json",
-    "optimizer.json",
-    "checkpoint.json",
-    "metrics.jsonl",
-    "loss.png",
-    "evaluation_samples.jsonl",
-    "evaluation_samples.md",
-)
-PREDICTIONS = "predictions-"  # what names of files with generated answers begin with
-_OTHERS = (CONFIG_FILE, MANIFEST_FILE, *_RUN_FILES)
 
 
 def save_model(
@@ -58,7 +43,7 @@ def save_model(
         dtype: "float32", "bfloat16" or "float16"; None is each parameter's own.
         max_shard_size: bytes, or as "5GB".
         overwrite: whether `directory` may hold files; a checkpoint of ours in it is replaced, any other refused.
-    Raises: ValueError as `write_files` and `whole_directory`.
+    Raises: ValueError as `write_files`, `companions` and `whole_directory`.
     """
     check_dtype(dtype)
     parameters = {name: tensor_in_memory(parameter) for name, parameter in model.named_parameters()}
@@ -143,21 +128,6 @@ def _copy_companions(source: Path, directory: Path) -> None:
         return
     for path in companions(source):
         shutil.copyfile(path, directory / path.name)
-
-
-def companions(source: Path) -> list[Path]:
-    """The files of a checkpoint that are copied as they are; of PaddleMIX's, none."""
-    if is_paddlemix(source):
-        return []
-    folder = llm_folder(source) if is_xtuner(source) else source
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if path.is_file()
-        and path.name not in _OTHERS
-        and not path.name.startswith((PREDICTIONS, "."))
-        and not path.name.endswith(_WEIGHT_SUFFIXES)
-    ]
 
 
 def _upstream_tensors(parameters: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
