@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from paddle_xc2.generation.chat import decode_answer, stop_ids
 from paddle_xc2.generation.generate import generate
-from paddle_xc2.messages import shown
+from paddle_xc2.messages import counted, shown
 from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
 from paddle_xc2.training.metrics import best_evaluation, is_measured
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from paddle_xc2.training.plan import Plan
 
 FEW_STEPS = 100  # below this, a model hardly changes at the learning rates that fine-tuning takes
+_NEARLY = 0.8  # of FEW_STEPS
 _LITTLE = 0.1  # share of the first loss: a fall by less is hardly one
 _ANSWER_TOKENS = 32
 
@@ -25,12 +26,12 @@ def few_steps_line(plan: Plan) -> str | None:
     arguments, steps = plan.arguments, plan.num_steps
     if steps >= FEW_STEPS:
         return None
-    told = f"{steps} steps are few, below {FEW_STEPS} a model hardly changes; set "
+    told = f"{counted(steps, 'step')} will teach little, below {FEW_STEPS} a model hardly changes; set "
     if arguments.max_steps > 0:
         return f"{told}max_steps to {FEW_STEPS} or more"
     told += f"num_train_epochs to {math.ceil(FEW_STEPS * arguments.num_train_epochs / steps)}"
     accumulated = arguments.gradient_accumulation_steps
-    if accumulated > 1:
+    if accumulated > 1 and accumulated * steps > _NEARLY * FEW_STEPS:
         told += f", or gradient_accumulation_steps to {max(1, accumulated * steps // FEW_STEPS)}"
     return f"{told} or so"
 
@@ -114,6 +115,6 @@ def outcome_lines(plan: Plan, entries: list[dict], question: str, answer: str) -
         longer = train_longer(Path(arguments.output_dir), arguments.lora)
         few = few_steps_line(plan)
         lines.append(f"{few or f'raise learning_rate (it was {arguments.learning_rate:g})'}; {longer}")
-    if risen := overfitted(entries):
+    if not arguments.load_best_model_at_end and (risen := overfitted(entries)):
         lines.append(risen)
     return lines

@@ -17,8 +17,11 @@ def plan(num_steps, **changes):
 def test_the_plan_says_when_steps_are_too_few():
     assert few_steps_line(plan(100)) is None
     assert few_steps_line(plan(12, num_train_epochs=1, gradient_accumulation_steps=8)) == (
-        "12 steps are few, below 100 a model hardly changes; set num_train_epochs to 9, or gradient_accumulation_steps "
-        "to 1 or so"
+        "12 steps will teach little, below 100 a model hardly changes; set num_train_epochs to 9, or "
+        "gradient_accumulation_steps to 1 or so"
+    )
+    assert few_steps_line(plan(1, num_train_epochs=1, gradient_accumulation_steps=8)) == (
+        "1 step will teach little, below 100 a model hardly changes; set num_train_epochs to 100 or so"
     )
     assert few_steps_line(plan(12, num_train_epochs=3)).endswith("set num_train_epochs to 25 or so")
     assert few_steps_line(plan(12, max_steps=12)).endswith("set max_steps to 100 or more")
@@ -50,9 +53,13 @@ def test_the_end_says_what_to_do():
     assert lines("A cat.", [2.0, 0.5]) == ['asked "What?" of the first sample, the model answers "A cat."']
     told = lines("\n", [7.6, 7.5])
     assert told[1].startswith("the loss hardly moved") and told[2] == "the answer is empty"
-    assert told[3].startswith("12 steps are few") and told[3].endswith(
+    assert told[3].startswith("12 steps will teach little") and told[3].endswith(
         'begin a new run with "lora_path": "out" and another output_dir'
     )
+    rising = [{"step": 1, "loss": 2.0}, {"step": 1, "eval_loss": 1.0}, {"step": 2, "loss": 0.1, "eval_loss": 2.0}]
+    assert "learned the training samples by heart" in outcome_lines(plan(200), rising, "Q", "A")[1]
+    best_kept = plan(200, load_best_model_at_end=True)
+    assert len(outcome_lines(best_kept, rising, "Q", "A")) == 1
     assert lines("", [2.0, 0.5], 200)[2].startswith("raise learning_rate (it was ")
 
 
@@ -62,7 +69,7 @@ def test_a_run_that_is_over_is_trained_longer(config, tmp_path, capsys, metrics,
     keys = {"max_steps": None, "num_train_epochs": 1, "save_strategy": "steps", "save_steps": 4, "lora": lora}
     assert finetune(config(**keys)) == 0
     told = capsys.readouterr().out
-    assert "steps are few, below 100" in told and 'asked "' in told
+    assert "steps will teach little, below 100" in told and 'asked "' in told
     longer = f'to train its model longer, begin a new run with "{key}": "{tmp_path / "out"}" and another output_dir'
     with pytest.raises(
         ValueError, match="steps was 4 and is 8; .* the run is over: to train its model longer"
