@@ -8,6 +8,7 @@ import paddle
 import paddle.nn.functional as F
 
 from paddle_xc2.models.attention import attention
+from paddle_xc2.models.flash_attention import flash_attention_serves
 from paddle_xc2.models.segments import Segments
 
 BLOCK = 256  # positions by which the memory of a layer grows: it is copied once for so many tokens
@@ -42,8 +43,8 @@ class KeyValueCache:
         cached = self.append(layer, key, value)
         if not cached:
             return attention(query, key, value, segments)
-        # A GPU's kernels keep scores in float32 whatever the dtype.
-        if query.shape[1] > 1 or query.place.is_gpu_place():
+        # Flash attention keeps scores in float32 whatever the dtype; the others would copy keys and values first.
+        if query.shape[1] > 1 or flash_attention_serves(query, key, segments, True):
             return attention(query, *self.keys_and_values(layer), segments)
         return self._attend_one(layer, query, segments)
 

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from paddle_xc2.models import attention as attention_module
 from paddle_xc2.models import flash_attention as module
+from paddle_xc2.models import key_value_cache as cache_module
 from paddle_xc2.models.attention import attention
 from paddle_xc2.models.flash_attention import flash_attention_serves
+from paddle_xc2.models.key_value_cache import KeyValueCache
 from paddle_xc2.models.segments import Segments
 
 
@@ -158,3 +160,18 @@ def test_chunks_of_a_gpu_are_sized_by_its_memory(monkeypatch):
     elements = 32 * 4096 * 4096
     assert elements // attention_module._chunk_elements(OnGPU.place) == 16
     assert elements // attention_module._chunk_elements(paddle.CPUPlace()) == 256
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_decoding(gpu, monkeypatch, padded):
+    """A prompt, a token, two, a token: only the prompt and single tokens without padding go through the kernel."""
+    monkeypatch.setattr(cache_module, "flash_attention_serves", attention_module.flash_attention_serves)
+    query, key, value = draw(2, 9, 9)
+    rows = paddle.to_tensor([[0] * 2 + [1] * 7, [1] * 9])
+    cache, got = KeyValueCache(), []
+    for start, stop in ((0, 5), (5, 6), (6, 8), (8, 9)):
+        segments = Segments(rows[:, :stop]) if padded else None
+        got.append(cache.attend(0, *(x[:, start:stop] for x in (query, key, value)), segments))
+    assert [call["causal"] for call in gpu] == ([True] if padded else [True, False, False])
+    want = on_cpu((query, key, value), Segments(rows) if padded else None)
+    np.testing.assert_allclose(paddle.concat(got, axis=1).numpy(), want, rtol=0, atol=ATOL)
