@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from paddle_xc2.commands.convert_data import add_columns, columns_of
 from paddle_xc2.local_path import local_path
 
 HELP = "check every record and image of a data set before training on it"
@@ -25,7 +26,7 @@ _ARGUMENT_KEYS = ("dataset", "data_path", "model_name_or_path", "output_dir")
 class Asked:
     """What is to be checked, with which settings of a run; None is the model's default."""
 
-    files: list[tuple[Path, Path | None]]  # and where each one's relative image paths start
+    files: list[tuple]  # (path, where relative image paths start or None[, columns of a table]), as of `open_sources`
     model: str | None = None
     max_length: int | None = None
     hd_num: int | None = None
@@ -43,7 +44,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "paths",
         metavar="PATH",
         nargs="+",
-        help="data files (JSON, JSON lines), a data.txt that lists some, or the JSON argument file of a run",
+        help="data files (JSON, JSON lines, CSV, TSV), a data.txt that lists some, or the JSON argument file of a run",
     )
     parser.add_argument(
         "--model_name_or_path",
@@ -54,6 +55,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--image_folder", metavar="F", help="where relative image paths start; default: the data file's folder"
     )
+    add_columns(parser)
     parser.add_argument(
         "--max_length", metavar="N", type=int, help="tokens of the longest sample; default: the family's"
     )
@@ -174,7 +176,9 @@ def what_is_asked(args: Namespace) -> Asked:
         else:
             asked.files.append((local_path(path), None))
     if folder is not None:
-        asked.files = [(path, folder) for path, _ in asked.files]
+        asked.files = [(path, folder, *columns) for path, _, *columns in asked.files]
+    if columns := columns_of(args, [file for file, *_ in asked.files]):
+        asked.files = [(path, folder, columns) for path, folder, *_ in asked.files]
     asked.model = args.model_name_or_path or asked.model
     asked.truncation = args.truncation or asked.truncation
     for name in ("max_length", "hd_num"):
@@ -217,14 +221,15 @@ def asked_by_run(path: str) -> Asked:
     )
 
 
-def files_of(specs: list) -> list[tuple[Path, Path | None]]:
-    """(file, image folder) of DatasetSpecs."""
-    return [(file, spec.image_folder) for spec in specs for file in spec.files]
+def files_of(specs: list) -> list[tuple]:
+    """(file, image folder, columns) of DatasetSpecs."""
+    return [(file, spec.image_folder, spec.columns) for spec in specs for file in spec.files]
 
 
 def planned_mends(out: Path | None, sources: list) -> list[tuple]:
     """(source, file to write) of --fix. Raises: ValueError if it can't be written, or would overwrite something."""
     from paddle_xc2.data.mend import changes_of, taken
+    from paddle_xc2.data.tables import SUFFIXES as TABLES
 
     if out is None or not sources:  # of files that can't be read, nothing can be mended
         return []
@@ -233,7 +238,9 @@ def planned_mends(out: Path | None, sources: list) -> list[tuple]:
             raise ValueError(f"--fix {out}: give a name that ends in .json or .jsonl, or a folder that exists")
         planned = [(sources[0], out)]
     else:
-        planned = [(source, out / source.path.name) for source in sources]
+        names = [source.path.name for source in sources]
+        names = [f"{name}.json" if name.lower().endswith(TABLES) else name for name in names]
+        planned = [(source, out / name) for source, name in zip(sources, names, strict=True)]
         if not out.is_dir():
             raise ValueError(f"--fix {out}: several files are mended into a folder, and there is none; make it first")
     names = [target for _, target in planned]

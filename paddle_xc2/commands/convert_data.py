@@ -12,7 +12,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     from paddle_xc2.data.format_writers import DIALECTS
 
     parser.add_argument(
-        "sources", metavar="IN", nargs="+", help="JSON or JSONL files; the format is seen from each record"
+        "sources", metavar="IN", nargs="+", help="JSON, JSONL, CSV or TSV files; the format is seen from each record"
     )
     parser.add_argument(
         "destination", metavar="OUT", help="file to write: a list if it ends with .json, lines if .jsonl"
@@ -29,8 +29,30 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="DIR",
         help="where relative image paths start, now and later; else they will start from OUT's folder",
     )
+    add_columns(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT")
     parser.add_argument("--disable_tqdm", action="store_true", help="no progress bar")
+
+
+def add_columns(parser: ArgumentParser) -> None:
+    """The option that says which column of a table holds what; of every command that reads data files."""
+    parser.add_argument(
+        "--columns",
+        metavar="WHAT=COLUMN,...",
+        help="of CSV and TSV files: image=photo,question=q,answer=a (also system, id); default: seen from the names in "
+        "the first row",
+    )
+
+
+def columns_of(args: Namespace, files) -> dict[str, str] | None:
+    """What --columns says. Raises: ValueError if that is wrong, or none of `files` is a table."""
+    from paddle_xc2.data.tables import SUFFIXES, parse_columns
+
+    if args.columns and not any(str(file).lower().endswith(SUFFIXES) for file in files):
+        raise ValueError(
+            f"--columns is of CSV and TSV files, and there is none ({' or '.join(SUFFIXES)}); leave it out"
+        )
+    return parse_columns(args.columns)
 
 
 def run(args: Namespace) -> int:
@@ -39,7 +61,13 @@ def run(args: Namespace) -> int:
     from paddle_xc2.messages import counted
 
     report = convert_data(
-        args.sources, args.destination, args.to, args.image_folder, args.overwrite, progress=not args.disable_tqdm
+        args.sources,
+        args.destination,
+        args.to,
+        args.image_folder,
+        args.overwrite,
+        progress=not args.disable_tqdm,
+        columns=columns_of(args, args.sources),
     )
     for note in report.notes:
         print(f"note: {note}")

@@ -28,6 +28,7 @@ from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.picture_marks import unlike_chat
 from paddle_xc2.data.picture_reading import AS_UPSTREAM, LOSSES
 from paddle_xc2.data.record_files import RecordFile
+from paddle_xc2.data.tables import TableFile, open_records
 from paddle_xc2.data.video import frame_sheet, is_video
 from paddle_xc2.data.worker_processes import map_ranges
 from paddle_xc2.messages import counted
@@ -53,7 +54,7 @@ class DataSource:
         image_folder: where relative image paths start; None is the file's folder, then the working directory.
     """
 
-    records: RecordFile
+    records: RecordFile | TableFile
     image_folder: Path | None = None
 
     @property
@@ -175,19 +176,19 @@ class DataReport:
 
 
 def open_sources(
-    files: Iterable[tuple[Path, Path | None]],
+    files: Iterable[tuple],
 ) -> tuple[list[DataSource], dict[str, Finding]]:
     """Files of records.
 
     Args:
-        files: (path, image folder or None).
+        files: (path, image folder or None), and the columns of a table, if they are known.
     Returns: those that can be read, and what is wrong with the others.
     Raises: FileNotFoundError.
     """
     sources, findings = [], {}
-    for path, image_folder in files:
+    for path, image_folder, *columns in files:
         try:
-            sources.append(DataSource(RecordFile(path), image_folder))
+            sources.append(DataSource(open_records(path, *columns), image_folder))
         except DataError as error:
             add_finding(findings, "unreadable file", True, -1, str(error))
     return sources, findings

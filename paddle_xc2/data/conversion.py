@@ -15,6 +15,7 @@ from paddle_xc2.data.json_formats import find_image, image_folders, sizes_in
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_files import RecordFile
 from paddle_xc2.data.record_keys import NEUTRAL_KEYS
+from paddle_xc2.data.tables import TableFile, open_records
 from paddle_xc2.directory_lock import locked
 from paddle_xc2.durable import written_once
 from paddle_xc2.local_path import local_path
@@ -33,7 +34,13 @@ class ConversionReport:
 
 
 def convert_data(
-    sources, destination, dialect: str, image_folder=None, overwrite: bool = False, progress: bool = False
+    sources,
+    destination,
+    dialect: str,
+    image_folder=None,
+    overwrite: bool = False,
+    progress: bool = False,
+    columns: dict[str, str] | None = None,
 ) -> ConversionReport:
     """Writes every record of `sources`, in order, into one file. It appears when it is whole.
 
@@ -45,12 +52,13 @@ def convert_data(
             and written so that they are found from the destination's folder.
         overwrite: replace a file that is there; without it, the file may only be the same already.
         progress: show a bar.
+        columns: of CSV and TSV files, as of `open_records`.
     Raises: FileNotFoundError; ValueError if `destination` can't be written; DataError that lists the records that
         can't be used, or that the dialect can't say, the first 20 of them in full. Nothing is written then.
     """
     sources, destination = [local_path(source) for source in sources], local_path(destination)
     _check_destination(destination, sources)
-    files = [RecordFile(source) for source in sources]
+    files = [open_records(source, columns) for source in sources]
     notes = Notes()
     for file in files:
         notes.update(file.notes)
@@ -89,7 +97,7 @@ def _check_destination(destination: Path, sources: list[Path]) -> None:
             raise ValueError(f"{destination} is read from, too; give another name to write to")
 
 
-def _all_records(files: list[RecordFile], progress: bool):
+def _all_records(files: list[RecordFile | TableFile], progress: bool):
     from tqdm import tqdm
 
     with tqdm(total=sum(map(len, files)), desc="converting", unit=" records", disable=not progress) as bar:
@@ -100,7 +108,7 @@ def _all_records(files: list[RecordFile], progress: bool):
 
 
 def _converted(
-    file: RecordFile, index: int, number: int, destination: Path, dialect: str, image_folder, notes: Notes
+    file: RecordFile | TableFile, index: int, number: int, destination: Path, dialect: str, image_folder, notes: Notes
 ) -> tuple[dict, int]:
     """(the record as `dialect` writes it, how many images it names)."""
     source = file.source(index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from paddle_xc2.data.conversation import Conversation, DataError, check_trainable
@@ -12,6 +12,7 @@ from paddle_xc2.data.downloads import ImageCache, is_data_url, is_url
 from paddle_xc2.data.image_transform import ImageMissing, image_size_of
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_files import RecordFile
+from paddle_xc2.data.tables import TableFile, open_records
 from paddle_xc2.local_path import find_path, local_path, spellings
 from paddle_xc2.messages import NUM_LINES, listed_lines, shown
 
@@ -25,7 +26,7 @@ class ConversationFile(Sequence):
         notes: oddities that were read in spite of: of the file, and of the records that `check` went through.
     """
 
-    def __init__(self, records: RecordFile, image_folder, cache: ImageCache):
+    def __init__(self, records: RecordFile | TableFile, image_folder, cache: ImageCache):
         self.notes = Notes()
         self.notes.update(records.notes)
         self._records, self._image_folder, self._cache = records, image_folder, cache
@@ -75,15 +76,18 @@ class ConversationFile(Sequence):
             raise DataError(listed_lines(title, errors, total=num_errors))
 
 
-def open_conversations(path, image_folder=None, cache: ImageCache | None = None) -> ConversationFile:
-    """The records of a JSON or JSONL file as training samples, none of them read yet.
+def open_conversations(
+    path, image_folder=None, cache: ImageCache | None = None, columns: Mapping[str, str] | None = None
+) -> ConversationFile:
+    """The records of a JSON, JSONL, CSV or TSV file as training samples, none of them read yet.
 
     Args:
         image_folder: where relative image paths start; None is the file's own folder, then the working directory.
         cache: where images named by an address are fetched to; None is the user's cache folder.
+        columns: as of `open_records`.
     Raises: FileNotFoundError; DataError if the file is damaged (of JSON lines: if all of it is).
     """
-    return ConversationFile(RecordFile(path), image_folder, cache or ImageCache())
+    return ConversationFile(open_records(path, columns), image_folder, cache or ImageCache())
 
 
 def load_conversations(path, image_folder=None, cache: ImageCache | None = None) -> ConversationFile:

@@ -35,6 +35,7 @@ class DatasetSpec:
         image_folder: where relative image paths start; None is each file's own folder.
         num_samples: of all its files together, in every epoch; None asks by ratio.
         ratio: samples of an epoch per record; 1.0 takes each record once.
+        columns: of CSV and TSV files, as of `open_records`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class DatasetSpec:
     image_folder: Path | None = None
     num_samples: int | None = None
     ratio: float = 1.0
+    columns: dict[str, str] | None = None
 
     def asked_of(self, num_records: int) -> int:
         """Samples of an epoch, of so many records that can be used. Raises: ValueError if that is none, or too many."""
@@ -235,7 +237,10 @@ def load_datasets(specs: list[DatasetSpec]) -> Records:
 
     Raises: FileNotFoundError, DataError, ValueError.
     """
-    return Records(specs, [[open_conversations(file, spec.image_folder) for file in spec.files] for spec in specs])
+    return Records(
+        specs,
+        [[open_conversations(file, spec.image_folder, columns=spec.columns) for file in spec.files] for spec in specs],
+    )
 
 
 class Mixture:

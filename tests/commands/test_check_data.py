@@ -239,3 +239,35 @@ def test_ctrl_c_ends_the_workers(folder):
     assert err.endswith(b"paddle-xc2 check-data: stopped by Ctrl-C\n") and b"Traceback" not in err
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)  # nobody of its group is left
+
+
+def test_a_table(folder, capsys):
+    (folder / "photos").mkdir()
+    (folder / "red.png").rename(folder / "photos" / "red.png")
+    (folder / "faq.csv").write_text("photo,q,reply\nred.png,What colour?,Red.\nred.png,And now?,Red.\n")
+    assert run("faq.csv") == 1
+    assert (
+        "faq.csv: which column holds the answer? the columns are photo, q, reply; say it by" in capsys.readouterr().out
+    )
+    assert run("faq.csv", "--columns", "answer=reply") == 1
+    out = capsys.readouterr().out
+    assert "      -> 1 of the 1 looked for are in photos: set image_folder to it (--image_folder photos)\n" in out
+    arguments = ["--columns", "answer=reply", "--image_folder", "photos"]
+    assert run("faq.csv", *arguments, "--fix", "faq.json") == 0
+    out = capsys.readouterr().out
+    assert "2 records: 2 can be trained on, 0 can't" in out
+    assert "1 x table with the columns image = photo, question = q, answer = reply (first: faq.csv)\n" in out
+    assert json.loads((folder / "faq.json").read_text())[0]["image"] == ["red.png"]
+    assert main(["convert-data", "faq.csv", "faq.jsonl", "--to", "llava", *arguments, "--disable_tqdm"]) == 0
+    assert json.loads((folder / "faq.jsonl").read_text().splitlines()[1])["conversations"][0] == {
+        "from": "human",
+        "value": "<image>\nAnd now?",
+    }
+    assert run("good.json", *arguments) == 2
+    assert "--columns is of CSV and TSV files, and there is none" in capsys.readouterr().err
+    (folder / "book.xlsx").write_bytes(b"PK\3\4...")
+    assert run("book.xlsx") == 1
+    assert "book.xlsx: this is an Excel workbook, or an archive, which is not read; save the" in capsys.readouterr().out
+    (folder / "out").mkdir()
+    assert run("faq.csv", *arguments, "--fix", "out") == 0
+    assert (folder / "out" / "faq.csv.json").is_file()

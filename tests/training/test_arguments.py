@@ -622,3 +622,30 @@ def test_keys_of_paddlenlp_are_read_from_its_source():
     assert {name: ours[name] for name in theirs if name not in computed} == {
         name: value for name, value in theirs.items() if name not in computed
     }
+
+
+def test_columns_of_tables(load, tmp_path):
+    (tmp_path / "a.csv").write_text("photo,q,reply\n", encoding="utf-8")
+    entry = {"data_files": str(tmp_path / "a.csv"), "columns": "answer=reply"}
+    columns = {"question": "q"}
+    for keys, want in (
+        ({"data_path": None, "dataset": {"train": [entry]}, "columns": columns}, {"answer": "reply"}),
+        ({"data_path": None, "dataset": {"train": [{**entry, "columns": columns}]}}, columns),
+        ({"data_path": entry["data_files"], "columns": columns}, columns),
+    ):
+        arguments = load(keys)
+        (spec,) = dataset_specs(arguments, "train", tmp_path / "sft.json")
+        assert spec.columns == want
+    for keys, message in (
+        (
+            {"data_path": None, "dataset": {"train": [{**entry, "columns": "q"}]}},
+            '"dataset.train[0].columns": columns are "q"; write image=',
+        ),
+        ({"data_path": "a.json", "columns": columns}, '"columns" is set, but none of the data files is a table'),
+        (
+            {"data_path": None, "dataset": {"train": [{**entry, "columns": 7}]}},
+            'columns" is 7, expected a text or an object or null',
+        ),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            load(keys)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import types
+from dataclasses import replace
 from pathlib import Path
 
 from paddle_xc2.data.mixture import DatasetSpec, read_data_list
+from paddle_xc2.data.tables import SUFFIXES as TABLES
+from paddle_xc2.data.tables import parse_columns
 from paddle_xc2.local_path import find_path, local_path
 from paddle_xc2.messages import did_you_mean, in_json, shown
 from paddle_xc2.training.arguments.finetune_arguments import FinetuneArguments
@@ -19,6 +22,7 @@ _ENTRY_KEYS = {
     "image_folder": (str, types.NoneType),
     "num_samples": (int, types.NoneType),
     "ratio": (float, types.NoneType),
+    "columns": (str, dict, types.NoneType),
 }
 _MOST = 10**8  # samples that an entry gives to an epoch, or times that it gives its records
 _ENTRY_NEUTRAL = {"chat_template": NEUTRAL["chat_template"]}
@@ -32,11 +36,12 @@ def dataset_specs(arguments: FinetuneArguments, part: str, config_path: str | Pa
     if arguments.data_path is not None and part == "train":
         if arguments.data_path.endswith(".txt"):
             folder = arguments.image_folder
-            return read_data_list(
+            specs = read_data_list(
                 find_file(arguments.data_path, config_path),
                 arguments.given_num,
                 None if folder is None else local_path(folder),
             )
+            return [replace(spec, columns=parse_columns(arguments.columns)) for spec in specs]
         entries = [{"data_files": arguments.data_path}]
     else:
         entries = (arguments.dataset or {}).get(part) or []
@@ -56,6 +61,7 @@ def dataset_specs(arguments: FinetuneArguments, part: str, config_path: str | Pa
                 None if folder is None else local_path(folder),
                 entry.get("num_samples"),
                 1.0 if entry.get("ratio") is None else float(entry["ratio"]),
+                parse_columns(entry.get("columns", arguments.columns)),
             )
         )
     if missing:
@@ -91,6 +97,8 @@ def check_dataset(arguments: FinetuneArguments, wrong: list[str]) -> None:
         else:
             for index, entry in enumerate(entries):
                 _check_dataset_entry(f"dataset.{part}[{index}]", entry, wrong)
+    files = [*([arguments.data_path] if arguments.data_path else []), *_all_files(arguments.dataset or {})]
+    _check_columns("columns", arguments.columns, files, wrong)
     has = {part: bool((arguments.dataset or {}).get(part)) for part in ("train", "eval")}
     if arguments.do_train and not has["train"] and arguments.data_path is None:
         wrong.append(
@@ -116,7 +124,28 @@ def _check_dataset_entry(place: str, entry: dict, wrong: list[str]) -> None:
             wrong.append(f'"{place}.{name}" is {in_json(value)}, expected {expected}')
     if not entry.get("data_files"):
         wrong.append(f'"{place}.data_files" is missing: the JSON file or files')
+    _check_columns(f"{place}.columns", entry.get("columns"), entry.get("data_files"), wrong)
     _check_quota(place, entry, wrong)
+
+
+def _all_files(dataset: dict) -> list[str]:
+    """Every data file that is named by something that can be read."""
+    entries = [entry for part in dataset.values() if isinstance(part, list) for entry in part]
+    names = [entry.get("data_files") for entry in entries if isinstance(entry, dict)]
+    lists = [[name] if isinstance(name, str) else name for name in names]
+    return [name for one in lists if is_of_type(one, list[str]) for name in one]
+
+
+def _check_columns(place: str, columns, files, wrong: list[str]) -> None:
+    if not isinstance(columns, str | dict):
+        return
+    try:
+        parse_columns(columns)
+    except ValueError as error:
+        wrong.append(f'"{place}": {error}')
+    names = [files] if isinstance(files, str) else files
+    if is_of_type(names, list[str]) and not any(name.lower().endswith((*TABLES, ".txt")) for name in names):
+        wrong.append(f'"{place}" is set, but none of the data files is a table ({" or ".join(TABLES)}); leave it out')
 
 
 def _check_quota(place: str, entry: dict, wrong: list[str]) -> None:

@@ -144,10 +144,10 @@ class DataArguments:
 
     dataset: dict | None = key(
         None,
-        '{"train": [{"name", "data_files", "image_folder", "num_samples", "ratio"}], "eval": [...]}; data_files (one '
-        "or a list) are looked for from the current folder, then from the argument file's. num_samples, or ratio "
-        "times its records, is how many samples an entry of train gives to an epoch, each record once before any "
-        "comes again; without them, all its records once.",
+        '{"train": [{"name", "data_files", "image_folder", "num_samples", "ratio", "columns"}], "eval": [...]}; '
+        "data_files (one or a list) are looked for from the current folder, then from the argument file's. "
+        "num_samples, or ratio times its records, is how many samples an entry of train gives to an epoch, each record "
+        "once before any comes again; without them, all its records once.",
     )
     data_path: str | None = key(
         None,
@@ -179,6 +179,11 @@ class DataArguments:
         "colour behind what is transparent in a picture, such as white or #f0f0f0; null is what the checkpoint was "
         "trained with, else transparency is dropped, as upstream does. It is recorded, and chat then does the same.",
         course=True,
+    )
+    columns: str | dict | None = key(
+        None,
+        "of CSV and TSV files, which column holds what, if an entry of dataset does not say: "
+        '"image=photo,question=q,answer=a", or the same as an object; null sees it from the names in the first row.',
     )
     max_length: int | None = key(
         None,
