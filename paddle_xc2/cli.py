@@ -15,6 +15,7 @@ import traceback
 from importlib import import_module
 
 from paddle_xc2 import __version__, runtime
+from paddle_xc2.device_errors import device_message
 from paddle_xc2.lasting_output import keep_output, outliving_the_terminal
 from paddle_xc2.messages import DISK_ERRORS, Failure, disk_message, guard_output, on_its_own_line, path_message
 from paddle_xc2.typed_names import unknown_command, unknown_options, with_underscores
@@ -62,10 +63,14 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if message := path_message(error):
             return report(argv[0], message, EXIT_USER_MISTAKE, show_traceback)
+        if message := device_message(error):
+            return report(argv[0], message, EXIT_FAILURE, show_traceback)
         if error.errno not in DISK_ERRORS:
             raise
         flush_or_discard_output()  # it may be what lies on that disk
         return report(argv[0], disk_message(error), EXIT_FAILURE, show_traceback)
+    except MemoryError as error:
+        return report(argv[0], device_message(error), EXIT_FAILURE, show_traceback)
     except RuntimeError as error:
         if message := path_message(error):
             return report(argv[0], message, EXIT_USER_MISTAKE, show_traceback)

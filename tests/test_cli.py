@@ -111,6 +111,13 @@ def test_a_disk_that_fails_is_one_line_and_exit_1(command, capsys, error, told):
     assert capsys.readouterr().err == f"paddle-xc2 try: {told}\n"
 
 
+@pytest.mark.parametrize("error", [OSError("(External) CUDA error(700), an illegal access."), MemoryError("none left")])
+def test_a_device_that_fails_is_one_line_and_exit_1(command, capsys, error):
+    assert command(raising(error)) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("paddle-xc2 try: the ") and str(error) in told and told.count("\n") == 1
+
+
 def test_another_error_of_the_system_keeps_its_traceback(command):
     with pytest.raises(TimeoutError):
         command(raising(TimeoutError(errno.ETIMEDOUT, "no answer")))

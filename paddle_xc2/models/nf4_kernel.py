@@ -44,7 +44,7 @@ def find_kernel(device: str, values: tuple[float, ...], block: int) -> Callable 
     try:
         got = dequantize(paddle.to_tensor(every_byte), paddle.to_tensor(scales)).numpy()
         trouble = "" if np.array_equal(got, wanted.reshape([4, 128])) else "it gives other values than the published"
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError, OSError) as error:  # of CUDA too: see device_errors.py
         trouble = str(error).strip().splitlines()[-1]
     if trouble:
         warnings.warn(f"paddleslim_ops is not used for NF4, Paddle's own operations are: {trouble}", stacklevel=2)

@@ -23,6 +23,7 @@ from paddle_xc2.data.mixture import load_datasets
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer, with_tokens_of_run
 from paddle_xc2.data.worker_processes import WorkersKilled
+from paddle_xc2.device_errors import device_message
 from paddle_xc2.durable import NoRoom
 from paddle_xc2.file_identity import model_identity
 from paddle_xc2.local_path import local_path
@@ -135,13 +136,11 @@ def run(
         if plan.num_processes == 1:  # else the others would have to take part
             with suppress(Diverged):  # what is not worth keeping is none to tell of here
                 trainer.save_what_is_trained()
-    except (OSError, NoRoom) as error:
-        if not is_disk_error(error):
+    except (OSError, NoRoom, MemoryError) as error:
+        told, status = device_message(error), EXIT_FAILURE
+        if told is None and not is_disk_error(error):
             raise
-        told, status = (
-            f"{arguments.output_dir} can't be written to ({error}); make room, or mend the disk",
-            EXIT_FAILURE,
-        )
+        told = told or f"{arguments.output_dir} can't be written to ({error}); make room, or mend the disk"
     if plan.rank == 0:
         print(describe_end(trainer, told, config_path, overrides), file=sys.stderr)
     return status

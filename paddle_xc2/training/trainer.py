@@ -18,6 +18,7 @@ from paddlenlp.trainer.trainer_utils import get_scheduler
 from paddle_xc2 import runtime
 from paddle_xc2.data.collate import to_device
 from paddle_xc2.data.conversation import Conversation
+from paddle_xc2.device_errors import is_out_of_memory, reason_of
 from paddle_xc2.evaluation.metrics import Answer, metrics_for, summary
 from paddle_xc2.generation.chat import decode_answer, stop_ids
 from paddle_xc2.generation.generate import generate
@@ -258,7 +259,7 @@ class StepTrainer(Trainer):
                     with self.autocast_smart_context_manager():
                         out = model(**batch, loss_denominator=denominator)
                     self.scaler.scale(out.loss).backward()
-                except (MemoryError, RuntimeError) as error:
+                except (MemoryError, RuntimeError, OSError) as error:
                     if not is_out_of_memory(error):
                         raise
                     raise ValueError(out_of_memory_message(step, batch, inputs.sources[index:][:1], error)) from error
@@ -695,11 +696,6 @@ def check_best_metric(arguments: FinetuneArguments, evaluation: Samples) -> None
     )
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether Paddle, or the system, had no memory left."""
-    return isinstance(error, MemoryError) or "ResourceExhausted" in str(error) or "out of memory" in str(error).lower()
-
-
 def out_of_memory_message(step: int, batch: dict, sources: list[list[str]], error: Exception) -> str:
     """What did not fit, and what makes it smaller.
 
@@ -711,12 +707,11 @@ def out_of_memory_message(step: int, batch: dict, sources: list[list[str]], erro
     rows, width = batch["input_ids"].shape
     num_images = counted(len(batch["pixel_values"]), "image")
     names = sum(sources, [])
-    reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:300]
     return (
         f"step {step + 1}: the memory does not suffice for a batch of {rows} x {width} tokens and "
         f"{num_images} ({listed(names) or 'a batch that does not count'}); set recompute to true, lower "
         "per_device_train_batch_size (and raise gradient_accumulation_steps), max_tokens_per_batch, max_length or "
-        f"hd_num, or freeze parts of the model (fix_vit); {reason}"
+        f"hd_num, or freeze parts of the model (fix_vit); {reason_of(error)}"
     )
 
 

@@ -467,6 +467,19 @@ def test_error_of_another_kind_is_not_the_disks(config, monkeypatch):
         finetune(config())
 
 
+def test_a_device_that_fails_is_not_the_disk(config, at_step, capsys):
+    """CUDA's errors are OSErrors: see device_errors.py."""
+
+    def fail():
+        raise OSError("(External) CUDA error(700), an illegal memory access was encountered.")
+
+    at_step(3, fail)
+    assert finetune(config(save_strategy="steps", save_steps=1)) == 1
+    told = capsys.readouterr().err
+    assert "the device that computes has failed: (External) CUDA error(700)" in told and "written" not in told
+    assert "2 of 4 steps are done, the last checkpoint is" in told and "checkpoint-2; go on with" in told
+
+
 def test_benchmark_saves_no_model(config, tmp_path):
     assert finetune(config(benchmark=True)) == 0
     assert not (tmp_path / "out" / "config.json").exists() and (tmp_path / "out" / "metrics.jsonl").exists()

@@ -146,7 +146,11 @@ def test_loss_of_each_data_set(config, workspace, mixed, tmp_path, metrics):
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError("ResourceExhaustedError: Out of memory error on GPU 0."), RuntimeError("CUDA error: out of memory")],
+    [
+        MemoryError("ResourceExhaustedError: Out of memory error on GPU 0."),
+        RuntimeError("CUDA error: out of memory"),
+        OSError("(External) CUDA error(2), out of memory."),
+    ],
 )
 def test_too_little_memory_names_the_batch_and_what_to_do(config, monkeypatch, capsys, error):
     def forward(*_, **__):
