@@ -280,6 +280,37 @@ def choose_precision(bf16: bool, fp16: bool, device: str | None = None, allow_fa
     )
 
 
+def choose_weight_dtype(stored: str, wanted: str | None = None, device: str | None = None) -> str:
+    """The dtype that a checkpoint's weights are loaded in, which is the one that is computed in.
+
+    Where the device can't compute in what is stored, that is 16 bits all the same if it has others (bfloat16 needs
+    compute capability 8.0, a V100 has 7.0: paddle/amp/auto_cast.py, `_is_gpu_bfloat16_supported`), else float32. A GPU
+    on which this happens is told of.
+
+    Args:
+        stored: what prevails in the checkpoint.
+        wanted: what was asked for by name, or None.
+        device: Paddle's name; None is the one that computes here.
+    Raises: ValueError if `wanted` can't be computed in on a GPU. A CPU may hold it, to be written or merged.
+    """
+    device = device or prepare().device
+    available = available_precisions(device)
+    if wanted is not None:
+        if device != "cpu" and wanted not in available:
+            raise ValueError(
+                f"dtype {wanted} is asked for, but {device} ({device_name(device)}) computes in "
+                f"{', '.join(available)} only; leave dtype out, or take one of these"
+            )
+        return wanted
+    if stored in available:
+        return stored
+    dtype = "float16" if stored == "bfloat16" and "float16" in available else "float32"
+    if device != "cpu":
+        told = f"the weights are stored in {stored}, which {device} ({device_name(device)}) can't compute in"
+        warnings.warn(f"{told}; they are loaded as {dtype}", stacklevel=2)
+    return dtype
+
+
 def set_seed(seed: int) -> None:
     """Starts Python's, NumPy's and Paddle's random numbers from one seed. Raises: ValueError outside 0 .. 2**32 - 1."""
     if not 0 <= seed <= MAX_SEED:

@@ -151,6 +151,35 @@ def test_precision_that_the_device_lacks(devices):
         runtime.choose_precision(True, False, "gpu:1")
 
 
+@pytest.mark.parametrize(
+    "stored, device, expected",
+    [
+        ("bfloat16", "gpu:0", "bfloat16"),
+        ("bfloat16", "gpu:1", "float16"),
+        ("float16", "gpu:1", "float16"),
+        ("float32", "gpu:1", "float32"),
+        ("bfloat16", "cpu", "float32"),
+        ("float16", "cpu", "float32"),
+    ],
+)
+def test_dtype_of_the_weights(devices, recwarn, stored, device, expected):
+    assert runtime.choose_weight_dtype(stored, device=device) == expected
+    told = [str(warning.message) for warning in recwarn]
+    where = "the weights are stored in bfloat16, which gpu:1 (V100) can't compute in; they are loaded as float16"
+    assert told == ([where] if (stored, device) == ("bfloat16", "gpu:1") else [])
+
+
+def test_dtype_that_is_asked_for_by_name(devices):
+    assert runtime.choose_weight_dtype("bfloat16", "float32", "gpu:1") == "float32"
+    assert runtime.choose_weight_dtype("float32", "bfloat16", "cpu") == "bfloat16"  # to be written, say
+    with pytest.raises(ValueError) as error:
+        runtime.choose_weight_dtype("bfloat16", "bfloat16", "gpu:1")
+    assert str(error.value) == (
+        "dtype bfloat16 is asked for, but gpu:1 (V100) computes in float16, float32 only; leave dtype out, or take one "
+        "of these"
+    )
+
+
 def test_both_precisions():
     with pytest.raises(ValueError, match="bf16 and fp16 are both true; set one of them"):
         runtime.choose_precision(True, True, "gpu:0", allow_fallback=True)

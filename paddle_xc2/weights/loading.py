@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
+from paddle_xc2 import runtime
 from paddle_xc2.adapter_base import adapter_settings, base_name, find_base, is_adapter, take_settings
 from paddle_xc2.asked_as import check_image_size
 from paddle_xc2.configuration import XComposer2Config
@@ -46,7 +47,8 @@ def load_model(
 
     Args:
         path: a directory or a released name. An adapter's directory is a model too: its base is loaded first.
-        dtype: "float32", "bfloat16" or "float16"; None is the checkpoint's own, on a CPU float32.
+        dtype: "float32", "bfloat16" or "float16"; None is the checkpoint's own, or what the device has in its place: a
+            V100 float16, a CPU float32.
         img_size: pixels, another image size than the checkpoint's: its position table is resized.
         verify: holds the files against the checkpoint's manifest first, which reads them twice.
         quantize: "nf4" stores the linear layers of the decoder in four bits (models/nf4.py), each as it is read: the
@@ -64,15 +66,13 @@ def load_model(
         raise ValueError(f"base {base} is given, but {directory} is no adapter; leave it out")
     if verify:
         verify_manifest(directory)
-    if dtype is None and paddle.device.get_device() == "cpu":
-        dtype = "float32"
+    stored = dtype or prevailing_dtype(read_checkpoint(directory).values())  # headers only
+    dtype = runtime.choose_weight_dtype(stored, dtype)
     tensors = read_checkpoint(directory, dtype)
     config = load_config(directory, tensors, XComposer2Config)
     stored_rows = 1 + config.patches_per_side**2
     if img_size is not None:
         change_image_size(config, img_size)
-    if dtype is None:
-        dtype = prevailing_dtype(tensors.values())
     config.dtype = dtype
     shapes = parameter_shapes(config)
     shapes[POSITION_TABLE][0] = stored_rows

@@ -6,7 +6,7 @@ import paddle
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from paddle_xc2 import XComposer2ForCausalLM
+from paddle_xc2 import XComposer2ForCausalLM, runtime
 from paddle_xc2.models.clip_vit import resize_position_table
 from paddle_xc2.weights import lazy_tensor, loading
 from paddle_xc2.weights.checkpoint_files import INDEX_FILE
@@ -100,6 +100,14 @@ class TestDtypes:
         assert model.config.dtype == dtype
         assert {str(parameter.dtype) for parameter in model.parameters()} == {f"paddle.{dtype}"}
         assert paddle.get_default_dtype() == "float32"
+
+    def test_bfloat16_checkpoint_becomes_float16_on_a_v100(self, original, tmp_path, monkeypatch):
+        """A device that has no bfloat16, answered falsely."""
+        convert(original, tmp_path / "half", dtype="bfloat16")
+        monkeypatch.setattr(runtime, "available_precisions", lambda device: ("float16", "float32"))
+        model = load_model(tmp_path / "half")
+        assert model.config.dtype == "float16"
+        assert {str(parameter.dtype) for parameter in model.parameters()} == {"paddle.float16"}
 
     def test_unknown(self, original):
         with pytest.raises(ValueError, match='dtype "half" is not one of'):
