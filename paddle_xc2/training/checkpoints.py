@@ -7,6 +7,7 @@ afterwards, and `check_whole` finds that out.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -25,10 +26,12 @@ from paddle_xc2.durable import (
     sha256,
     sync,
 )
+from paddle_xc2.json_file import read_json
 from paddle_xc2.messages import listed
 from paddle_xc2.replacement import finish, replace_files
 
 MARKER = "checkpoint.json"
+_SEAL = "sha256"  # in it, of the rest of it
 _WRITING = f"{SCRATCH}writing-"  # in front of the name of what is not whole yet
 
 
@@ -75,8 +78,8 @@ def _write_aside(aside: Path, step: int, write: Callable[[Path], None], marker: 
     paths = list(aside.rglob("*"))
     with ThreadPoolExecutor() as pool:
         list(pool.map(sync, paths))
-    content = {"step": step, **marker, "files": file_table(aside)}
-    replace_file(aside / MARKER, json.dumps(content, indent=2).encode())
+    content = json.loads(json.dumps({"step": step, **marker, "files": file_table(aside)}))  # as it will be read
+    replace_file(aside / MARKER, json.dumps({**content, _SEAL: _seal_of(content)}, indent=2).encode())
 
 
 def newest_whole(output_dir: Path) -> tuple[Path | None, list[str]]:
@@ -115,13 +118,22 @@ def read_marker(path: Path) -> dict:
     if not (path / MARKER).is_file():
         raise ValueError(f"{path}: it has no {MARKER}, so it is unfinished or no checkpoint of this program")
     try:
-        marker = json.loads((path / MARKER).read_bytes())
-        sound = isinstance(marker["step"], int) and isinstance(marker["started"], int)
-        if not sound or not is_file_table(marker["files"]):
-            raise ValueError
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: {MARKER} is damaged") from None
+        marker = read_json(path / MARKER)
+    except ValueError:
+        marker = {}
+    seal = marker.pop(_SEAL, None)  # checkpoints of before it was there have none
+    sound = (
+        type(marker.get("step")) is int and type(marker.get("started")) is int and is_file_table(marker.get("files"))
+    )
+    kinds = isinstance(marker.get("course", {}), dict) and isinstance(marker.get("window"), (dict, type(None)))
+    if not (sound and kinds) or seal not in (None, _seal_of(marker)):
+        raise ValueError(f"{path}: {MARKER} is damaged")
     return marker
+
+
+def _seal_of(marker: dict) -> str:
+    """SHA-256 of what a marker says: it decides how a run goes on, and no other file holds sums of it."""
+    return hashlib.sha256(json.dumps(marker, sort_keys=True).encode()).hexdigest()
 
 
 def check_whole(path: Path) -> None:

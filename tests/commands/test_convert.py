@@ -21,7 +21,7 @@ def original(tmp_path_factory):
 
 
 def test_converts_and_says_what_was_done(original, tmp_path, capfd):
-    assert run(original, tmp_path / "ours", "--max-shard-size", "100KB", "--dtype", "bfloat16") == 0
+    assert run(original, tmp_path / "ours", "--max_shard_size", "100KB", "--dtype", "bfloat16") == 0
     out, err = capfd.readouterr()
     assert f"{original} (hf) -> {tmp_path / 'ours'} (paddle): " in out and "every one read back and compared" in out
     assert "converting: 100%" in err and "B/s]" in err

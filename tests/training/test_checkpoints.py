@@ -213,3 +213,45 @@ def test_deletion_that_is_interrupted_leaves_no_checkpoint(save, tmp_path, monke
     monkeypatch.undo()
     checkpoints.delete_unfinished(tmp_path)
     assert names(tmp_path) == ["checkpoint-2"]
+
+
+def changes(value):
+    """JSON values that differ from `value` in one place: of other kinds, or of the same and another number."""
+    yield from (None, True, "x", -1, 1.5, [], {}, [value], {"a": value})
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield {name: one for name, one in value.items() if name != key}
+            for changed in changes(inner):
+                yield {**value, key: changed}
+    if isinstance(value, int) and not isinstance(value, bool):
+        yield value + 1
+
+
+def test_a_marker_that_changed_in_any_place_is_damaged(save):
+    path = save(1)
+    sound = json.loads((path / MARKER).read_text())
+    number = 0
+    for changed in changes(sound):
+        if changed == sound or not isinstance(changed, dict) or "sha256" not in changed or changed["sha256"] is None:
+            continue
+        (path / MARKER).write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match="checkpoint.json is damaged"):
+            check_whole(path)
+        number += 1
+    assert number > 50
+
+
+def test_a_marker_without_a_sum_of_its_own(save):
+    """As they were before there was one; its kinds of values are checked."""
+    path = save(1)
+    marker = json.loads((path / MARKER).read_text())
+    del marker["sha256"]
+    (path / MARKER).write_text(json.dumps(marker))
+    assert read_marker(path) == marker
+    for damage in ({"step": "1"}, {"started": None}, {"files": []}, {"course": [1]}, {"window": 3}, {"step": True}):
+        (path / MARKER).write_text(json.dumps({**marker, **damage}))
+        with pytest.raises(ValueError, match="checkpoint.json is damaged"):
+            read_marker(path)
+    (path / MARKER).write_text('{"a": ' * 100_000)
+    with pytest.raises(ValueError, match="checkpoint.json is damaged"):
+        read_marker(path)
