@@ -15,6 +15,7 @@ from paddle_xc2 import __version__
 from paddle_xc2.adapter_base import find_base, is_adapter
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer, has_tokenizer
 from paddle_xc2.directory_lock import locked
+from paddle_xc2.messages import counted
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.weights.adapter import merge
 from paddle_xc2.weights.balance import balance
@@ -24,7 +25,7 @@ from paddle_xc2.weights.companions import companions
 from paddle_xc2.weights.config_files import load_config
 from paddle_xc2.weights.finished_shards import FinishedShards
 from paddle_xc2.weights.lazy_tensor import check_dtype
-from paddle_xc2.weights.manifest import is_written_by, verify_manifest
+from paddle_xc2.weights.manifest import is_written_by, manifest_files, verify_manifest
 from paddle_xc2.weights.merging import as_trained_with, merge_into_base
 from paddle_xc2.weights.name_map import layout_of
 from paddle_xc2.weights.parameter_shapes import parameter_shapes
@@ -172,6 +173,9 @@ def convert(
             say(f"{destination} holds it already: an earlier start wrote it; every file is verified")
             num_kept_bytes = num_bytes
         else:
+            if overwrite and (old := manifest_files(destination)):
+                files = counted(len(old), "file")
+                say(f"{destination}: {files} of an earlier checkpoint will be replaced when the new one is whole")
             with whole_directory(destination, overwrite, resumable=True, brings=brings) as partial:
                 num_kept_bytes = write_into(partial)
     seconds = time.perf_counter() - started

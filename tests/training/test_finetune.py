@@ -17,6 +17,7 @@ from paddle_xc2 import XComposer2Processor
 from paddle_xc2.adapter_base import adapter_facts
 from paddle_xc2.cli import main
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+from paddle_xc2.training.batches import TrainingSteps
 from paddle_xc2.training.finetune import describe_end, finetune
 from paddle_xc2.training.interruption import StopRequest
 from paddle_xc2.training.trainer import StepTrainer
@@ -396,6 +397,25 @@ def test_reporter_that_is_not_installed(config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert 'pip install "tensorboardX' in fails(config, capsys, report_to=["tensorboard"])
     assert not (tmp_path / "out").exists()
+
+
+def test_workers_that_are_killed_again_and_again(config, tmp_path, monkeypatch, capsys):
+    """What is trained is saved, and the same command goes on from there."""
+    make = TrainingSteps.__getitem__
+
+    def killed_at_3(steps, index):
+        if index == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return make(steps, index)
+
+    monkeypatch.setattr(TrainingSteps, "__getitem__", killed_at_3)
+    path = config(dataloader_num_workers=1)
+    assert finetune(path) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1].startswith("data workers were killed 3 times in a row; it may be that memory ran out: use fewer")
+    assert f"; 2 of 4 steps are done, the last checkpoint is {tmp_path}/out/checkpoint-2; go on with: " in told[-1]
+    monkeypatch.undo()
+    assert finetune(path) == 0
 
 
 def test_changed_inputs_are_noticed(config, tmp_path, workspace, capsys):

@@ -245,7 +245,9 @@ def test_destination_is_not_overwritten_unasked(original, tmp_path):
     convert(original, tmp_path / "ours")
     with pytest.raises(ValueError, match="is not empty; give another directory, or --overwrite"):
         convert(original, tmp_path / "ours", dtype="bfloat16")
-    convert(original, tmp_path / "ours", dtype="bfloat16", overwrite=True)
+    said = []
+    convert(original, tmp_path / "ours", dtype="bfloat16", overwrite=True, say=said.append)
+    assert said == [f"{tmp_path}/ours: 5 files of an earlier checkpoint will be replaced when the new one is whole"]
     assert read_checkpoint(tmp_path / "ours")["output.weight"].dtype == "bfloat16"
 
 
