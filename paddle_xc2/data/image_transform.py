@@ -125,7 +125,7 @@ def image_size_of(
 
     Raises: as `load_image`, but damage behind the header goes unnoticed.
     """
-    with _opened(image, image_name(image, source), max_pixels) as opened:
+    with _opened(image, image_name(image, source), max_pixels) as opened, _no_pillow_warnings():
         return reading.size_of(opened)
 
 
@@ -135,7 +135,7 @@ def look_at(image, source: str = "", decode: bool = True, reading: PictureReadin
     Raises: as `load_image`, or `image_size_of` without `decode`.
     """
     name = image_name(image, source)
-    with _opened(image, name, MAX_PIXELS) as opened:
+    with _opened(image, name, MAX_PIXELS) as opened, _no_pillow_warnings():
         size, losses = reading.size_of(opened), dict.fromkeys(possible_losses(opened, reading), "by its header")
         if decode:
             losses = losses_of(opened, _decoded(opened, name, reading), list(losses))
@@ -143,9 +143,9 @@ def look_at(image, source: str = "", decode: bool = True, reading: PictureReadin
 
 
 def _decoded(opened: Image.Image, name: str, reading: PictureReading) -> Image.Image:
-    turn = reading.turn_of(opened)  # before Pillow looks behind the pixels
     try:
         with _no_pillow_warnings():
+            turn = reading.turn_of(opened)  # before Pillow looks behind the pixels
             opened.load()
             return reading.rgb_of(opened, turn)
     except Exception as error:  # Pillow's readers raise nearly anything on malformed data

@@ -115,7 +115,7 @@ def possible_losses(opened: Image.Image, reading: PictureReading) -> list[str]:
         losses.append(TRANSPARENT)
     if orientation_of(opened) != 1 and not reading.exif:
         losses.append(TURNED)
-    if opened.format != "MPO" and getattr(opened, "is_animated", False):  # MPO: a photograph, and a smaller copy of it
+    if _is_animated(opened):
         losses.append(ANIMATED)
     return losses
 
@@ -144,6 +144,15 @@ def losses_of(loaded: Image.Image, rgb: Image.Image, expected: list[str]) -> dic
     if loaded.mode != "RGB" and _is_of_one_colour(rgb) and not _is_of_one_colour(loaded):
         found[EMPTIED] = f"{loaded.mode} became RGB"
     return found
+
+
+def _is_animated(opened: Image.Image) -> bool:
+    if opened.format == "MPO":  # a photograph, and a smaller copy of it
+        return False
+    try:
+        return bool(getattr(opened, "is_animated", False))
+    except Exception:  # some formats look for a second frame then, in whatever a damaged file holds
+        return False
 
 
 def _may_be_transparent(image: Image.Image) -> bool:

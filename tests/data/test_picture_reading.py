@@ -1,12 +1,14 @@
 """What pictures lose that are not plain RGB, and how they are read without losing it."""
 
+import contextlib
 import io
+import random
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from paddle_xc2.data.image_transform import image_size_of, load_image, look_at
+from paddle_xc2.data.image_transform import ImageError, image_size_of, load_image, look_at
 from paddle_xc2.data.picture_reading import (
     ANIMATED,
     DEEP,
@@ -110,3 +112,19 @@ def test_what_is_no_colour():
         ValueError, match='background is "whit", which is no colour; write one such as white or #f0f0f0'
     ):
         PictureReading(background="whit")
+
+
+def test_damaged_pictures_end_in_one_kind_of_error(recwarn):
+    chance = random.Random(3)
+    kinds = [turned(kind) for kind in ("JPEG", "PNG", "WEBP", "TIFF")]
+    kinds += [saved(NOISE, "GIF", save_all=True, append_images=[NOISE.rotate(90)]), grey(65535, "uint16")]
+    for _ in range(300):
+        content = bytearray(chance.choice(kinds))
+        for _ in range(chance.choice((1, 3, 10))):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        del content[chance.choice((len(content), chance.randrange(len(content)))) :]
+        for reading in (PictureReading(), PictureReading(exif=True, background="white")):
+            for decode in (True, False):
+                with contextlib.suppress(ImageError):
+                    look_at(bytes(content), decode=decode, reading=reading)
+    assert not recwarn

@@ -1,5 +1,8 @@
 """CSV and TSV files as files of records; files of other programs are named."""
 
+import contextlib
+import random
+
 import pytest
 
 from paddle_xc2.data.conversation import DataError
@@ -124,3 +127,16 @@ def test_columns_as_they_are_said():
     ):
         with pytest.raises(ValueError, match=message):
             parse_columns(columns)
+
+
+def test_damaged_tables_end_in_one_kind_of_error(tmp_path):
+    chance = random.Random(3)
+    for _ in range(300):
+        content = bytearray(b'image,question,answer\n"a, b.png",Q,"A ""x""\nB"\nb.png,Q,A\n')
+        for _ in range(chance.choice((1, 3, 10))):
+            content[chance.randrange(len(content))] = chance.choice(b'",\n\r\0\xff;x\t')
+        with contextlib.suppress(DataError):
+            found = table(tmp_path, bytes(content))
+            for index in range(len(found)):
+                with contextlib.suppress(DataError):
+                    found.read(index)
