@@ -13,6 +13,7 @@ from paddle_xc2 import runtime
 from paddle_xc2.adapter_base import adapter_settings, base_name, find_base, is_adapter, take_settings
 from paddle_xc2.asked_as import check_image_size
 from paddle_xc2.configuration import XComposer2Config
+from paddle_xc2.generation_settings import check_generation
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.models.clip_vit import resize_position_table
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
@@ -33,6 +34,7 @@ from paddle_xc2.weights.manifest import verify_manifest
 from paddle_xc2.weights.name_map import POSITION_TABLE, layout_of
 from paddle_xc2.weights.parameter_shapes import parameter_shapes
 from paddle_xc2.weights.quantized import check_quantization, fill_quantized, quantizable_layers
+from paddle_xc2.weights.xtuner import llm_folder
 
 
 def load_model(
@@ -70,6 +72,7 @@ def load_model(
     dtype = runtime.choose_weight_dtype(stored, dtype)
     tensors = read_checkpoint(directory, dtype)
     config = load_config(directory, tensors, XComposer2Config)
+    check_generation(llm_folder(directory))
     stored_rows = 1 + config.patches_per_side**2
     if img_size is not None:
         change_image_size(config, img_size)
