@@ -45,8 +45,8 @@ def describe_batches(model, batches: list[dict], autocast=contextlib.nullcontext
 
 
 def starting_model_message(source, told: str, loss: float) -> str:
-    """What is said of a run whose first loss is not finite: no learning rate has had anything to do with it."""
-    return f"{source}: before anything is trained, {told or f'the loss of the first step is {loss}'}"
+    """What is said where the first loss is not finite: no learning rate has had anything to do with it."""
+    return f"{source}: before anything is trained, {told or f'the loss is {loss}'}"
 
 
 def diverged_message(what: str, told: str, arguments: FinetuneArguments, checkpoint: Path | None) -> str:

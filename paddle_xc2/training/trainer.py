@@ -313,7 +313,7 @@ class StepTrainer(Trainer):
         ends = step >= self.plan.num_steps
         if self.control.should_log or ends and self.arguments.logging_strategy != "no":
             self._log_window()
-        if ends:
+        if ends or self.control.should_evaluate or self._answers_are_due(step):
             self._check_sound()
         if self.control.should_evaluate:
             self.evaluate()
@@ -344,15 +344,14 @@ class StepTrainer(Trainer):
         if self.pending is None:
             return
         (item, loss), self.pending = self.pending, None
-        step, arguments = self.state.global_step, self.arguments
+        step = self.state.global_step
         if not self.scaler.skipped:
             self.taken_step, self.trial_batch = step, item.batches[0]
             return
         self.window.drop_last_step()
         loss = float(_sum_over_processes([float(loss)])[0]) / self.plan.num_processes
         if step == 1 and not math.isfinite(loss):
-            source = arguments.lora_path or arguments.model_name_or_path
-            raise ValueError(starting_model_message(source, self._describe(item.batches), loss))
+            self._tell_starting_model(item.batches, loss)
         if self.scaler.is_hopeless(loss):
             norm, many = self.optimizer._grad_clip.last_norm, counted(self.scaler.in_a_row, "step")
             self._diverge(
@@ -389,6 +388,16 @@ class StepTrainer(Trainer):
     def _diverge(self, what: str, batches: list[dict]) -> None:
         """Raises: Diverged."""
         raise Diverged(diverged_message(what, self._describe(batches), self.arguments, self.last_checkpoint))
+
+    def _tell_starting_model(self, batches: list[dict], loss: float) -> None:
+        """Raises: ValueError, always. loss: that is not finite."""
+        source = self.arguments.lora_path or self.arguments.model_name_or_path
+        raise ValueError(starting_model_message(source, self._describe(batches), loss))
+
+    def _broken_batches(self, losses: list, indexes: range) -> list[dict]:
+        """The first batch of the evaluation whose loss is not finite. losses, indexes: of the batches."""
+        broken = [index for index, loss in zip(indexes, losses, strict=True) if not math.isfinite(float(loss))]
+        return [batch for item in ItemLoader(self.evaluation, broken[:1], 0) for batch in item.batches]
 
     def _describe(self, batches: list[dict]) -> str:
         return describe_batches(self.model, batches, self.autocast_smart_context_manager)
@@ -488,6 +497,8 @@ class StepTrainer(Trainer):
         With eval_with_do_generation also what the generated answers are worth.
 
         None if it was cut short by a request to stop: the run makes up for it when it goes on.
+
+        Raises: ValueError if the loss is not finite and nothing is trained, which would be told instead.
         """
         started = time.perf_counter()
         mine = self._my_batches()
@@ -508,6 +519,8 @@ class StepTrainer(Trainer):
         self.asked_to_stop = num_asked > 0
         if self.asked_to_stop:
             return None
+        if not self.plan.train and not math.isfinite(total):
+            self._tell_starting_model(self._broken_batches(losses, mine), total / num_tokens)
         records = self._gather(records)
         scores = {f"eval_{name}": score for name, score in summary(records).items()}
         seconds = time.perf_counter() - started
@@ -617,9 +630,12 @@ class StepTrainer(Trainer):
         """Before training, after the last step and as often as asked. A request to stop cuts it short: nothing is kept,
         and the run makes up for it when it goes on.
         """
-        often = self.arguments.evaluation_freq
-        if step in (0, self.plan.num_steps) or often and step % often == 0:
+        if self._answers_are_due(step):
             self.answer_questions(step)
+
+    def _answers_are_due(self, step: int) -> bool:
+        often = self.arguments.evaluation_freq
+        return step in (0, self.plan.num_steps) or bool(often) and step % often == 0
 
     def answer_questions(self, step: int) -> None:
         """Has the sample questions answered, unless they were after the same step."""

@@ -179,6 +179,15 @@ def test_a_starting_model_that_computes_nan_is_told_at_its_layer(config, with_we
     told = r"before anything is trained, the model computes (NaN|infinity), in float32, and it begins at model.layers.1"
     with pytest.raises(ValueError, match=f"{path}: {told}"):
         finetune(config(model_name_or_path=path, lora=True))
+    with pytest.raises(ValueError, match=f"{path}: {told}"):
+        finetune(config(model_name_or_path=path, do_train=False, do_eval=True))
+
+
+def test_a_model_that_diverged_is_not_asked(config, capsys):
+    """Or generation would say that the weights are too large, and not why."""
+    keys = {"evaluation_strategy": "steps", "eval_steps": 2, "eval_with_do_generation": True, "max_new_tokens": 1}
+    assert finetune(config(learning_rate=3.0, **keys)) == 1
+    assert "the state after step 2 is not saved" in capsys.readouterr().err
 
 
 def test_an_evaluation_that_is_not_finite_is_never_the_best(config, tmp_path, monkeypatch):
