@@ -21,7 +21,7 @@ from paddle_xc2.json_file import read_json, write_json
 from paddle_xc2.model_settings import ModelSettings, VisionConfig
 from paddle_xc2.rope_settings import with_rope
 from paddle_xc2.short_repr import short_repr
-from paddle_xc2.upstream_settings import model_settings, settings_of
+from paddle_xc2.upstream_settings import model_settings
 from paddle_xc2.weights.xtuner import check_parts, known_part_files, part_files, read_part_files
 
 # What upstream's config.json holds beside the model's own settings; for models that were not loaded from one.
@@ -79,6 +79,8 @@ def load_config(directory: Path, tensor_names=(), kind: type[ModelSettings] = Mo
     config = model_settings(content, str(path), tensor_names, kind, hf_config=original, hf_part_files=parts)
     if config.family.in_parts:
         check_parts(parts, config, Path(directory))
+    if original is not None:  # else it would be found out when the model is written, after a training
+        _settings_before(original, config, f"{path}: hf_config" if "xc2_layout" in content else str(path))
     return config
 
 
@@ -118,13 +120,18 @@ def upstream_config(config: ModelSettings, dtype: str | None = None) -> dict:
         constants = _LANGUAGE_MODEL_CONSTANTS if config.family.in_parts else _UPSTREAM_CONSTANTS
         content = {**constants, **{name: value for name, value in settings.items() if value is not None}}
     else:
-        known = {"xc2_family": config.xc2_family, "vision_config": config.vision_config}
-        before = ModelSettings(**{**settings_of(original, CONFIG_FILE), **known})
+        before = _settings_before(original, config, CONFIG_FILE)
         changed = {name: getattr(config, name) for name in _SETTINGS if getattr(config, name) != getattr(before, name)}
         content = {**original, **{name: value for name, value in changed.items() if name not in _ROPE}}
         if not changed.keys().isdisjoint(_ROPE):
             content = with_rope(content, config.rope_theta, config.rope_scaling)
     return _with_dtype(content, dtype)
+
+
+def _settings_before(original: dict, config: ModelSettings, source: str) -> ModelSettings:
+    """What upstream's own config.json says of a model. Raises: ValueError as `model_settings`."""
+    known = {"xc2_family": config.xc2_family, "vision_config": config.vision_config}
+    return model_settings({**original, **known}, source)
 
 
 def _with_dtype(content: dict, dtype: str | None) -> dict:

@@ -168,3 +168,15 @@ def test_no_other_file_is_written_than_a_parts(upstream):
     files = {"../evil.json": {}, "projector/config.json": {"hidden_act": "gelu"}, "visual_encoder/config.json": 3}
     (upstream / "config.json").write_text(json.dumps(UPSTREAM | llava | {"hf_part_files": files}))
     assert load_config(upstream).hf_part_files == {"projector/config.json": {"hidden_act": "gelu"}}
+
+
+def test_an_original_that_could_not_be_written_back_is_found_out_at_once(upstream):
+    """And not when the model is written, after a training."""
+    ours = UPSTREAM | {"xc2_layout": "paddle", "xc2_family": "xcomposer2-7b"}
+    for damage, message in (
+        ({"rope_theta": None}, "rope_theta is null"),
+        ({"hidden_size": "64"}, "hidden_size is '64', but must be a whole number above 0"),
+    ):
+        (upstream / "config.json").write_text(json.dumps(ours | {"hf_config": UPSTREAM | damage}))
+        with pytest.raises(ValueError, match=f"config.json: hf_config: .*{message}"):
+            load_config(upstream)
