@@ -90,8 +90,9 @@ def run(args: Namespace) -> int:
     # Imported here: --help answers without them.
     from tqdm.auto import tqdm
 
-    from paddle_xc2.data.check import check_data, open_sources
+    from paddle_xc2.data.check import check_data
     from paddle_xc2.data.check_report import report_values, summary_lines, write_html
+    from paddle_xc2.data.data_source import open_sources
     from paddle_xc2.data.processor import XComposer2Processor
     from paddle_xc2.data.tokenizer import with_tokens_of_run
     from paddle_xc2.runtime import usable_cpus
@@ -256,7 +257,7 @@ def planned_mends(out: Path | None, sources: list) -> list[tuple]:
 
 def drop_bad(source, report, processor, leave_out: bool) -> Callable:
     """`write_mended`'s why_drop: a record is left out if it still can't be trained on after it was mended."""
-    from paddle_xc2.data.check import why_unusable
+    from paddle_xc2.data.data_source import why_unusable
 
     usable = report.usable_of(source)
 

@@ -7,7 +7,7 @@ Whether a record can be used is decided by the functions that training itself ru
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,20 +15,19 @@ import numpy as np
 from xxhash import xxh3_64_intdigest, xxh3_128
 
 from paddle_xc2.data.conversation import Conversation, DataError, broken_rules, check_trainable
+from paddle_xc2.data.data_source import DataSource
 from paddle_xc2.data.dialects import read_record
 from paddle_xc2.data.downloads import ImageCache
 from paddle_xc2.data.duplicates import note_duplicate_images, note_duplicates
 from paddle_xc2.data.encode import Example, TooLong
 from paddle_xc2.data.findings import Finding, add_finding, by_frequency, merge_findings
 from paddle_xc2.data.image_transform import ImageMissing, look_at
-from paddle_xc2.data.json_formats import find_image, image_folders, sizes_in, to_conversation
+from paddle_xc2.data.json_formats import sizes_in
 from paddle_xc2.data.missing_images import NUM_LOOKED_FOR, where_they_lie
 from paddle_xc2.data.near_duplicates import SIGNATURE_BYTES, text_signature
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.picture_marks import unlike_chat
 from paddle_xc2.data.picture_reading import AS_UPSTREAM, LOSSES
-from paddle_xc2.data.record_files import RecordFile
-from paddle_xc2.data.tables import TableFile, open_records
 from paddle_xc2.data.video import frame_sheet, is_video
 from paddle_xc2.data.worker_processes import map_ranges
 from paddle_xc2.messages import counted
@@ -43,40 +42,6 @@ _RANGE = 64  # records that a worker checks at a time; of some, each has a dozen
 _IMAGE_LIKE_TAG = re.compile(r"<\s*/?\s*(?:image|img|image\s*here|image_?\d+)\s*/?\s*>", re.IGNORECASE)
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".mp4")
 _HASHED_AT_ONCE = 1024 * 1024
-
-
-@dataclass(frozen=True)
-class DataSource:
-    """One file of records.
-
-    Attributes:
-        records: of the file.
-        image_folder: where relative image paths start; None is the file's folder, then the working directory.
-    """
-
-    records: RecordFile | TableFile
-    image_folder: Path | None = None
-
-    @property
-    def path(self) -> Path:
-        return self.records.path
-
-    def name(self, index: int) -> str:
-        """What messages call a record: "train.json[17]"."""
-        return self.records.source(index)
-
-    @property
-    def image_folders(self) -> list[Path]:
-        """Where relative image paths start."""
-        return image_folders(self.image_folder, self.path.parent)
-
-    def find_image(self, reference: str, index: int, cache: ImageCache | None = None) -> Path:
-        """The file of an image that record `index` names. Raises: DataError."""
-        return find_image(reference, self.name(index), self.image_folders, cache)
-
-    def conversation(self, index: int) -> Conversation:
-        """A record as training takes it. Raises: DataError."""
-        return to_conversation(self.records.read(index), self.name(index), self.image_folder, self.path.parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,31 +63,6 @@ class ImageFacts:
     content: int | None
     record: int
     losses: dict[str, str] = field(default_factory=dict)
-
-
-def why_unusable(record, source: DataSource, index: int, processor=None, leave_out: bool = False) -> str | None:
-    """Why training would not take a record in the place of record `index`; None if it does. Images are read whole.
-
-    Args:
-        processor, leave_out: as of `check_data`.
-    """
-    reading = AS_UPSTREAM if processor is None else processor.reading
-    try:
-        conversation = to_conversation(record, source.name(index), source.image_folder, source.path.parent)
-        if processor is None:
-            check_trainable(conversation)
-        else:
-            conversation, _ = processor.lay_out(conversation)
-        for image in dict.fromkeys(conversation.images):
-            if is_video(image):
-                frame_sheet(image, conversation.source)
-            else:
-                look_at(image, conversation.source, reading=reading)
-    except TooLong as error:
-        return None if leave_out else str(error)
-    except DataError as error:
-        return str(error)
-    return None
 
 
 @dataclass
@@ -173,25 +113,6 @@ class DataReport:
         """`usable` of the records of one source."""
         start = sum(len(one.records) for one in self.sources[: self.sources.index(source)])
         return self.usable[start : start + len(source.records)]
-
-
-def open_sources(
-    files: Iterable[tuple],
-) -> tuple[list[DataSource], dict[str, Finding]]:
-    """Files of records.
-
-    Args:
-        files: (path, image folder or None), and the columns of a table, if they are known.
-    Returns: those that can be read, and what is wrong with the others.
-    Raises: FileNotFoundError.
-    """
-    sources, findings = [], {}
-    for path, image_folder, *columns in files:
-        try:
-            sources.append(DataSource(open_records(path, *columns), image_folder))
-        except DataError as error:
-            add_finding(findings, "unreadable file", True, -1, str(error))
-    return sources, findings
 
 
 def check_data(

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paddle_xc2.data.check import DataSource
 from paddle_xc2.data.conversation import DataError
+from paddle_xc2.data.data_source import DataSource
 from paddle_xc2.data.downloads import is_data_url, is_url
 from paddle_xc2.data.json_formats import image_folders
 from paddle_xc2.data.notes import Notes

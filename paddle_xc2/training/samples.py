@@ -207,7 +207,7 @@ def fit_samples(
         bad["image missing"].advice = where_they_lie(missing)
     if num_bad and not (leave_bad_out and num_fitting):
         title = f"{num_bad:,} of {num_records:,} records can't be used:"
-        hint = [] if leave_bad_out else ['"bad_records": "leave_out" trains without them']
+        hint = [] if leave_bad_out or not num_fitting else ['"bad_records": "leave_out" trains without them']
         raise DataError("\n  ".join([title, *finding_lines(by_frequency(bad.items())), *hint]))
     if refused and num_fitting and not leave_out:
         title = f"{len(refused)} of {num_records} samples are too long; truncation leave_out goes on without them:"

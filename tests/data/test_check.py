@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from paddle_xc2.data import check, findings
-from paddle_xc2.data.check import check_data, open_sources
+from paddle_xc2.data.check import check_data
 from paddle_xc2.data.check_report import summary_lines
 from paddle_xc2.data.conversation import DataError
+from paddle_xc2.data.data_source import open_sources
 from paddle_xc2.data.findings import WARNINGS
 from paddle_xc2.data.json_formats import open_conversations
 from paddle_xc2.data.picture_reading import PictureReading

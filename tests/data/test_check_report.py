@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from paddle_xc2.data.check import check_data, open_sources
+from paddle_xc2.data.check import check_data
 from paddle_xc2.data.check_report import length_numbers, report_values, summary_lines, write_html
+from paddle_xc2.data.data_source import open_sources
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer
 from paddle_xc2.families import family_named

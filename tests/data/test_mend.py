@@ -8,8 +8,8 @@ import shutil
 import pytest
 from PIL import Image
 
-from paddle_xc2.data.check import open_sources
 from paddle_xc2.data.conversation import DataError
+from paddle_xc2.data.data_source import open_sources
 from paddle_xc2.data.json_formats import to_conversation
 from paddle_xc2.data.mend import mend_record, write_mended
 from paddle_xc2.data.record_files import RecordFile
