@@ -58,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     except Failure as error:
         return report(argv[0], str(error), EXIT_FAILURE, show_traceback)
     except ImportError as error:
+        if was_interrupted(error):
+            return report(argv[0], "stopped by Ctrl-C", EXIT_INTERRUPTED, show_traceback)
         message = f"{error}\n`paddle-xc2 doctor` (tools/doctor.py) says what is wrong here and what mends it"
         return report(argv[0], message, EXIT_FAILURE, show_traceback)
     except OSError as error:
@@ -122,6 +124,13 @@ def report(command: str, message: str, status: int, show_traceback: bool) -> int
         command = ""
     print(on_its_own_line(f"paddle-xc2 {command}".rstrip() + f": {message}"), file=sys.stderr)
     return status
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: Paddle's library, when it is interrupted, says that it can't be imported."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def flush_or_discard_output() -> None:

@@ -83,6 +83,13 @@ def test_interruption_is_one_line_and_exit_130(command, capsys):
     assert capsys.readouterr().err == "paddle-xc2 try: stopped by Ctrl-C\n"
 
 
+def test_interruption_of_an_import(command, capsys):
+    error = ImportError("initialization failed")
+    error.__cause__ = KeyboardInterrupt()
+    assert command(raising(error)) == 130
+    assert capsys.readouterr().err == "paddle-xc2 try: stopped by Ctrl-C\n"
+
+
 def test_broken_installation_points_to_doctor(command, capsys):
     assert command(raising(ImportError("cannot import name 'download'"))) == 1
     error = capsys.readouterr().err
