@@ -368,7 +368,7 @@ class StepTrainer(Trainer):
         """
         if self.sound_step >= self.taken_step:
             return
-        step, batch = self.taken_step, self.trial_batch
+        step, batch, started = self.taken_step, self.trial_batch, time.perf_counter()
         names = not_finite(self.model, self.plan.weight_dtype)
         self.model.train()  # for recompute; its random numbers are nobody's, every step starts its own
         with self.autocast_smart_context_manager():
@@ -384,6 +384,7 @@ class StepTrainer(Trainer):
                 told = f"{listed(names)} {'is' if len(names) == 1 else 'are'} not finite"
             self._diverge(f"the state after step {step} is not saved: {told}", [batch])
         self.sound_step = step
+        self.window.started += time.perf_counter() - started
 
     def _diverge(self, what: str, batches: list[dict]) -> None:
         """Raises: Diverged."""
