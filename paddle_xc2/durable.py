@@ -158,8 +158,13 @@ def is_file_table(content) -> bool:
 def _is_entry(name: str, entry) -> bool:
     match entry:
         case {"bytes": int(), "sha256": str()}:
-            return not Path(name).is_absolute() and ".." not in Path(name).parts
+            return is_within(name)
     return False
+
+
+def is_within(name: str) -> bool:
+    """Whether a relative path leads to what is below the directory that it begins in."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def is_as_written(path: Path, entry: dict | None, since: int | None = None) -> bool:

@@ -13,7 +13,17 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from paddle_xc2.durable import SCRATCH, NotOurs, is_as_written, replace_file, sha256, sync
+from paddle_xc2.durable import (
+    SCRATCH,
+    NotOurs,
+    is_as_written,
+    is_file_table,
+    is_within,
+    replace_file,
+    sha256,
+    sync,
+)
+from paddle_xc2.json_file import read_json
 from paddle_xc2.messages import listed
 
 JOURNAL = f"{SCRATCH}replaces.json"
@@ -43,7 +53,7 @@ def finish(new: Path, destination: Path) -> bool:
     if not (new / JOURNAL).is_file():
         _remove_folders(new)  # the last thing to do
         return False
-    journal = json.loads((new / JOURNAL).read_bytes())
+    journal = _read_journal(new / JOURNAL)
     old, since = journal["old"], journal["since"]
     waiting = [name for name in journal["new"] if (new / name).exists()]
     leaving = [name for name in old if name not in journal["new"] and (destination / name).exists()]
@@ -56,7 +66,7 @@ def finish(new: Path, destination: Path) -> bool:
     check_none_foreign(destination, foreign, f"; the new files lie whole in {new}, and take their places then")
     if waiting:  # else the new ones are all there already
         for name in journal["known_by"]:
-            if name in old or name in waiting:
+            if name in leaving or name in waiting:
                 (destination / name).unlink(missing_ok=True)
     for name in leaving:
         (destination / name).unlink(missing_ok=True)
@@ -72,6 +82,16 @@ def finish(new: Path, destination: Path) -> bool:
     (new / JOURNAL).unlink()
     _remove_folders(new)
     return True
+
+
+def _read_journal(path: Path) -> dict:
+    """Raises: ValueError if it is not as `replace_files` writes it."""
+    match read_json(path):
+        case {"new": list(new), "old": dict(old), "known_by": list(), "since": int() | None} as journal:
+            listed_files = {name: entry for name, entry in old.items() if entry is not None}
+            if is_file_table(listed_files) and all(isinstance(name, str) and is_within(name) for name in [*new, *old]):
+                return journal
+    raise ValueError(f"{path}: is damaged; delete its folder, which holds what was to be written beside it")
 
 
 def _remove_folders(folder: Path) -> None:

@@ -69,6 +69,27 @@ def test_the_same_content_is_in_nobodys_way(folders):
     assert content(destination) == NEW | THEIRS
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"new": ["../b"]},
+        {"old": {"/etc/hosts": None}},
+        {"old": {"a": 1}},
+        {"new": "a"},
+        {"since": "then"},
+        {"new": [1]},
+    ],
+)
+def test_a_damaged_journal_moves_nothing(folders, change):
+    new, destination, _ = folders
+    journal = {"new": ["a"], "old": {}, "known_by": [], "since": None}
+    (new / JOURNAL).write_text(json.dumps(journal | change))
+    before = content(destination)
+    with pytest.raises(ValueError, match="replaces.json: is damaged; delete its folder, which holds what was to be"):
+        finish(new, destination)
+    assert content(destination) == before
+
+
 def test_nothing_to_finish(folders):
     new, destination, _ = folders
     assert not finish(new, destination) and content(new) == NEW

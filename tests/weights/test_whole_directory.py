@@ -2,8 +2,9 @@ import os
 
 import pytest
 
+from paddle_xc2.durable import NotOurs
 from paddle_xc2.weights.manifest import MANIFEST_FILE, write_manifest
-from paddle_xc2.weights.whole_directory import whole_directory
+from paddle_xc2.weights.whole_directory import finish_interrupted, whole_directory
 
 
 def names(directory):
@@ -143,3 +144,28 @@ def test_config_goes_first_and_comes_last(tmp_path, monkeypatch):
         write_ours(partial, "model.safetensors", "a", "z")
     assert seen[-1] == ("config.json", False) and not any(exists for _, exists in seen)
     assert len(seen) == 5
+
+
+def test_others_files_that_appear_meanwhile(tmp_path):
+    """Nothing is touched then; the new checkpoint is whole, and takes its place once they are moved away."""
+    write_ours(tmp_path, "model.safetensors")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(NotOurs, match="README.md: not written by paddle_xc2, or changed since; .* whole in"):
+        with whole_directory(tmp_path, overwrite=True) as partial:
+            write_ours(partial, "model.safetensors", "README.md")
+            (tmp_path / "README.md").write_text("theirs")
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    with pytest.raises(NotOurs):
+        finish_interrupted(tmp_path)
+    (tmp_path / "README.md").rename(tmp_path / "MINE.md")
+    finish_interrupted(tmp_path)
+    assert names(tmp_path) == ["MINE.md", "README.md", "config.json", "model.safetensors", MANIFEST_FILE]
+
+
+def test_what_was_changed_since_is_not_ours(tmp_path):
+    write_ours(tmp_path, "model.safetensors")
+    (tmp_path / "config.json").write_text("edited")
+    with pytest.raises(NotOurs, match="config.json: not written by paddle_xc2, or changed since"):
+        with whole_directory(tmp_path, overwrite=True):
+            pass
+    assert (tmp_path / "config.json").read_text() == "edited"
