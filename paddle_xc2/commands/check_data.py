@@ -57,7 +57,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_columns(parser)
     parser.add_argument(
-        "--max_length", metavar="N", type=int, help="tokens of the longest sample; default: the family's"
+        "--max_length", metavar="N", type=int, help="tokens of the longest sample; default: the model's"
     )
     parser.add_argument("--hd_num", metavar="N", type=int, help="tiles that an image may take; default: the family's")
     parser.add_argument(
