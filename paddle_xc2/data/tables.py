@@ -20,6 +20,7 @@ from paddle_xc2.messages import did_you_mean, listed, shown
 MAX_TABLE_BYTES = 256 * 1024 * 1024  # it is read into memory
 
 TABLE = "table with the columns {}"
+NO_IMAGE = 'row with nothing in the column "{}", read as text without an image'
 UNREAD_COLUMN = 'column "{}" of tables, which is not read'
 
 SUFFIXES = (".csv", ".tsv")
@@ -142,6 +143,12 @@ class TableFile(Sequence):
                 "put texts that hold the separator in double quotes"
             )
         held = {what: cells[place] for what, place in self._places.items()}
+        if not held["question"].strip():
+            raise DataError(
+                f"{self.source(index)}: the question is empty; write it, or remove the row", "empty question"
+            )
+        if notes is not None and "image" in held and not held["image"].strip():
+            notes.add(NO_IMAGE.format(shown(self._header[self._places["image"]], 40)), self.source(index))
         turns = [{"from": "user", "value": held["question"]}, {"from": "assistant", "value": held["answer"]}]
         record = {"id": held["id"]} if held.get("id") else {}
         record |= {"image": [held["image"].strip()]} if held.get("image", "").strip() else {}

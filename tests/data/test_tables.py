@@ -6,8 +6,9 @@ import random
 import pytest
 
 from paddle_xc2.data.conversation import DataError
+from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_files import RecordFile
-from paddle_xc2.data.tables import TABLE, UNREAD_COLUMN, TableFile, open_records, parse_columns
+from paddle_xc2.data.tables import NO_IMAGE, TABLE, UNREAD_COLUMN, TableFile, open_records, parse_columns
 
 
 def record(question, answer, **others):
@@ -140,3 +141,12 @@ def test_damaged_tables_end_in_one_kind_of_error(tmp_path):
             for index in range(len(found)):
                 with contextlib.suppress(DataError):
                     found.read(index)
+
+
+def test_rows_where_a_cell_is_empty(tmp_path):
+    found, notes = table(tmp_path, "image,question,answer\na.png, ,A\n ,Q,A\n"), Notes()
+    with pytest.raises(DataError, match=r"data.csv\[0\]: the question is empty; write it, or remove the row") as error:
+        found.read(0)
+    assert error.value.rule == "empty question"
+    assert found.read(1, notes) == record("Q", "A")
+    assert [str(note) for note in notes] == [f"1 x {NO_IMAGE.format('image')} (first: {tmp_path}/data.csv[1])"]

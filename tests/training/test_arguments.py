@@ -649,3 +649,20 @@ def test_columns_of_tables(load, tmp_path):
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             load(keys)
+
+
+def test_data_on_the_command_line_replaces_that_of_the_file(load):
+    dataset = {"train": [{"name": "a", "data_files": "a.json"}], "eval": [{"name": "b", "data_files": "b.json"}]}
+    arguments = load({"dataset": dataset}, ["--data_path", "mine.json"])
+    assert (arguments.data_path, arguments.dataset) == ("mine.json", {"eval": dataset["eval"]})
+    arguments = load({"data_path": "a.json"}, ["--dataset", json.dumps(dataset)])
+    assert (arguments.data_path, arguments.dataset) == (None, dataset)
+    arguments = load({"dataset": dataset}, ["--data_path", "mine.json", "--dataset", "null"])
+    assert (arguments.data_path, arguments.dataset) == ("mine.json", None)
+    assert "both name training data" in message(load, {"dataset": dataset, "data_path": "a.json"})
+
+
+def test_how_to_train_without_evaluation_is_said(load, tmp_path):
+    dataset = {"eval": [{"name": "b", "data_files": "path/to/b.json"}]}
+    with pytest.raises(FileNotFoundError, match="to train without evaluation: --dataset null --data_path FILE --eval"):
+        dataset_specs(load({"dataset": dataset}), "eval", tmp_path / "sft.json")

@@ -24,6 +24,7 @@ _ENTRY_KEYS = {
     "ratio": (float, types.NoneType),
     "columns": (str, dict, types.NoneType),
 }
+_WITHOUT_EVALUATION = "to train without evaluation: --dataset null --data_path FILE --evaluation_strategy no"
 _MOST = 10**8  # samples that an entry gives to an epoch, or times that it gives its records
 _ENTRY_NEUTRAL = {"chat_template": NEUTRAL["chat_template"]}
 
@@ -68,6 +69,10 @@ def dataset_specs(arguments: FinetuneArguments, part: str, config_path: str | Pa
         raise FileNotFoundError(
             f"{config_path}: data files of dataset.{part} are missing: {', '.join(missing)} "
             f"(looked for from {Path.cwd()} and {Path(config_path).resolve().parent})"
+            + (
+                "; to train without evaluation: --dataset null --data_path FILE --evaluation_strategy no"
+                * (part == "eval")
+            )
         )
     return specs
 

@@ -42,7 +42,8 @@ def load_arguments(path: str | Path, overrides: list[str] = ()) -> FinetuneArgum
     if len(content) > _MAX_KEYS:
         raise ValueError(f"{path}: has {len(content):,} keys; this is not an argument file of fine-tuning")
     values = _accept_all(content, in_file)
-    values.update(_accept_all(_parse_overrides(list(overrides), on_command_line), on_command_line))
+    over = _accept_all(_parse_overrides(list(overrides), on_command_line), on_command_line)
+    values = _without_other_data(values, over) | over
     arguments = FinetuneArguments(**values)
     if not in_file and not on_command_line:
         check_together(arguments, in_file)
@@ -56,6 +57,16 @@ def _accept_all(values: dict, wrong: list[str]) -> dict:
     """The values of KEYS, each of its type; what can't be taken is noted in `wrong`."""
     accepted = {name: _accept(name, value, wrong) for name, value in _rename(values, wrong).items()}
     return {name: value for name, value in accepted.items() if name in KEYS and value is not MISSING}
+
+
+def _without_other_data(values: dict, over: dict) -> dict:
+    """The file's values without its training data, where the command line names other data under the other key."""
+    dataset = values.get("dataset")
+    if over.get("data_path") is not None and "dataset" not in over and isinstance(dataset, dict):
+        return values | {"dataset": {part: files for part, files in dataset.items() if part != "train"} or None}
+    if isinstance(over.get("dataset"), dict) and "train" in over["dataset"]:
+        return {name: value for name, value in values.items() if name != "data_path"}
+    return values
 
 
 def _rename(values: dict, wrong: list[str]) -> dict:
