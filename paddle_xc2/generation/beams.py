@@ -7,6 +7,7 @@ import paddle
 
 from paddle_xc2.generation.repetition import SeenTokens
 from paddle_xc2.generation.runner import Prompt, Runner, check_finite
+from paddle_xc2.models.log_sum import logsumexp
 
 
 class _Finished:
@@ -60,7 +61,7 @@ def search_beams(
         runner.repeat_rows(num_beams)
         seen = SeenTokens(model, prompt, repetition_penalty, num_beams)
         for step in range(1, max_new_tokens + 1):
-            normalizer = paddle.logsumexp(logits, axis=-1, keepdim=True)
+            normalizer = logsumexp(logits)
             for beam, value in enumerate(normalizer.numpy()):
                 if finished[beam // num_beams].is_open:
                     check_finite(model, prompt, beam // num_beams, sequences[beam], value)

@@ -69,7 +69,7 @@ def choose(scores, settings: SamplingSettings):
         num_kept = (sums - probabilities < settings.top_p).astype("int64").sum(axis=-1, keepdim=True).clip(min=1)
         total = paddle.take_along_axis(sums, num_kept - 1, axis=1)
     # Not paddle.multinomial: that stops with an error of its own where a probability is not a number.
-    below = (sums < paddle.rand(total.shape) * total).astype("int64").sum(axis=-1, keepdim=True)
+    below = paddle.searchsorted(sums, paddle.rand(total.shape) * total)
     drawn = paddle.minimum(below, paddle.full_like(below, 0) + num_kept - 1)
     return (drawn if ids is None else paddle.take_along_axis(ids, drawn, axis=1)).flatten()
 

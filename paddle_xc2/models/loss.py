@@ -8,6 +8,7 @@ import paddle
 from paddle.autograd import PyLayer
 
 from paddle_xc2.batch_layout import BatchLayout
+from paddle_xc2.models.log_sum import add_to_picked_, pick, softmax_
 from paddle_xc2.special_tokens import IGNORE_INDEX
 
 # Float32 logits that may exist at once: 64 MB a chunk, of which the forward pass holds one or two. Backward,
@@ -89,14 +90,12 @@ class _ChunkedCrossEntropy(PyLayer):
                 own = paddle.matmul(rows, own_rows, transpose_y=True).astype("float32")
                 places = columns.expand(own.shape)  # whole, but not broadcast=False: that looks at every place
                 logits = logits.put_along_axis_(places, own, axis=1)
-            log_sum = paddle.logsumexp(logits, axis=1, keepdim=True)
-            losses.append((log_sum - paddle.take_along_axis(logits, target, axis=1)).flatten())
+            # In place, here and below: copies of this size cost as much time as the products.
+            picked = pick(logits, target)
+            losses.append((softmax_(logits) - picked).flatten())
             total = total + losses[-1].sum()
             if train_hidden or train_weight or train_rows or train_low or train_high:
-                # In place, here and below: copies of this size cost as much time as the products.
-                grad = logits.subtract_(log_sum).exp_()
-                minus_one = paddle.full_like(target, -1.0, dtype="float32")
-                grad = grad.put_along_axis_(target, minus_one, axis=1, reduce="add").astype(rows.dtype)
+                grad = add_to_picked_(logits, target, -1.0).astype(rows.dtype)
                 if own_rows is not None:
                     own_grad = paddle.take_along_axis(grad, places, axis=1, broadcast=False)
                     grad = grad.put_along_axis_(places, paddle.zeros_like(own_grad), axis=1)

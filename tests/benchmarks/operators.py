@@ -204,22 +204,22 @@ def logits(vocab: int) -> Iterator[Case]:
     import paddle.nn.functional as F
 
     from paddle_xc2.generation.sampling import SamplingSettings, choose, penalize_repetition
+    from paddle_xc2.models.log_sum import add_to_picked_, logsumexp, pick, softmax_
 
     for rows, path in ((1, "decode"), (4, "beams"), (181, "training")):  # the last: a chunk of the loss
         x, number, shape = paddle.randn([rows, vocab]), rows * vocab, f"{rows} x {vocab}"
         chosen = paddle.full([rows, 1], 7, "int64")
-        run = functools.partial(paddle.logsumexp, x, axis=-1, keepdim=True)
-        yield Case(path, f"logsumexp {shape}", run, 4 * number, arithmetic=exps(number))
-        run = functools.partial(paddle.take_along_axis, x, chosen, axis=1)
-        yield Case(path, f"take_along_axis {shape}", run, 16 * rows)
-        normalizer = paddle.logsumexp(x, axis=-1, keepdim=True)
-        yield Case(path, f"subtract {shape}", functools.partial(paddle.subtract, x, normalizer), 8 * number)
+        run = functools.partial(logsumexp, x)
+        yield Case(path, f"models: logsumexp {shape}", run, 4 * number, arithmetic=exps(number))
+        yield Case(path, f"models: pick {shape}", functools.partial(pick, x, chosen), 16 * rows)
         if path == "training":
-            ones = paddle.full_like(chosen, -1.0, dtype="float32")
-            run = functools.partial(x.put_along_axis_, chosen, ones, axis=1, reduce="add")
-            yield Case(path, f"put_along_axis_ add {shape}", run, 24 * rows)
-            zeros = paddle.zeros_like(x)
-            yield Case(path, f"exp_ {shape}", zeros.exp_, 8 * number, arithmetic=exps(number))
+            run = functools.partial(add_to_picked_, x, chosen, -1.0)
+            yield Case(path, f"models: add_to_picked_ {shape}", run, 24 * rows)
+            run = functools.partial(softmax_, x)
+            yield Case(path, f"models: softmax_ {shape}", run, 12 * number, arithmetic=exps(number))
+        else:
+            normalizer = logsumexp(x)
+            yield Case(path, f"subtract {shape}", functools.partial(paddle.subtract, x, normalizer), 8 * number)
     for rows in (1, 4):
         x, number, shape = paddle.randn([rows, vocab]), rows * vocab, f"{rows} x {vocab}"
         scores = numpy_random(number)
@@ -429,20 +429,29 @@ def image_features() -> Iterator[Case]:
         yield Case(path, "models: resize_position_table", lambda: resize_position_table(table, 35), *sizes)
 
 
-def cases() -> Iterator[Case]:
-    for group in (prefill, decode, training, embedding_gradient, nf4, image_features):
-        yield from group()
-        gc.collect()
-    for vocab in VOCABULARIES:
-        yield from logits(vocab)
-        yield from tables_and_heads(vocab)
-        gc.collect()
+GROUPS = {
+    "prefill": prefill,
+    "decode": decode,
+    "training": training,
+    "embedding": embedding_gradient,
+    "nf4": nf4,
+    "image": image_features,
+    "logits": logits,
+    "head": tables_and_heads,
+}
+
+
+def cases(groups: list[str]) -> Iterator[Case]:
+    for name in groups:
+        for vocab in VOCABULARIES if name in ("logits", "head") else (None,):
+            yield from GROUPS[name](*(() if vocab is None else (vocab,)))
+            gc.collect()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bound", type=float, default=10.0, help="times what an operator needs (%(default)s)")
-    parser.add_argument("--only", default="", help="cases whose path or name has this in it")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS), help="only these")
     args = parser.parse_args()
 
     from paddle_xc2 import runtime
@@ -457,9 +466,7 @@ def main():
     peak = 2 * 2048**3 / best_seconds(lambda: paddle.matmul(square, square))
     print(f"{bandwidth / 1e9:.1f} GB/s, {peak / 1e9:.0f} GFLOP/s, {threads} threads, load {load}", flush=True)
     rows = []
-    for case in cases():
-        if args.only not in case.path + case.name:
-            continue
+    for case in cases(args.groups):
         need = max(case.num_bytes / bandwidth, case.flops / peak, OVERHEAD)
         if case.arithmetic:
             need = max(need, best_seconds(case.arithmetic, 0.3))
