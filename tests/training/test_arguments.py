@@ -511,7 +511,7 @@ def test_files_are_named_as_other_programs_name_them(tmp_path, monkeypatch):
         ("num_train_epochs", 1e300, "at most 100000"),
         ("scale_loss", 1e300, "above 0 and at most 1.09951e+12"),
         ("hd_num", -2, "at least -1"),
-        ("quantization", "int8", "one of nf4"),
+        ("quantization", "int8", "nf4, or null"),
     ],
 )
 def test_every_number_has_bounds(load, name, value, said):
