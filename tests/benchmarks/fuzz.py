@@ -149,8 +149,8 @@ def leaves(value, place=()):
 
 
 def kind_of(value) -> str:
-    if isinstance(value, bool) or value is None:
-        return str(value and "true or false" if value is not None else None)
+    if isinstance(value, bool):
+        return "true or false"
     return "number" if isinstance(value, (int, float)) else type(value).__name__
 
 

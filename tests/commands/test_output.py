@@ -35,13 +35,11 @@ def printed(request, monkeypatch):
 def hostile(tmp_path):
     """A data file whose records, keys and values hold all that, and 100 KB."""
     turns = [{"from": "user", "value": f"a {HOSTILE}"}, {"from": "assistant", "value": f"b {HOSTILE}"}]
+    about_a_picture = [{**turns[0], "value": "<ImageHere>a"}, turns[1]]
     records = [
         {"id": HOSTILE, "conversations": turns},
         {"conversations": [{"from": HOSTILE, "value": "a" * 100_000}]},
-        {
-            "image": [f"{HOSTILE}{'x' * 100_000}.png"],
-            "conversations": [{**turns[0], "value": "<ImageHere>a"}, turns[1]],
-        },
+        {"image": [f"{HOSTILE}{'x' * 100_000}.png"], "conversations": about_a_picture},
         {HOSTILE: 1, "text": "a" * 100_000},
     ]
     path = tmp_path / f"{HOSTILE}.json"
@@ -70,4 +68,4 @@ def test_finetune_arguments(printed, hostile, tmp_path):
 @pytest.mark.parametrize("command", [("configs", "--show"), ("finetune",), ("chat", "--from_pretrained")])
 def test_names(printed, command):
     status, text = printed(*command, HOSTILE + "a" * 3000)
-    assert status == 2 and text.startswith(f"paddle-xc2 {command[0]}: ")
+    assert status == 2 and f"paddle-xc2 {command[0]}: " in text
