@@ -395,7 +395,7 @@ def test_visualdl_shows_the_course(config, tmp_path, metrics, at_step):
 def test_reporter_that_is_not_installed(config, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert 'pip install "tensorboardX' in fails(config, capsys, report_to=["tensorboard"])
+    assert 'pip install --no-deps "tensorboardX' in fails(config, capsys, report_to=["tensorboard"])
     assert not (tmp_path / "out").exists()
 
 
