@@ -16,6 +16,7 @@ from paddle_xc2.models.log_sum import logsumexp, pick
 
 # Tokens that a GPU computes before anybody looks whether a row has ended: looking waits for all of them.
 STEPS_AT_ONCE = 8
+_MOST_BEAMS = 256
 
 
 @paddle.no_grad()
@@ -61,6 +62,8 @@ def generate(
         raise ValueError(f"max_new_tokens is {max_new_tokens}, but must be at least 1")
     if num_beams < 1:
         raise ValueError(f"num_beams is {num_beams}, but must be at least 1")
+    if num_beams > _MOST_BEAMS:
+        raise ValueError(f"num_beams is {num_beams}, but must be at most {_MOST_BEAMS}; each keeps a cache of its own")
     if num_beams > 1 and (do_sample or streamer is not None):
         raise ValueError(
             "beams can be neither sampled nor streamed; set num_beams 1, or do_sample false and no streamer"

@@ -308,6 +308,7 @@ def test_nan_that_comes_and_goes(model, prompts, monkeypatch):
     [
         ({"max_new_tokens": 0}, "max_new_tokens is 0, but must be at least 1"),
         ({"num_beams": 0}, "num_beams is 0, but must be at least 1"),
+        ({"num_beams": 10**9}, "num_beams is 1000000000, but must be at most 256; each keeps a cache of its own"),
         ({"num_beams": 2, "do_sample": True}, "beams can be neither sampled nor streamed"),
         ({"attention_mask": np.ones([1, 3])}, r"attention_mask is \[1, 3\], input_ids are \[1, 4\]"),
         ({"attention_mask": np.zeros([1, 4])}, "prompt 0 of the batch is empty"),
