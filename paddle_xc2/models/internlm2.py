@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
+from paddle.autograd import PyLayer
 from paddle.distributed.fleet.utils import recompute
 
 from paddle_xc2.configuration import XComposer2Config
@@ -71,10 +72,35 @@ def _on_device(frequencies: tuple[float, ...], device: str):
 
 def apply_rotary(x, cos, sin):
     """Rotates channel i with channel i + head_dim / 2. x: float [batch, seq, heads, head_dim]; computed in float32."""
+    if x.stop_gradient or not paddle.is_grad_enabled():
+        return _rotate(x, cos, sin)
+    return _Rotation.apply(x, cos, sin)
+
+
+class _Rotation(PyLayer):
+    """Keeps nothing but the tables: the gradient is rotated back by the same angles."""
+
+    @staticmethod
+    def forward(ctx, x, cos, sin):
+        ctx.cos, ctx.sin = cos, sin
+        return _rotate(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _rotate(grad, ctx.cos, -ctx.sin), None, None
+
+
+def _rotate(x, cos, sin):
+    # (a, b) -> (a cos - b sin, b cos + a sin): the halves change places, and the sign goes into the small table.
+    first, second = sin.chunk(2, axis=-1)
     x32 = x.astype("float32")
-    first, second = x32.chunk(2, axis=-1)
-    rotated = paddle.concat([-second, first], axis=-1)
-    return (x32 * cos + rotated * sin).astype(x.dtype)
+    others = paddle.roll(x32, first.shape[-1], axis=-1).multiply_(paddle.concat([-first, second], axis=-1))
+    return (x32 * cos).add_(others).astype(x.dtype)
+
+
+def silu(x):
+    """x sigmoid(x). Below -88, where exp(-x) overflows, the gradient of Paddle's own is NaN; the right one is 0."""
+    return F.silu(paddle.clip(x, min=-80.0))
 
 
 def _plora_linear(config: XComposer2Config, in_features: int, out_features: int) -> PLoRALinear:
@@ -116,7 +142,7 @@ class InternLM2MLP(nn.Layer):
         self.w2 = _plora_linear(config, config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states, image_weight=None):
-        gate = F.silu(self.w1(hidden_states, image_weight))
+        gate = silu(self.w1(hidden_states, image_weight))
         return self.w2(gate * self.w3(hidden_states, image_weight), image_weight)
 
 

@@ -42,19 +42,39 @@ def train_longer(output_dir: Path, is_adapter: bool) -> str:
     return f'to train its model longer, begin a new run with "{key}": "{output_dir}" and another output_dir'
 
 
-def little_learned(losses: list[float]) -> str | None:
-    """That the loss hardly moved, with its numbers; None if it fell, or if there are too few to say.
-
-    Args:
-        losses: of training, in order; the first and the last tenth are compared.
-    """
+def first_and_last(losses: list[float]) -> tuple[float, float] | None:
+    """Means of the first and of the last tenth of the losses of training; None where there are too few to compare."""
     if len(losses) < 2:
         return None
     share = max(1, len(losses) // 10)
-    first, last = (sum(part) / share for part in (losses[:share], losses[-share:]))
-    if last < (1 - _LITTLE) * first:
+    return sum(losses[:share]) / share, sum(losses[-share:]) / share
+
+
+def little_learned(losses: list[float]) -> str | None:
+    """That the loss hardly moved, with its numbers; None if it fell or rose, or if there are too few to say.
+
+    Args:
+        losses: of training, in order.
+    """
+    if (compared := first_and_last(losses)) is None:
+        return None
+    first, last = compared
+    if not (1 - _LITTLE) * first <= last <= (1 + _LITTLE) * first:
         return None
     return f"the loss hardly moved, from {first:.4f} to {last:.4f}: the model has learned little"
+
+
+def diverged(losses: list[float], learning_rate: float) -> str | None:
+    """That the loss of training rose, with its numbers, and what to set; None if it did not. losses: in order."""
+    if (compared := first_and_last(losses)) is None:
+        return None
+    first, last = compared
+    if last <= (1 + _LITTLE) * first:
+        return None
+    return (
+        f"the loss rose, from {first:.4f} to {last:.4f}: the model is worse than before; lower learning_rate "
+        f"({learning_rate:g}), or lengthen warmup_ratio or warmup_steps, and begin anew"
+    )
 
 
 def lowest_evaluation(entries: list[dict]) -> dict | None:
@@ -106,6 +126,8 @@ def outcome_lines(plan: Plan, entries: list[dict], question: str, answer: str) -
     arguments = plan.arguments
     lines = [f'asked "{shown(question)}" of the first sample, the model answers "{shown(answer)}"']
     losses = [entry["loss"] for entry in entries if entry.get("loss") is not None]
+    if rose := diverged(losses, arguments.learning_rate):
+        return [*lines, rose]
     unmoved = little_learned(losses)
     if unmoved:
         lines.append(unmoved)

@@ -13,6 +13,7 @@ from paddle_xc2.models.internlm2 import (
     apply_rotary,
     count_positions,
     rotary_tables,
+    silu,
 )
 from paddle_xc2.models.key_value_cache import KeyValueCache
 from paddle_xc2.models.segments import Segments
@@ -84,6 +85,38 @@ def test_rotation_depends_on_distance_alone():
 
     assert abs(score(7, 3) - score(54, 50)) < 1e-5  # 1.4e-6 measured, of scores up to 10
     assert abs(score(7, 3) - score(7, 4)) > 1e-2
+
+
+def test_rotation_and_its_gradient_are_those_of_the_formula():
+    cos, sin = rotary_tables(tiny_config(), paddle.arange(5).unsqueeze(0), 5)
+    values, weight = paddle.randn([2, 5, 3, 16]), paddle.randn([2, 5, 3, 16])
+
+    def gradient(rotate):
+        x = values.clone()
+        x.stop_gradient = False
+        out = rotate(x)
+        (out * weight).sum().backward()
+        return out.numpy(), x.grad.numpy()
+
+    def formula(x):
+        first, second = x.chunk(2, axis=-1)
+        return x * cos + paddle.concat([-second, first], axis=-1) * sin
+
+    for got, want in zip(gradient(lambda x: apply_rotary(x, cos, sin)), gradient(formula), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)  # 2.4e-7 measured
+
+
+def test_the_gradient_of_silu_is_finite_everywhere():
+    """Paddle's own is -inf at -88 and NaN below."""
+    x = paddle.to_tensor([-1e30, -1000.0, -89.0, -88.0, -80.0, -3.0, 0.0, 2.0, 1000.0], stop_gradient=False)
+    out = silu(x)
+    out.sum().backward()
+    value = x.numpy().astype("float64")
+    with np.errstate(over="ignore"):
+        sigmoid = 1 / (1 + np.exp(-value))
+    np.testing.assert_allclose(out.numpy(), value * sigmoid, rtol=1e-6, atol=1e-30)
+    want = sigmoid * (1 + value * (1 - sigmoid))
+    np.testing.assert_allclose(x.grad.numpy(), want, rtol=1e-6, atol=1e-30)
 
 
 def test_rms_norm():

@@ -7,7 +7,7 @@ import pytest
 from paddle_xc2.training import finetune as recipe
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.finetune import finetune
-from paddle_xc2.training.outcome import few_steps_line, little_learned, outcome_lines, overfitted
+from paddle_xc2.training.outcome import diverged, few_steps_line, little_learned, outcome_lines, overfitted
 
 
 def plan(num_steps, **changes):
@@ -34,6 +34,14 @@ def test_a_loss_that_hardly_moved():
     assert little_learned(noisy) is None  # the last tenth counts, not the last value
 
 
+def test_a_loss_that_rose():
+    told = (
+        "the loss rose, from 2.0000 to 2.5000: the model is worse than before; lower learning_rate (0.3), or lengthen"
+    )
+    assert diverged([2.0, 2.5], 0.3).startswith(told) and little_learned([2.0, 2.5]) is None
+    assert diverged([2.0, 2.1], 0.3) is None and diverged([2.0], 0.3) is None
+
+
 def test_a_loss_of_evaluations_that_rose():
     def entries(*losses):
         return [{"step": step, "eval_loss": loss} for step, loss in enumerate(losses, 1)]
@@ -56,6 +64,8 @@ def test_the_end_says_what_to_do():
     assert told[3].startswith("12 steps will teach little") and told[3].endswith(
         'begin a new run with "lora_path": "out" and another output_dir'
     )
+    worse = outcome_lines(plan(12), [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 9.0, "eval_loss": 3.0}], "Q", "")
+    assert len(worse) == 2 and worse[1].startswith("the loss rose, from 2.0000 to 9.0000")
     rising = [{"step": 1, "loss": 2.0}, {"step": 1, "eval_loss": 1.0}, {"step": 2, "loss": 0.1, "eval_loss": 2.0}]
     assert "learned the training samples by heart" in outcome_lines(plan(200), rising, "Q", "A")[1]
     best_kept = plan(200, load_best_model_at_end=True)
