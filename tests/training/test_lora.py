@@ -250,9 +250,12 @@ def test_training_goes_on_with_an_adapter(config, tmp_path):
 def test_a_run_goes_on_with_its_own_base_only(config, tmp_path):
     tiny_checkpoint(tmp_path / "other", seed=1)
     assert finetune(config(**LORA)) == 0
-    for keys in ({"lora_path": "out"}, {"resume_from_checkpoint": "out/checkpoint-4"}):
+    for keys, told in (
+        ({"lora_path": "out"}, "was trained on another model than .*give the right one as model_name_or"),
+        ({"resume_from_checkpoint": "out/checkpoint-4"}, "can't go on .*: files of the base model was .* and is "),
+    ):
         paths = {name: str(tmp_path / path) for name, path in {**keys, "output_dir": "2"}.items()}
-        with pytest.raises(ValueError, match="was trained on another model than .*give the right one as model_name_or"):
+        with pytest.raises(ValueError, match=told):
             finetune(config(**LORA, model_name_or_path=str(tmp_path / "other"), **paths))
 
 
