@@ -35,7 +35,13 @@ from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load
 from paddle_xc2.training.checkpoints import check_whole
 from paddle_xc2.training.divergence import Diverged, check_starting_weights
 from paddle_xc2.training.interruption import Stopped, is_disk_error
-from paddle_xc2.training.lora import add_lora, check_continues, continue_adapter, remember_trained
+from paddle_xc2.training.lora import (
+    add_lora,
+    check_continues,
+    check_starts_from_a_base,
+    continue_adapter,
+    remember_trained,
+)
 from paddle_xc2.training.metrics import device_memory
 from paddle_xc2.training.optimizer import learn_in_float32
 from paddle_xc2.training.outcome import answer_to_first_sample, outcome_lines, train_longer
@@ -89,7 +95,10 @@ def run(
     questions = read_questions(arguments, config_path, processor)
     if evaluation:
         check_best_metric(arguments, evaluation)
-    base = model_identity(model_dir) if arguments.lora and train and not plan_only else None
+    if train:
+        check_starts_from_a_base(arguments, model_dir)
+    # Some of its bytes are read: for a plan only if there is something to compare.
+    base = model_identity(model_dir) if arguments.lora and train and (start.checkpoint or not plan_only) else None
     place = (dist.get_world_size(), dist.get_rank())
     plan = Plan(arguments, precision, start, train, evaluation, *place, questions, base)
     if plan_only:
@@ -208,13 +217,8 @@ def load_model(
         model = XComposer2ForCausalLM.from_pretrained(
             model_dir, dtype=plan.weight_dtype, img_size=arguments.img_size, quantize=arguments.quantization
         )
-    if model.has_adapter and not arguments.lora and plan.train:
-        raise ValueError(
-            f"model_name_or_path {model_dir} is an adapter, which can't be trained whole; merge it first (paddle-xc2 "
-            'merge), or set "lora": true with its base as model_name_or_path and it as lora_path'
-        )
-    is_base = not model.has_adapter  # else it is told below that it can't be trained
-    if arguments.lora and plan.train and is_base:
+    is_base = not model.has_adapter  # else nothing is trained
+    if arguments.lora and plan.train:
         model.source_fingerprint = base_fingerprint(model_dir)  # now: it may be gone when an adapter is saved
     if arguments.lora and (adapter := plan.start.checkpoint or arguments.lora_path):
         if is_base:

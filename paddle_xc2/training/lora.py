@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from paddle_xc2 import runtime
+from paddle_xc2.adapter_base import is_adapter
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer, has_tokenizer
 from paddle_xc2.messages import counted
 from paddle_xc2.models.lora import LoRALinear, is_linear, layer_at, lora_layers, lora_scaling, replace_layer
@@ -30,6 +31,25 @@ PRESETS = {
 DEFAULT_TARGETS = ("language_model",)
 
 
+def check_starts_from_a_base(arguments, directory) -> None:
+    """Raises: ValueError if `directory`, model_name_or_path, holds an adapter: it has a key of its own."""
+    if not is_adapter(directory):
+        return
+    if arguments.lora:
+        raise ValueError(_has_one_already(arguments))
+    raise ValueError(
+        f"model_name_or_path {directory} is an adapter, which can't be trained whole; merge it first (paddle-xc2 "
+        'merge), or set "lora": true with its base as model_name_or_path and it as lora_path'
+    )
+
+
+def _has_one_already(arguments) -> str:
+    return (
+        f"model_name_or_path {arguments.model_name_or_path} has an adapter already; go on training it with lora_path, "
+        "or merge it first: paddle-xc2 merge"
+    )
+
+
 def add_lora(model, arguments) -> None:
     """Wraps the layers that `lora_target_modules` names with new LoRA layers, which change nothing yet.
 
@@ -39,10 +59,7 @@ def add_lora(model, arguments) -> None:
     Raises: ValueError for a target that names no layer.
     """
     if model.has_adapter:
-        raise ValueError(
-            f"model_name_or_path {arguments.model_name_or_path} has an adapter already; go on training it with "
-            "lora_path, or merge it first: paddle-xc2 merge"
-        )
+        raise ValueError(_has_one_already(arguments))
     model.rslora = arguments.rslora
     runtime.set_seed(arguments.seed)  # the same on every process
     paths = target_layers(model, arguments.lora_target_modules or DEFAULT_TARGETS)

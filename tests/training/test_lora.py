@@ -289,12 +289,15 @@ def test_an_adapter_to_go_on_with_is_as_asked():
 
 def test_an_adapter_is_not_trained_whole(config, tmp_path):
     assert finetune(config(**LORA, max_steps=1)) == 0
-    whole = config(model_name_or_path=str(tmp_path / "out"), output_dir=str(tmp_path / "2"))
-    with pytest.raises(ValueError, match="is an adapter, which can't be trained whole; merge it first"):
-        finetune(whole)
-    again = config(**LORA, model_name_or_path=str(tmp_path / "out"), output_dir=str(tmp_path / "2"))
-    with pytest.raises(ValueError, match="out has an adapter already; go on training it with lora_path"):
-        finetune(again)
+    for keys, told in (
+        ({}, "is an adapter, which can't be trained whole; merge it first"),
+        (LORA, "out has an adapter already; go on training it with lora_path"),
+        ({**LORA, "lora_path": str(tmp_path / "out")}, "out has an adapter already; go on training it with lora_path"),
+    ):
+        path = config(**keys, model_name_or_path=str(tmp_path / "out"), output_dir=str(tmp_path / "2"))
+        for plan_only in (True, False):
+            with pytest.raises(ValueError, match=told):
+                finetune(path, plan_only=plan_only)
 
 
 def test_a_finished_adapter_is_evaluated_and_not_overwritten(config, tmp_path, metrics):

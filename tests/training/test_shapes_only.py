@@ -1,5 +1,7 @@
 """`finetune --plan`: the plan of a run, without its weights."""
 
+import shutil
+
 import pytest
 
 from paddle_xc2.cli import main
@@ -37,6 +39,17 @@ def test_plan_of_a_run_that_goes_on_with_an_adapter(config, tmp_path, capsys):
     assert main(["finetune", str(path), "--plan"]) == 0
     assert f"goes on with {tmp_path / 'adapter'}" in capsys.readouterr().out
     assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_plan_of_a_run_that_goes_on(config, tmp_path, capsys, lora):
+    path = config(lora=lora, save_strategy="steps", save_steps=2, save_total_limit=2)
+    assert main(["finetune", str(path)]) == 0
+    shutil.rmtree(tmp_path / "out" / "checkpoint-4")
+    assert main(["finetune", str(path), "--plan"]) == 0
+    assert f"goes on      after step 2, from {tmp_path / 'out' / 'checkpoint-2'}" in capsys.readouterr().out
+    assert main(["finetune", str(path), "--plan", "--learning_rate", "1"]) == 2
+    assert "learning_rate was 0.001 and is 1.0; set that back" in capsys.readouterr().err
 
 
 def test_plan_of_an_evaluation(config, capsys):
