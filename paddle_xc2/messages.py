@@ -73,7 +73,6 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = SIMILARITY) ->
 _STEERING = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 _IN_TEXT = re.compile(f"[{_STEERING}]")
 _IN_VALUE = re.compile(f"[\t\n\ud800-\udfff{_STEERING}]")
-_COLOURS = re.compile(r"(\x1b\[(?:0|3[0-7])?m)")  # of ours; they can only colour
 # What tqdm writes to move from bar to bar.
 _CURSOR_MOVES = re.compile(r"(?:\n|\x1b\[A)*")
 
@@ -106,6 +105,13 @@ def _written_out(found: re.Match) -> str:
     return repr(found.group())[1:-1]
 
 
+class Colour(str):
+    """What changes the colour of a terminal. Of ours: written by itself, it is passed on as it is."""
+
+
+GREEN, PLAIN = Colour("\x1b[32m"), Colour("\x1b[0m")
+
+
 class PrintableOutput:
     """A text stream that writes out what could steer the terminal, wherever it comes from: data, configs, file names.
 
@@ -134,7 +140,7 @@ class PrintableOutput:
         return getattr(self._stream, name)
 
     def _printable(self, text: str) -> str:
-        if text.isprintable() and len(text) <= LONGEST_LINE:  # nearly all of what is written
+        if isinstance(text, Colour) or text.isprintable() and len(text) <= LONGEST_LINE:  # nearly all
             return text
         redrawn = ""
         if self._longest_line is not None:
@@ -143,9 +149,7 @@ class PrintableOutput:
             redrawn = "\r" if text.startswith("\r") else ""
             lines = text[len(redrawn) :].split("\n")
             text = "\n".join(shortened(line, self._longest_line) for line in lines)
-        pieces = _COLOURS.split(text)  # colours at the odd places
-        pieces[::2] = [_IN_TEXT.sub(_written_out, piece) for piece in pieces[::2]]
-        return redrawn + "".join(pieces)
+        return redrawn + _IN_TEXT.sub(_written_out, text)
 
 
 def guard_output() -> None:

@@ -5,7 +5,18 @@ import sys
 import pytest
 
 from paddle_xc2 import messages
-from paddle_xc2.messages import PrintableOutput, counted, did_you_mean, listed, listed_lines, nearest, shortened, shown
+from paddle_xc2.messages import (
+    GREEN,
+    PLAIN,
+    PrintableOutput,
+    counted,
+    did_you_mean,
+    listed,
+    listed_lines,
+    nearest,
+    shortened,
+    shown,
+)
 
 
 def test_one_and_several():
@@ -57,7 +68,8 @@ def written(*texts, **settings):
 
 def test_printed_text_keeps_its_lines_and_our_colours():
     assert written("a\n\tb") == "a\n\tb"
-    assert written(f"\x1b[32mtrained\x1b[0m {HOSTILE}\n") == f"\x1b[32mtrained\x1b[0m {shown(HOSTILE)}\n"
+    assert written(GREEN, "trained", PLAIN, f" {HOSTILE}\n") == f"\x1b[32mtrained\x1b[0m {shown(HOSTILE)}\n"
+    assert written("\x1b[31mred\x1b[0m") == r"\x1b[31mred\x1b[0m"  # somebody else's would outlast the line
     assert written("all is well\rno") == "all is well\\rno"
     assert written("\x1b[A\x1b[A", "\rgone") == "\\x1b[A\\x1b[A\\rgone"
     assert written("a" * 100_000) == "a" * 100_000  # an answer, or data, is whole

@@ -295,8 +295,9 @@ def print_plan(
     conversation, example = processor.lay_out(plan.train.conversations[0])
     images = conversation.images
     image_tokens = [processor.num_image_tokens(image, training=True, num_images=len(images)) for image in images]
-    text = first_sample_text(example, image_tokens, processor.tokenizer, colour=sys.stdout.isatty())
-    print(f"\nfirst sample, {example.source}, trained parts marked:\n{text}\n", flush=True)
+    pieces = first_sample_text(example, image_tokens, processor.tokenizer, colour=sys.stdout.isatty())
+    sys.stdout.writelines([f"\nfirst sample, {example.source}, trained parts marked:\n", *pieces, "\n\n"])
+    sys.stdout.flush()
 
 
 def facts_of(plan: Plan) -> dict:

@@ -16,7 +16,7 @@ from paddle_xc2.data.encode import Example
 from paddle_xc2.data.findings import finding_lines
 from paddle_xc2.data.marked_text import marked_pieces
 from paddle_xc2.data.mixture import Mixture, OfficialMixture
-from paddle_xc2.messages import NUM_LISTED, and_more, counted
+from paddle_xc2.messages import GREEN, NUM_LISTED, PLAIN, and_more, counted
 from paddle_xc2.models.loss import CHUNK_ELEMENTS
 from paddle_xc2.models.nf4 import NUM_BYTES as NF4_BYTES
 from paddle_xc2.training.arguments import COURSE, LORA_COURSE, FinetuneArguments
@@ -28,7 +28,6 @@ from paddle_xc2.training.trainable import PART_LEARNING_RATES, trainable_table
 
 PADDLE_BYTES = 550_000_000  # what a process has when Paddle, PaddleNLP and what they bring are imported: measured
 _MUCH_PADDING = 0.2  # of what is computed: worth saying how to avoid it
-_GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
 
 
 @dataclass(frozen=True)
@@ -387,13 +386,15 @@ def _sample_rows(name: str, samples: Samples) -> list[tuple[str, str]]:
     return rows
 
 
-def first_sample_text(example: Example, image_tokens: list[int], tokenizer, colour: bool) -> str:
-    """A sample as the model sees it: special tokens included, images by their size, what is trained marked.
+def first_sample_text(example: Example, image_tokens: list[int], tokenizer, colour: bool) -> list[str]:
+    """A sample as the model sees it, in pieces: special tokens included, images by their size, what is trained marked.
 
     Args:
         image_tokens: slots of each image, in order.
         colour: mark by colour; else by the brackets ⟦ ⟧.
     """
-    opening, closing = (_GREEN, _PLAIN) if colour else ("⟦", "⟧")
-    pieces = marked_pieces(example, image_tokens, tokenizer)
-    return "".join(opening + piece.text + closing if piece.kind == "trained" else piece.text for piece in pieces)
+    opening, closing = (GREEN, PLAIN) if colour else ("⟦", "⟧")
+    pieces = []
+    for piece in marked_pieces(example, image_tokens, tokenizer):
+        pieces += [opening, piece.text, closing] if piece.kind == "trained" else [piece.text]
+    return pieces

@@ -1,3 +1,4 @@
+import io
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from paddle_xc2.data.json_formats import load_conversations
 from paddle_xc2.data.mixture import Dataset, DatasetSpec
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.processor import XComposer2Processor
+from paddle_xc2.messages import PrintableOutput
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.output import Start
 from paddle_xc2.training.plan import Plan, expected_memory, first_sample_text, plan_lines
@@ -201,13 +203,16 @@ def test_memory_of_seven_billion_parameters(samples):
 
 def test_first_sample(processor, samples):
     conversation, example = processor.lay_out(samples.conversations[2])
-    text = first_sample_text(example, [4, 4], processor.tokenizer, colour=False)
+    text = "".join(first_sample_text(example, [4, 4], processor.tokenizer, colour=False))
     assert text == (
         "<s>[UNUSED_TOKEN_146]user\n<image: 4 tokens><image: 4 tokens>Which digit is 2?[UNUSED_TOKEN_145]\n"
         "[UNUSED_TOKEN_146]assistant\n⟦The digit 4.[UNUSED_TOKEN_145]\n</s>⟧"
     )
     coloured = first_sample_text(example, [4, 4], processor.tokenizer, colour=True)
-    assert "\x1b[32mThe digit 4." in coloured and "⟦" not in coloured
+    assert "\x1b[32mThe digit 4." in "".join(coloured) and "⟦" not in coloured
+    stream = io.StringIO()
+    PrintableOutput(stream).writelines(["\x1b[32mof the data", *coloured])
+    assert stream.getvalue().startswith("\\x1b[32mof the data") and "\x1b[32mThe digit 4." in stream.getvalue()
 
 
 def test_bad_records_that_are_left_out_are_counted(samples):
