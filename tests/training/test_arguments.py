@@ -397,10 +397,12 @@ def test_overrides(load):
         (["--resume_from_checkpoint", "false"], "resume_from_checkpoint", False),
         (["--device", "null"], "device", None),
         (["--output_dir", "7"], "output_dir", "7"),
+        (["--max_steps", "1e3"], "max_steps", 1000),
     ],
 )
 def test_words_become_values(load, words, name, value):
-    assert getattr(load({}, words), name) == value
+    loaded = getattr(load({}, words), name)
+    assert loaded == value and type(loaded) is type(value)
 
 
 def test_paths_at_home(load, monkeypatch):

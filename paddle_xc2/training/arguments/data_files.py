@@ -60,7 +60,7 @@ def dataset_specs(arguments: FinetuneArguments, part: str, config_path: str | Pa
                 entry.get("name", part),
                 tuple(found),
                 None if folder is None else local_path(folder),
-                entry.get("num_samples"),
+                None if entry.get("num_samples") is None else int(entry["num_samples"]),
                 1.0 if entry.get("ratio") is None else float(entry["ratio"]),
                 parse_columns(entry.get("columns", arguments.columns)),
             )

@@ -140,7 +140,7 @@ def _accept(name: str, value: Any, wrong: list[str]) -> Any:
             if complaint := DECLARED[name].complaint(value):
                 wrong.append(f'"{name}" is {in_json(value)}, but must be {complaint}')
                 return MISSING
-            return float(value) if option is float else value
+            return option(value) if option in (int, float) else value
     wrong.append(f'"{name}" is {in_json(value)}, expected {" or ".join(SPOKEN[option] for option in options)}')
     return MISSING
 

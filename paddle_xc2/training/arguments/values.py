@@ -21,6 +21,7 @@ def is_of_type(value: Any, kind: Any) -> bool:
     if kind == list[str]:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
     if kind in (int, float):
-        kinds = (int, float) if kind is float else int
-        return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
+            return False
+        return kind is float or value == int(value)  # JSON has one kind of number: 1e3 is a whole one
     return isinstance(value, kind)
