@@ -24,7 +24,7 @@ from paddle_xc2.data.doubts import note_doubts
 from paddle_xc2.data.grounding import BOX, REF, fill_objects
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.picture_marks import without_marks
-from paddle_xc2.data.record_keys import UNREAD_KEY, check_keys, misspelt_keys, names_image
+from paddle_xc2.data.record_keys import READ_KEYS, UNREAD_KEY, check_keys, misspelt_keys, names_image
 from paddle_xc2.data.turns import (
     TURN_KEYS,
     answers,
@@ -245,7 +245,8 @@ def _dialect_of(record, source: str):
 
 def _what_there_is(record: dict) -> str:
     keys = [shown(str(key), 40) for key in list(record)[:10]]
-    if meant := next(filter(None, (nearest(name, keys) for name in TURN_KEYS)), None):
+    unread = [key for key in keys if key not in READ_KEYS]  # "images" is no slip for "messages"
+    if meant := next(filter(None, (nearest(name, unread) for name in TURN_KEYS)), None):
         return f'did you mean "{meant}"?'
     return f"the record has {', '.join(keys) or 'no keys'}{' and more' if len(record) > len(keys) else ''}"
 

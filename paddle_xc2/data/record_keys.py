@@ -20,7 +20,7 @@ UNREAD_TURN_KEY = 'key "{}" of turns, which is not read'
 
 NEUTRAL_KEYS = {"name", "height", "width", "source"}  # what they say bears on nothing
 _OTHER_KEYS = {"id", "system", *NEUTRAL_KEYS}
-_READ_KEYS = {*_OTHER_KEYS, *(key for group in RECORD_KEYS for key in group), "history", "objects"}
+READ_KEYS = {*_OTHER_KEYS, *(key for group in RECORD_KEYS for key in group), "history", "objects"}
 _READ_TURN_KEYS = {*(key for group in TURN_KEYS for key in group), "id"}
 _NUM_NAMED = 20  # keys of one record
 
@@ -92,7 +92,7 @@ def check_keys(record: dict, source: str, notes: Notes) -> None:
 
     Raises: DataError for one that asks for what can't be done.
     """
-    _check(record, MEANINGS, _READ_KEYS, UNREAD_KEY, f"{source}: the record", source, notes)
+    _check(record, MEANINGS, READ_KEYS, UNREAD_KEY, f"{source}: the record", source, notes)
 
 
 def check_turn_keys(turn: dict, index: int, answers: bool, source: str, notes: Notes) -> None:

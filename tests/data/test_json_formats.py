@@ -219,6 +219,7 @@ def test_address_is_fetched_through_the_cache(tmp_path):
             {"id": 3, "conversatons": []},
             'there is no "conversations" and no "messages"; did you mean "conversatons"?',
         ),
+        ({"query": "Q", "images": []}, 'there is no "conversations" and no "messages"; the record has query, images$'),
         ({"id": 3, "text": ""}, 'there is no "conversations" and no "messages"; the record has id, text$'),
         ({}, 'there is no "conversations" and no "messages"; the record has no keys$'),
         ({str(index): 1 for index in range(11)}, "the record has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and more$"),
