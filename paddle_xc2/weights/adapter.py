@@ -39,8 +39,8 @@ _MAGNITUDE_NAME = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(?:\.default
 _PEFT_PREFIX = "base_model.model."
 # Rows of new tokens ("trainable tokens"), in the order of trainable_token_indices.
 _ROWS_NAME = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta(?:\.default)?")
-# What PEFT puts into the names of tensors that are not LoRA's: of modules_to_save, and of layers that it wraps.
-_PEFT_INNER = re.compile(r"\.(?:modules_to_save(?:\.default)?|base_layer)(?=\.)")
+# What PEFT puts into names: of modules_to_save, of layers that it wraps, and of a model in memory.
+_PEFT_INNER = re.compile(r"\.(?:modules_to_save|base_layer|default)(?=\.|$)")
 
 
 class LowRank(NamedTuple):
@@ -133,7 +133,7 @@ def _read_peft(directory: Path, read_shard) -> Adapter:
 
     tensors = {}
     for name, tensor in read_shard(path).items():
-        tensors[_PEFT_INNER.sub("", name.removeprefix(_PEFT_PREFIX))] = tensor
+        _put_once(tensors, _PEFT_INNER.sub("", name.removeprefix(_PEFT_PREFIX)), tensor, path)
     rows = _take_rows(tensors, config.get("trainable_token_indices"), config_path)
     adapter = split_updates(tensors, scale_of, path)
     adapter.rows = rows
@@ -144,6 +144,13 @@ def _read_peft(directory: Path, read_shard) -> Adapter:
     adapter.base = config.get("base_model_name_or_path") or ""
     adapter.dropout, adapter.rslora = float(config.get("lora_dropout") or 0.0), rslora
     return adapter
+
+
+def _put_once(tensors: dict[str, LazyTensor], name: str, tensor: LazyTensor, path: Path) -> None:
+    """Raises: ValueError for a second tensor of one meaning: which of them acts is anybody's guess."""
+    if name in tensors:
+        raise ValueError(f"{path}: holds {name} twice, under two spellings of its name; keep one of them")
+    tensors[name] = tensor
 
 
 def _take_rows(tensors: dict[str, LazyTensor], indices, config_path: Path) -> dict[str, TokenRows]:
@@ -198,7 +205,7 @@ def _read_paddlenlp(directory: Path, read_shard) -> Adapter:
             if target is None:
                 unknown.append(name)
             else:
-                tensors[target[0]] = tensor.transposed() if target[1] else tensor
+                _put_once(tensors, target[0], tensor.transposed() if target[1] else tensor, path)
     if unknown:
         raise ValueError(f"{paths[0]}: holds {len(unknown)} tensors of no part of the model, first {unknown[0]}")
 

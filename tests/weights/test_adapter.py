@@ -380,6 +380,12 @@ def test_rows_that_do_not_fit_are_refused_and_change_nothing(tmp_path, tensors, 
             lambda t: t.update({f"{PREFIX}{WQKV}.lora_A.weight": np.ones((4, 63), np.float32)}),
             {}, r"first model.layers.0.attention.wqkv.weight \[128, 63\], which is \[128, 64\] there",
         ),
+        (lambda t: t.update({f"{WQKV}.lora_A.weight": np.ones((4, 64), np.float32)}), {}, "wqkv.lora_A.weight twice"),
+        (
+            lambda t: t.update({f"{PREFIX}{WQKV}.lora_A.default.weight": np.ones((4, 64), np.float32)}),
+            {},
+            "wqkv.lora_A.weight twice",
+        ),
         (lambda t: t.pop(f"{PREFIX}{WQKV}.lora_A.weight"), {}, "wqkv.weight has a lora_B without its other half"),
         (
             lambda t: t.update({f"{PREFIX}{WQKV}.lora_A.weight": np.ones((3, 64), np.float32)}),
