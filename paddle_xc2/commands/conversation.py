@@ -41,6 +41,8 @@ class Conversation:
 
     def talk(self) -> None:
         """Reads lines until the end of input, or until a command ends it."""
+        if hasattr(sys.stdin, "reconfigure"):  # bytes of another encoding are a path, or end in a message, not the talk
+            sys.stdin.reconfigure(errors="surrogateescape")
         words = [f"/{name}" for name in COMMANDS]
         line_editing.prepare(words, "/image", default_image_folder().parent / "chat_history")
         _say("Ask away; /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends.")

@@ -1,6 +1,8 @@
 """The prompt of `paddle-xc2 chat`: questions, commands, pictures that fail."""
 
 import builtins
+import io
+import sys
 
 import numpy as np
 import pytest
@@ -61,6 +63,15 @@ def test_conversation_keeps_turns_and_pictures(session, monkeypatch, capsys, pic
 def test_a_picture_and_its_question_in_one_line(session, monkeypatch, picture):
     talk(session, monkeypatch, [f"/image {picture} What is it?", f'/image "{picture}"   And this?'])
     assert questions(session) == ["<ImageHere>What is it?", "<ImageHere>And this?"] and len(session.images) == 2
+
+
+def test_lines_of_another_encoding(session, monkeypatch, capsys, picture):
+    lines = [b"caf\xe9?", b"/image " + bytes(picture.with_name("caf\udce9.png")), b"What is it?"]
+    picture.rename(picture.with_name("caf\udce9.png"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n".join(lines)), encoding="utf-8"))
+    Conversation(session).talk()
+    assert questions(session) == ["What is it?"] and len(session.images) == 1
+    assert "the question holds half of a surrogate pair at character 3; remove it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", ["quit", "exit", "Exit", "/quit", "/exit"])
