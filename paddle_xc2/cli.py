@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in COMMANDS and argv[0].replace("_", "-") in COMMANDS:
         argv[0] = argv[0].replace("_", "-")
     try:
+        check_current_folder()
         runtime.prepare_environment()
         runtime.tell_before_loading_paddle()
         args = parsed(argv)
@@ -77,6 +78,14 @@ def main(argv: list[str] | None = None) -> int:
         if message := path_message(error):
             return report(argv[0], message, EXIT_USER_MISTAKE, show_traceback)
         raise
+
+
+def check_current_folder() -> None:
+    """Raises: ValueError if it was deleted: neither relative paths nor libraries work there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ValueError("the current folder was deleted; change to another one (cd), and begin again") from None
 
 
 def parsed(argv: list[str]) -> argparse.Namespace:

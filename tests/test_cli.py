@@ -70,6 +70,15 @@ def test_what_is_no_path_is_a_users_mistake(command, capsys, error, told):
     assert capsys.readouterr().err == f"paddle-xc2 try: {told}\n"
 
 
+def test_a_current_folder_that_was_deleted(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    assert command(lambda args: 0) == 2
+    assert capsys.readouterr().err == (
+        "paddle-xc2 try: the current folder was deleted; change to another one (cd), and begin again\n"
+    )
+
+
 def test_errors_and_results_do_not_steer_the_terminal(command, capsys):
     assert command(lambda args: print("a\x1b[2Jb") or 0) == 0
     assert command(raising(ValueError("a\x1b[2Jb\n" + "c" * 100_000))) == 2
