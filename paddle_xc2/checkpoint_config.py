@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from paddle_xc2.json_file import read_json
@@ -15,6 +16,7 @@ VISION_CONFIG_FILE = "clip_vision_config.json"
 XTUNER_LLM, XTUNER_PROJECTOR, XTUNER_VISION = "llm", "projector", "visual_encoder"
 ADAPTER_CONFIG_FILE = "adapter_config.json"  # PEFT's
 PADDLENLP_ADAPTER_CONFIG_FILE = "lora_config.json"
+_STATE_NAME = re.compile(r"checkpoint-(?P<step>\d{1,9})")  # what fine-tuning goes on from
 ADAPTER_FACTS_FILE = "paddle_xc2_adapter.json"  # beside either: what they have no place for
 
 
@@ -42,9 +44,18 @@ def config_path(directory: str | Path) -> Path:
     if llm is not None and (llm / CONFIG_FILE).is_file():
         return llm / CONFIG_FILE
     raise FileNotFoundError(
-        f"{directory}: this is no checkpoint, it has no {CONFIG_FILE}; give the directory that holds {CONFIG_FILE} "
-        "and the weights"
+        f"{directory}: this is no checkpoint, it has no {CONFIG_FILE}; "
+        + (newest_state(directory) or f"give the directory that holds {CONFIG_FILE} and the weights")
     )
+
+
+def newest_state(directory: Path) -> str:
+    """What to do with the folder of a run that has not ended, which holds no model itself; "" if it is none."""
+    found = (_STATE_NAME.fullmatch(path.name) for path in directory.glob("*") if path.is_dir())
+    steps = [int(name["step"]) for name in found if name]
+    if not steps:
+        return ""
+    return f"it holds a run that has not ended; give {directory / f'checkpoint-{max(steps)}'}, its newest state"
 
 
 def read_checkpoint_config(directory: str | Path) -> dict:

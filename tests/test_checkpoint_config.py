@@ -5,6 +5,7 @@ import json
 import pytest
 
 from paddle_xc2.checkpoint_config import read_checkpoint_config, read_tensor_names
+from paddle_xc2.data.tokenizer import XComposer2Tokenizer
 
 
 def write(path, content):
@@ -29,6 +30,16 @@ def test_a_directory_that_is_no_checkpoint(tmp_path):
             f"{directory}: this is no checkpoint, it has no config.json; give the directory that holds config.json "
             "and the weights"
         )
+
+
+def test_the_folder_of_a_run_that_has_not_ended(tmp_path):
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-x"):
+        (tmp_path / name).mkdir()
+    told = f"it holds a run that has not ended; give {tmp_path}/checkpoint-10, its newest state"
+    with pytest.raises(FileNotFoundError, match=f"no config.json; {told}"):
+        read_checkpoint_config(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"there is no tokenizer.model; {told}"):
+        XComposer2Tokenizer.from_pretrained(tmp_path)
 
 
 def test_tensor_names_stand_in_the_index(tmp_path):

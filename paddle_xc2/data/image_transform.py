@@ -250,6 +250,8 @@ def _opened(image, name: str, max_pixels: int):
     """Yields the PIL image, its pixels not decoded yet if it comes from a file."""
     with contextlib.nullcontext(image) if isinstance(image, Image.Image) else _open_file(image, name) as opened:
         width, height = opened.size
+        if not width * height:
+            raise ImageDamaged(f"{name}: {width} x {height} pixels are no picture; give another one")
         if width * height > max_pixels:
             raise ImageTooLarge(
                 f"{name}: {width} x {height} pixels are more than the {max_pixels:,} allowed; make it smaller"
@@ -263,7 +265,8 @@ def _open_file(image, name: str) -> Image.Image:
     else:
         file = local_path(image)
         if not file.is_file():
-            raise ImageMissing(f"{name}: there is no such image file; correct the path or add the file")
+            what = "this is a folder, not an image file" if file.is_dir() else "there is no such image file"
+            raise ImageMissing(f"{name}: {what}; correct the path or add the file")
         num_bytes = file.stat().st_size
     if num_bytes > MAX_FILE_BYTES:
         raise ImageTooLarge(

@@ -49,7 +49,8 @@ class RecordFile(Sequence):
         self._starts, self._sizes = array("Q"), array("Q")  # in bytes
         self._lines = array("Q")  # of JSON lines: the number of each record's line
         if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path}: there is no such data file; correct the path")
+            what = "this is a folder, not a data file" if self.path.is_dir() else "there is no such data file"
+            raise FileNotFoundError(f"{self.path}: {what}; correct the path")
         with self._opened() as file:
             self._state = _state_of(file)
             self._index(file)

@@ -110,7 +110,8 @@ class TableFile(Sequence):
         self.path = local_path(path)
         self.notes = Notes()
         if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path}: there is no such data file; correct the path")
+            what = "this is a folder, not a data file" if self.path.is_dir() else "there is no such data file"
+            raise FileNotFoundError(f"{self.path}: {what}; correct the path")
         self._header, self._rows = self._read(self._text())
         self._places = self._columns(columns or {})
         used = ", ".join(f"{what} = {shown(self._header[place], 40)}" for what, place in self._places.items())

@@ -19,7 +19,7 @@ from pathlib import Path
 import sentencepiece
 
 from paddle_xc2.adapter_base import find_base, is_adapter
-from paddle_xc2.checkpoint_config import XTUNER_LLM, xtuner_folder
+from paddle_xc2.checkpoint_config import XTUNER_LLM, newest_state, xtuner_folder
 from paddle_xc2.data.tokenizer_settings import (
     CONFIG_FILE,
     SPECIAL_TOKENS,
@@ -98,9 +98,8 @@ class XComposer2Tokenizer:
             files = {MODEL_FILE: read_bytes(directory / PADDLENLP_MODEL_FILE, MAX_MODEL_BYTES)}
             return cls(files, str(directory), PADDLENLP_MODEL_FILE)
         if not (directory / MODEL_FILE).is_file():
-            raise FileNotFoundError(
-                f"{directory}: there is no {MODEL_FILE}; copy the one of the released checkpoint into this directory"
-            )
+            told = newest_state(directory) or "copy the one of the released checkpoint into this directory"
+            raise FileNotFoundError(f"{directory}: there is no {MODEL_FILE}; {told}")
         names = (MODEL_FILE, CONFIG_FILE, SPECIAL_TOKENS_FILE)
         found = [name for name in names if (directory / name).exists()]
         return cls({name: read_bytes(directory / name, MAX_MODEL_BYTES) for name in found}, source=str(directory))

@@ -265,5 +265,9 @@ def test_what_begins_as_an_image(tmp_path):
     ):
         load_image(tmp_path / "image.tif")
     (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(ImageDamaged, match="image: 0 x 3 pixels are no picture; give another one"):
+        load_image(Image.new("RGB", (0, 3)))
+    with pytest.raises(ImageMissing, match="this is a folder, not an image file; correct the path or add the file"):
+        load_image(tmp_path)
     with pytest.raises(ImageDamaged, match="empty.png: the file is empty; replace it"):
         load_image(tmp_path / "empty.png")

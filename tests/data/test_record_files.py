@@ -232,8 +232,11 @@ def test_file_that_changes(tmp_path):
 
 
 def test_missing_file(tmp_path):
-    for path in (tmp_path / "gone.json", tmp_path):
-        with pytest.raises(FileNotFoundError, match=f"^{path}: there is no such data file; correct the path$"):
+    for path, told in (
+        (tmp_path / "gone.json", "there is no such data file"),
+        (tmp_path, "this is a folder, not a data f"),
+    ):
+        with pytest.raises(FileNotFoundError, match=f"^{path}: {told}.*; correct the path$"):
             RecordFile(path)
 
 
