@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import paddle
@@ -31,16 +32,19 @@ class SamplingSettings:
     repetition_penalty: float = 1.0
 
     def __post_init__(self):
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError(
-                f"temperature is {self.temperature}, but must be above 0; for greedy decoding set do_sample false"
+                f"temperature is {self.temperature}, but must be above 0 and finite; for greedy decoding set "
+                "do_sample false"
             )
         if self.top_k < 0:
             raise ValueError(f"top_k is {self.top_k}, but must be 0 (off) or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}, but must be above 0 and at most 1 (off)")
-        if not self.repetition_penalty > 0:
-            raise ValueError(f"repetition_penalty is {self.repetition_penalty}, but must be above 0; 1 is off")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise ValueError(
+                f"repetition_penalty is {self.repetition_penalty}, but must be above 0 and finite; 1 is off"
+            )
 
 
 def penalize_repetition(scores, seen, penalty: float):

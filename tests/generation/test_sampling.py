@@ -77,12 +77,17 @@ def test_repetition_penalty_makes_seen_tokens_less_likely():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"temperature": 0.0}, "temperature is 0.0, but must be above 0; for greedy decoding set do_sample false"),
+        (
+            {"temperature": 0.0},
+            "temperature is 0.0, but must be above 0 and finite; for greedy decoding set do_sample false",
+        ),
         ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": float("inf")}, "temperature is inf"),
         ({"top_k": -1}, "top_k is -1, but must be 0"),
         ({"top_p": 0.0}, "top_p is 0.0, but must be above 0 and at most 1"),
         ({"top_p": 1.5}, "top_p is 1.5"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0, but must be above 0"),
+        ({"repetition_penalty": float("inf")}, "repetition_penalty is inf"),
     ],
 )
 def test_values_out_of_range(values, message):
