@@ -155,11 +155,11 @@ def test_devices_and_builds(monkeypatch, capability, flags, has_it):
 
 
 def test_chunks_of_a_gpu_are_sized_by_its_memory(monkeypatch):
-    """4096 tokens and 32 heads: 16 chunks on a GPU of 32 GB, where those of a CPU's cache would be 256."""
+    """4096 tokens and 32 heads: 16 chunks on a GPU of 32 GB, where those of a CPU's cache would be 128."""
     monkeypatch.setattr(attention_module, "_device_memory", lambda: 32 * 2**30)
     elements = 32 * 4096 * 4096
     assert elements // attention_module._chunk_elements(OnGPU.place) == 16
-    assert elements // attention_module._chunk_elements(paddle.CPUPlace()) == 256
+    assert elements // attention_module._chunk_elements(paddle.CPUPlace()) == 128
 
 
 @pytest.mark.parametrize("padded", [False, True])
