@@ -257,11 +257,12 @@ def _step_line(plan: Plan) -> str:
     else:
         batch = f"{arguments.per_device_train_batch_size} a batch"
     if layout.row_tokens:
-        of = f"{layout.rows_per_step} rows of up to {layout.row_tokens:,} tokens, about {num_samples:.1f} samples"
+        rows = counted(layout.rows_per_step, "row")
+        of = f"{rows} of up to {layout.row_tokens:,} tokens, about {num_samples:.1f} samples"
     elif layout.batch_tokens:
         of = f"about {num_samples:.1f} samples"
     else:
-        of = f"{layout.rows_per_step} samples"
+        of = counted(layout.rows_per_step, "sample")
         tokens, image_tokens, trained = plan.train.lengths[first.samples].mean(axis=0) * layout.rows_per_step
     return (
         f"{of} = {batch} x {arguments.gradient_accumulation_steps} accumulated x {plan.num_processes} "

@@ -130,6 +130,12 @@ def test_padding_is_told(samples):
     assert "mixtoken packs" not in said_by(plan_of(samples, per_device_train_batch_size=1))
 
 
+def test_one_sample_a_step_is_told_as_one(samples):
+    alone = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+    assert "step         1 sample = 1 a batch x 1 accumulated" in said_by(plan_of(samples, **alone))
+    assert "step         1 row of up to" in said_by(plan_of(samples, **alone, mixtoken=True))
+
+
 def test_lines(samples):
     model = tiny_model()
     start = Start(Path("out/checkpoint-4"), 4, {}, 1)
