@@ -48,12 +48,11 @@ def resolve_model_path(name_or_path: str | Path) -> Path:
 
     Raises: FileNotFoundError saying what was looked for, where, and how to get it by hand.
     """
+    check_model_name(name_or_path)
     path = local_path(name_or_path)
     if path.is_dir():
         return path
     name = os.fspath(name_or_path)
-    if not _HUB_NAME.fullmatch(name) or name.startswith("."):
-        raise FileNotFoundError(f"{name}: there is no such directory, nor a released model (owner/model) of that name")
     if name in _resolved and _resolved[name].is_dir():
         return _resolved[name]
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
@@ -67,6 +66,13 @@ def resolve_model_path(name_or_path: str | Path) -> Path:
         except Exception as error:  # the libraries' and the network's errors have no common base
             reasons.append(f"{hub.name} ({hub.where()}): {_reason(error)}")
     raise FileNotFoundError(_not_found(name, offline, reasons))
+
+
+def check_model_name(name_or_path: str | Path) -> None:
+    """Raises: FileNotFoundError for what is neither a directory nor the name that a hub's model can have."""
+    name = os.fspath(name_or_path)
+    if not local_path(name).is_dir() and (not _HUB_NAME.fullmatch(name) or name.startswith(".")):
+        raise FileNotFoundError(f"{name}: there is no such directory, nor a released model (owner/model) of that name")
 
 
 def _reason(error: BaseException) -> str:

@@ -20,18 +20,36 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "overrides", metavar="--key value", nargs=REMAINDER, help="keys of the argument file, which they override"
-    )
+    ).required = False  # else a missing CONFIG.json is told as if these were missing too
     parser.epilog = f"{parser.epilog}\n\n{describe_keys()}"
 
 
 def run(args: Namespace) -> int:
     # Imported here: --help answers without Paddle, and what is wrong with the arguments is told before it is loaded.
-    from paddle_xc2.training.arguments import dataset_specs, load_arguments
+    from paddle_xc2.training.arguments import load_arguments
 
     overrides = [word for word in args.overrides if word != "--plan"]  # argparse leaves it among them
     arguments = load_arguments(args.config, overrides)
-    for part in ("train", "eval"):
-        dataset_specs(arguments, part, args.config)
+    check_files(arguments, args.config)
     from paddle_xc2.training.finetune import finetune
 
     return finetune(args.config, overrides, args.plan or len(overrides) < len(args.overrides))
+
+
+def check_files(arguments, config_path: str) -> None:
+    """Raises: FileNotFoundError naming, together, the model and the data files that are nowhere."""
+    from paddle_xc2.model_path import check_model_name
+    from paddle_xc2.training.arguments import dataset_specs
+
+    wrong = []
+    try:
+        check_model_name(arguments.model_name_or_path)
+    except FileNotFoundError as error:
+        wrong.append(f"{config_path}: model_name_or_path {error}")
+    for part in ("train", "eval"):
+        try:
+            dataset_specs(arguments, part, config_path)
+        except FileNotFoundError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise FileNotFoundError("\n".join(wrong))

@@ -1,3 +1,7 @@
+import json
+
+import pytest
+
 from paddle_xc2.cli import main
 from paddle_xc2.training import finetune as training
 
@@ -31,3 +35,26 @@ def test_missing_data_is_told_before_anything_is_loaded(monkeypatch, tmp_path, c
     config.write_text('{"output_dir": "out", "dataset": {"train": [{"data_files": ["a.json", "b.json"]}]}}')
     assert main(["finetune", str(config)]) == 2
     assert "data files of dataset.train are missing: a.json, b.json" in capsys.readouterr().err
+
+
+def test_missing_files_are_told_together(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    dataset = {"train": [{"data_files": "path/to/train.json"}], "eval": [{"data_files": "path/to/eval.json"}]}
+    keys = {"model_name_or_path": "./no", "output_dir": "out", "dataset": dataset, "evaluation_strategy": "epoch"}
+    (tmp_path / "sft.json").write_text(json.dumps(keys))
+    assert main(["finetune", "sft.json"]) == 2
+    model, train, evaluation = capsys.readouterr().err.splitlines()
+    assert "sft.json: model_name_or_path ./no: there is no such directory, nor a released model" in model
+    assert (
+        train == f"sft.json: data files of dataset.train are missing: path/to/train.json (looked for from {tmp_path})"
+    )
+    assert 'to train without evaluation, set "evaluation_strategy": "no" (--evaluation_strategy no)' in evaluation
+    assert main(["finetune", "sft.json", "--evaluation_strategy", "no", "--data_path", "mine.json"]) == 2
+    told = capsys.readouterr().err
+    assert "data files of data_path are missing: mine.json" in told and "eval" not in told
+
+
+def test_only_the_argument_file_has_to_be_given(capsys):
+    with pytest.raises(SystemExit):
+        main(["finetune"])
+    assert capsys.readouterr().err.endswith("the following arguments are required: CONFIG.json\n")

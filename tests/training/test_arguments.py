@@ -666,5 +666,11 @@ def test_data_on_the_command_line_replaces_that_of_the_file(load):
 
 def test_how_to_train_without_evaluation_is_said(load, tmp_path):
     dataset = {"eval": [{"name": "b", "data_files": "path/to/b.json"}]}
-    with pytest.raises(FileNotFoundError, match="to train without evaluation: --dataset null --data_path FILE --eval"):
-        dataset_specs(load({"dataset": dataset}), "eval", tmp_path / "sft.json")
+    by_epoch = load({"dataset": dataset, "evaluation_strategy": "epoch"})
+    with pytest.raises(FileNotFoundError, match='to train without evaluation, set "evaluation_strategy": "no"'):
+        dataset_specs(by_epoch, "eval", tmp_path / "sft.json")
+    asked_for = load({"dataset": dataset, "do_eval": True})
+    with pytest.raises(FileNotFoundError) as error:
+        dataset_specs(asked_for, "eval", tmp_path / "sft.json")
+    assert "without evaluation" not in str(error.value)
+    assert dataset_specs(load({"dataset": dataset}), "eval", tmp_path / "sft.json") == []

@@ -24,13 +24,15 @@ _ENTRY_KEYS = {
     "ratio": (float, types.NoneType),
     "columns": (str, dict, types.NoneType),
 }
-_WITHOUT_EVALUATION = "to train without evaluation: --dataset null --data_path FILE --evaluation_strategy no"
+_WITHOUT_EVALUATION = 'to train without evaluation, set "evaluation_strategy": "no" (--evaluation_strategy no)'
 _MOST = 10**8  # samples that an entry gives to an epoch, or times that it gives its records
 _ENTRY_NEUTRAL = {"chat_template": NEUTRAL["chat_template"]}
 
 
 def dataset_specs(arguments: FinetuneArguments, part: str, config_path: str | Path) -> list[DatasetSpec]:
     """The data files of "train" or "eval", found from the current folder or from the argument file's.
+
+    A run that evaluates nothing needs none for "eval": there are none then where one of them is missing.
 
     Raises: FileNotFoundError naming every file that is nowhere; DataError if a data.txt can't be used.
     """
@@ -65,14 +67,15 @@ def dataset_specs(arguments: FinetuneArguments, part: str, config_path: str | Pa
                 parse_columns(entry.get("columns", arguments.columns)),
             )
         )
+    if missing and part == "eval" and not arguments.evaluates:
+        return []
     if missing:
+        key = "data_path" if part == "train" and arguments.data_path is not None else f"dataset.{part}"
+        folders = str(Path.cwd()), str(local_path(config_path).resolve().parent)
         raise FileNotFoundError(
-            f"{config_path}: data files of dataset.{part} are missing: {', '.join(missing)} "
-            f"(looked for from {Path.cwd()} and {Path(config_path).resolve().parent})"
-            + (
-                "; to train without evaluation: --dataset null --data_path FILE --evaluation_strategy no"
-                * (part == "eval")
-            )
+            f"{config_path}: data files of {key} are missing: {', '.join(missing)} "
+            f"(looked for from {' and '.join(dict.fromkeys(folders))})"
+            + (f"; {_WITHOUT_EVALUATION}" if part == "eval" and not arguments.do_eval else "")
         )
     return specs
 
@@ -109,7 +112,7 @@ def check_dataset(arguments: FinetuneArguments, wrong: list[str]) -> None:
         wrong.append(
             'training data is missing: set "dataset": {"train": [{"name": ..., "data_files": ...}]} or "data_path"'
         )
-    if not has["eval"] and (arguments.do_eval or arguments.evaluation_strategy != "no"):
+    if not has["eval"] and arguments.evaluates:
         asked = "do_eval" if arguments.do_eval else "evaluation_strategy"
         wrong.append(
             f'"{asked}" asks for evaluation, but "dataset" has no eval; add it, or set evaluation_strategy to no'

@@ -45,6 +45,10 @@ class FinetuneArguments(*reversed(GROUPS)):  # dataclasses list the fields of th
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     @property
+    def evaluates(self) -> bool:
+        return self.do_eval or self.evaluation_strategy != "no"
+
+    @property
     def reporters(self) -> tuple[str, ...]:
         """The names in report_to."""
         names = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []

@@ -91,9 +91,8 @@ def _check_questions(arguments: FinetuneArguments, wrong: list[str]) -> None:
 
 
 def _check_generation(arguments: FinetuneArguments, wrong: list[str]) -> None:
-    evaluates = arguments.do_eval or arguments.evaluation_strategy != "no"
     generates = arguments.eval_with_do_generation
-    if generates and not evaluates:
+    if generates and not arguments.evaluates:
         wrong.append(
             '"eval_with_do_generation" is true, but nothing is evaluated; set evaluation_strategy to steps or epoch, '
             "or do_eval to true"
