@@ -63,8 +63,7 @@ def choose_start(arguments: FinetuneArguments) -> Start:
     elif resume == "auto" or resume is None and not arguments.overwrite_output_dir:
         checkpoint, passed_over = checkpoints.newest_whole(output_dir)
         notes += [f"passed over: {reason}" for reason in passed_over]
-        finished = any((output_dir / name).exists() for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE))
-        if checkpoint is None and resume is None and finished:
+        if checkpoint is None and resume is None and _holds_model(output_dir):
             raise ValueError(
                 f"output_dir {output_dir} holds a finished run without a checkpoint to go on from; choose another "
                 f'folder, or set "overwrite_output_dir": true to train again and replace it; '
@@ -152,6 +151,10 @@ def _is_ours(output_dir: Path) -> bool:
         return False
 
 
+def _holds_model(output_dir: Path) -> bool:
+    return any((output_dir / name).exists() for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE))
+
+
 def check_same_course(start: Start, course: dict) -> None:
     """Args:
         course: of the run that is about to begin.
@@ -163,11 +166,14 @@ def check_same_course(start: Start, course: dict) -> None:
     known = {name: value for name, value in course.items() if name in was or name not in (PICTURES, BASE, EVALUATION)}
     changed = [f"{name} was {was.get(name)} and is {value}" for name, value in known.items() if was.get(name) != value]
     if changed:
-        longer = train_longer(start.checkpoint.parent, bool(was.get("lora")))
+        output_dir = start.checkpoint.parent
+        over = "the run is over" if start.step == was.get("steps") else None
+        if _holds_model(output_dir):  # it may have ended between two checkpoints
+            over = over or f"{output_dir} holds a trained model"
+        longer = f"; {over}: {train_longer(output_dir, bool(was.get('lora')))}" if over else ""
         raise ValueError(
             f"{start.checkpoint}: training can't go on from here as it would have: {'; '.join(changed)}; set that "
-            'back, or start again with "resume_from_checkpoint": false or "overwrite_output_dir": true'
-            + (f"; the run is over: {longer}" if start.step == was.get("steps") else "")
+            'back, or start again with "resume_from_checkpoint": false or "overwrite_output_dir": true' + longer
         )
 
 

@@ -217,6 +217,9 @@ def test_changed_course(tmp_path):
         '"resume_from_checkpoint": false or "overwrite_output_dir": true'
     )
     check_same_course(Start(None, 0, {}, 5), {"seed": 1})
+    (tmp_path / "adapter_config.json").touch()
+    with pytest.raises(ValueError, match="; .* holds a trained model: to train its model longer, begin a new run"):
+        check_same_course(start, COURSE | {"learning_rate": 0.002})
 
 
 def test_course_of_an_earlier_version(tmp_path):
