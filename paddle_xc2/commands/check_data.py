@@ -286,6 +286,7 @@ def next_command(args: Namespace, asked: Asked, outs: list[Path]) -> str:
 
 def mend(source, out: Path, image_folder: str | None, report, say, why_drop: Callable | None = None) -> None:
     """Writes one file mended, and says what was changed, as far as it changes what the records mean."""
+    from paddle_xc2.data.conversation import DataError
     from paddle_xc2.data.mend import FORM_ALONE, changes_of, write_mended
     from paddle_xc2.messages import counted
 
@@ -299,7 +300,10 @@ def mend(source, out: Path, image_folder: str | None, report, say, why_drop: Cal
             "it there, or say by --image_folder where they start"
         )
     changes = changes_of(out)
-    mended = write_mended(source, out, changes, *([why_drop] if why_drop else []))
+    try:
+        mended = write_mended(source, out, changes, *([why_drop] if why_drop else []))
+    except DataError as error:
+        raise ValueError(f"{error}; or add --drop_bad, which leaves out what can't be trained on") from None
     numbers = f"{counted(mended.num_records, 'record')}, {counted(mended.num_changes, 'change')}"
     if why_drop:
         numbers += f", {counted(mended.num_dropped, 'record')} left out"

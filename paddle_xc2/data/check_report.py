@@ -84,8 +84,8 @@ def _image_lines(report: DataReport) -> list[str]:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in numbers["kinds"].items())
     lines = [
         "",
-        f"image files, {'read whole' if report.decoded else 'headers read'}: {numbers['files']:,} in "
-        f"{counted(numbers['references'], 'place')}, {numbers['bytes'] / 1e6:,.1f} MB: {kinds}",
+        f"images: records name {numbers['references']:,}; {'read whole' if report.decoded else 'headers read'}: "
+        f"{counted(numbers['files'], 'file')}, {numbers['bytes'] / 1e6:,.1f} MB: {kinds}",
     ]
     if "width" in numbers:
         lines += [
@@ -380,8 +380,8 @@ _PAGE = textwrap.dedent("""\
     {% endif %}
     {% if images.files %}
     <h2>Images</h2>
-    <p>{{ counted(images.files, "file") }} in {{ counted(images.references, "place") }}, of which
-    {{ "everything" if decoded else "only the header" }} was read, {{ "{:,.1f}".format(images.bytes / 1e6) }} MB</p>
+    <p>Records name {{ "{:,}".format(images.references) }}; {{ "read whole" if decoded else "headers read" }}:
+    {{ counted(images.files, "file") }}, {{ "{:,.1f}".format(images.bytes / 1e6) }} MB</p>
     <table>
     <tr><th>kind</th><th>files</th></tr>
     {% for kind, count in images.kinds.items() %}

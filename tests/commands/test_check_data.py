@@ -130,10 +130,10 @@ def test_a_set_of_one(folder, model, capsys):
     assert run("one.json", *arguments, "--max_length", 12, "--report", "r.html", "--fix", "fixed.json") == 1
     out, page = capsys.readouterr().out, (folder / "r.html").read_text()
     assert out.startswith("one.json: 1 record\n\n1 record: 0 can be trained on, 1 can't\n")
-    assert "max_length is 12; 1 record is longer\n" in out and ": 1 in 1 place, " in out
+    assert "max_length is 12; 1 record is longer\n" in out and "images: records name 1; read whole: 1 file, " in out
     assert "one.json -> fixed.json: 1 record, 0 changes, listed in" in out
     assert "<h1>1 record: 0" in page and "1 record is longer" in page and "<td>1 record</td>" in page
-    assert "<p>1 file in 1 place, of which" in page
+    assert "<p>Records name 1; read whole:" in page and "1 file, " in page
 
 
 def test_mending(folder, capsys):
@@ -160,6 +160,8 @@ def test_what_cant_be_trained_on_is_left_out(folder, model, capsys):
     lines.append(json.dumps({"conversations": [["Q", "A"]], "image": "cut.png"}))
     lines.append(json.dumps({"conversations": [["Q", "A " * 9000]]}))
     (folder / "bad.jsonl").write_text("\n".join(lines))
+    assert run("bad.jsonl", "--fix", "fixed.json", "--from_pretrained", model) == 2
+    assert "; or add --drop_bad, which leaves out what can't be trained on\n" in capsys.readouterr().err
     assert run("bad.jsonl", "--fix", "fixed.json", "--drop_bad", "--from_pretrained", model) == 1
     out = capsys.readouterr().out
     assert (
