@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -28,7 +29,12 @@ def run(args: Namespace) -> int:
         return 0
     if args.copy:
         name, folder = args.copy
-        print(f"paddle-xc2 finetune {copy_config(files, name, Path(folder))}")
+        copy = copy_config(files, name, Path(folder))
+        print(
+            f"set model_name_or_path, dataset and output_dir in {copy}, then (--plan says what it would do):",
+            file=sys.stderr,
+        )
+        print(f"paddle-xc2 finetune {copy}")
         return 0
     width = max(map(len, files), default=0)
     for name, path in files.items():

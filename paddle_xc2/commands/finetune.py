@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from argparse import REMAINDER, ArgumentParser, Namespace
 
+from paddle_xc2.commands.configs import config_directory
+from paddle_xc2.local_path import local_path
+
 HELP = "fine-tune a checkpoint as a JSON argument file says"
 EXAMPLE = "paddle-xc2 finetune config/sft_tiny.json --learning_rate 1e-4"
 
@@ -28,12 +31,23 @@ def run(args: Namespace) -> int:
     # Imported here: --help answers without Paddle, and what is wrong with the arguments is told before it is loaded.
     from paddle_xc2.training.arguments import load_arguments
 
+    check_argument_file(args.config)
     overrides = [word for word in args.overrides if word != "--plan"]  # argparse leaves it among them
     arguments = load_arguments(args.config, overrides)
     check_files(arguments, args.config)
     from paddle_xc2.training.finetune import finetune
 
     return finetune(args.config, overrides, args.plan or len(overrides) < len(args.overrides))
+
+
+def check_argument_file(path: str) -> None:
+    """Raises: FileNotFoundError saying where to take it from, if there is none."""
+    if local_path(path).exists():
+        return
+    name = local_path(path).stem
+    shipped = (config_directory() / f"{name}.json").is_file()
+    hint = f"paddle-xc2 configs --copy {name} . brings it here" if shipped else "paddle-xc2 configs lists some to copy"
+    raise FileNotFoundError(f"{path}: there is no such file; {hint}")
 
 
 def check_files(arguments, config_path: str) -> None:

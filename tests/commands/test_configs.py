@@ -37,7 +37,9 @@ def test_copy(shipped, tmp_path, capsys, name):
     assert cli.main(["configs", "--copy", name, str(tmp_path / "mine/here")]) == 0
     copy = tmp_path / "mine/here/sft.json"
     assert copy.read_text() == (shipped / "sft.json").read_text()
-    assert capsys.readouterr().out == f"paddle-xc2 finetune {copy}\n"
+    printed = capsys.readouterr()
+    assert printed.out == f"paddle-xc2 finetune {copy}\n"
+    assert f"set model_name_or_path, dataset and output_dir in {copy}, then" in printed.err
 
 
 @pytest.mark.parametrize(

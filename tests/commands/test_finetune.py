@@ -58,3 +58,17 @@ def test_only_the_argument_file_has_to_be_given(capsys):
     with pytest.raises(SystemExit):
         main(["finetune"])
     assert capsys.readouterr().err.endswith("the following arguments are required: CONFIG.json\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("config/sft_tiny.json", "paddle-xc2 configs --copy sft_tiny . brings it here"),
+        ("sft_tiny", "paddle-xc2 configs --copy sft_tiny . brings it here"),
+        ("mine.json", "paddle-xc2 configs lists some to copy"),
+    ],
+)
+def test_where_argument_files_come_from_is_said(tmp_path, monkeypatch, capsys, name, hint):
+    monkeypatch.chdir(tmp_path)
+    assert main(["finetune", name]) == 2
+    assert capsys.readouterr().err == f"paddle-xc2 finetune: {name}: there is no such file; {hint}\n"
