@@ -9,6 +9,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import paddle_xc2
+from paddle_xc2.local_path import local_path
 from paddle_xc2.messages import did_you_mean, shown
 
 HELP = "list the argument files that ship with the package, show one, or copy one to start from"
@@ -29,7 +30,7 @@ def run(args: Namespace) -> int:
         return 0
     if args.copy:
         name, folder = args.copy
-        copy = copy_config(files, name, Path(folder))
+        copy = copy_config(files, name, local_path(folder))
         print(
             f"set model_name_or_path, dataset and output_dir in {copy}, then (--plan says what it would do):",
             file=sys.stderr,

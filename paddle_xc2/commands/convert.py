@@ -41,6 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     # Imported here: --help answers without them.
+    from paddle_xc2.local_path import local_path
     from paddle_xc2.messages import writing
     from paddle_xc2.model_path import resolve_model_path
     from paddle_xc2.weights.convert import convert
@@ -51,7 +52,8 @@ def run(args: Namespace) -> int:
             raise ValueError("DST is missing: give the directory to write, or --verify to check SRC only")
         print(f"{args.source}: {verify_manifest(resolve_model_path(args.source)) / 1e9:.3g} GB verified, as written")
         return 0
-    trained = Path(args.source) if Path(args.source).suffix == ".pth" else None
+    args.destination = local_path(args.destination)
+    trained = local_path(args.source) if Path(args.source).suffix == ".pth" else None
     if trained is not None and args.base is None:
         raise ValueError(f"{trained} holds only what was trained; give --base, the LLaVA that it was trained from")
     with writing(args.destination):

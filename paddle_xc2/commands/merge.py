@@ -44,13 +44,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     # Imported here: --help answers without them.
     from paddle_xc2.adapter_base import find_base, is_adapter, was_quantized
+    from paddle_xc2.local_path import local_path
     from paddle_xc2.messages import writing
     from paddle_xc2.model_path import resolve_model_path
     from paddle_xc2.weights.checkpoint_files import read_checkpoint
     from paddle_xc2.weights.convert import convert
     from paddle_xc2.weights.name_map import layout_of
 
-    adapter = resolve_model_path(args.adapter)
+    adapter, args.output = resolve_model_path(args.adapter), local_path(args.output)
     if not is_adapter(adapter):
         raise ValueError(
             f"{adapter}: is no adapter, it has no adapter_config.json (PEFT) or lora_config.json (PaddleNLP)"
@@ -91,13 +92,14 @@ def compare(adapter, base, merged, quantize: str | None = None) -> None:
 
     Args:
         quantize: how the base was quantized before merging.
-    Raises: ValueError if the merged model's logits are not those with the adapter.
+    Raises: ValueError if the merged model's logits are not those with the adapter, or are not finite.
     """
     import numpy as np
     import paddle
 
     from paddle_xc2 import runtime
     from paddle_xc2.data.processor import XComposer2Processor
+    from paddle_xc2.models.not_finite import describe_not_finite
     from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
     from paddle_xc2.training.metrics import device_memory
     from paddle_xc2.weights.checkpoint_files import read_checkpoint
@@ -122,6 +124,9 @@ def compare(adapter, base, merged, quantize: str | None = None) -> None:
 
     model = XComposer2ForCausalLM.from_pretrained(adapter, "float32", base=base, quantize=quantize)
     on, change = logits(model), model.adapter_report
+    if not np.isfinite(on).all():
+        told = describe_not_finite(model, **batch)
+        raise ValueError(f"{base} with {adapter}: {told}; {merged} is no better, delete it")
     model.unload_adapter()
     off = logits(model)
     del model

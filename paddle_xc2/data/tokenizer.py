@@ -28,6 +28,7 @@ from paddle_xc2.data.tokenizer_settings import (
     read_settings,
 )
 from paddle_xc2.json_file import parse_json, read_bytes
+from paddle_xc2.local_path import local_path
 from paddle_xc2.messages import counted
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.special_tokens import (
@@ -106,7 +107,7 @@ class XComposer2Tokenizer:
 
     def save_pretrained(self, directory) -> None:
         """Writes upstream's tokenizer files: byte for byte what was read, upstream's defaults where there was none."""
-        directory = Path(directory)
+        directory = local_path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in {**self._default_files(), **self._files}.items():
             (directory / name).write_bytes(content)

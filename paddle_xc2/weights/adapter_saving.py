@@ -11,6 +11,7 @@ from paddle_xc2.adapter_base import FACTS_VERSION
 from paddle_xc2.asked_as import SETTINGS
 from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, ADAPTER_FACTS_FILE
 from paddle_xc2.json_file import write_json
+from paddle_xc2.local_path import local_path
 from paddle_xc2.models.lora import LoRALinear, is_linear, lora_layers, named_parameters
 from paddle_xc2.models.token_rows import row_layers
 from paddle_xc2.weights.adapter import ADAPTER_FILES
@@ -40,7 +41,7 @@ def save_adapter(model, directory: str | Path, overwrite: bool = True, dtype: st
     tensors = {name: tensor.as_dtype(dtype or tensor.dtype, name) for name, tensor in adapter_tensors(model).items()}
     if not tensors:
         raise ValueError("the model has no adapter to save")
-    destination = Path(directory).resolve()
+    destination = local_path(directory).resolve()
     with whole_directory(destination, overwrite) as partial:
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(partial)

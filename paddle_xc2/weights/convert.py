@@ -15,6 +15,7 @@ from paddle_xc2 import __version__
 from paddle_xc2.adapter_base import find_base, is_adapter
 from paddle_xc2.data.tokenizer import XComposer2Tokenizer, has_tokenizer
 from paddle_xc2.directory_lock import locked
+from paddle_xc2.local_path import local_path
 from paddle_xc2.messages import counted
 from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.weights.adapter import merge
@@ -98,12 +99,12 @@ def convert(
     """
     started = time.perf_counter()
     check_dtype(dtype)
-    source = resolve_model_path(source)
+    source, destination = resolve_model_path(source), local_path(destination).resolve()
     adapter = source if is_adapter(source) else None
     if adapter is not None:
         source = find_base(adapter, base)
         for kind, path in (("adapter", adapter), ("base", source)):
-            if Path(destination).exists() and path.samefile(destination):
+            if destination.exists() and path.samefile(destination):
                 raise ValueError(
                     f"{destination} is the {kind} itself, which merging would replace; choose another folder"
                 )
@@ -133,8 +134,7 @@ def convert(
     num_bytes = sum(tensor.num_bytes_as(dtype or tensor.dtype) for tensor in parameters.values())
     others = [str(path) for path in (trained, visual_encoder, adapter) if path is not None]
     others += ["dequantized"] if dequantize else []
-    others += [_attempt(adapter, Path(destination).resolve())] if adapter is not None else []
-    destination = Path(destination).resolve()
+    others += [_attempt(adapter, destination)] if adapter is not None else []
     settings = {"to": to, "dtype": dtype, "max_shard_size": parse_size(max_shard_size), "others": others}
     attempt = _attempt(source, destination, **settings)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from paddle_xc2.checkpoint_config import ADAPTER_CONFIG_FILE, CONFIG_FILE
 from paddle_xc2.directory_lock import locked
 from paddle_xc2.durable import SCRATCH, is_as_written, scratch, sync
+from paddle_xc2.local_path import local_path
 from paddle_xc2.replacement import check_none_foreign, differs, finish, replace_files
 from paddle_xc2.weights.checkpoint_files import find_shards
 from paddle_xc2.weights.manifest import MANIFEST_FILE, manifest_files
@@ -37,7 +38,7 @@ def whole_directory(
     Raises: ValueError if `destination` is a file, is not empty, or holds a checkpoint that we did not write, if files
         that are not ours stand in the way, or if another process is writing it.
     """
-    destination = Path(destination).resolve()
+    destination = local_path(destination).resolve()
     with locked(destination):
         finish_interrupted(destination)
         check_destination(destination, overwrite, brings)

@@ -54,6 +54,12 @@ def test_unknown_name(shipped, tmp_path, capsys, name, message):
     assert message in capsys.readouterr().err
 
 
+def test_copy_to_the_home(shipped, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.main(["configs", "--copy", "sft", "~/mine"]) == 0
+    assert capsys.readouterr().out == f"paddle-xc2 finetune {tmp_path / 'mine' / 'sft.json'}\n"
+
+
 def test_copy_overwrites_nothing(shipped, tmp_path, capsys):
     (tmp_path / "sft.json").write_text("mine")
     assert cli.main(["configs", "--copy", "sft", str(tmp_path)]) == 2

@@ -30,6 +30,19 @@ def test_converts_and_says_what_was_done(original, tmp_path, capfd):
     assert "(paddle) -> " in out and "converting" not in err
 
 
+def test_places_are_written_as_everywhere(original, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    original_at_home = tmp_path / "original"
+    original_at_home.symlink_to(original)
+    run("~/original", "~/ours", "--disable_tqdm")
+    run(f"file://{tmp_path}/original", f"file://{tmp_path}/o%20p", "--disable_tqdm")
+    assert {path.name for path in tmp_path.iterdir()} == {"original", "ours", "o p"}
+    assert f"-> {tmp_path / 'ours'} (paddle)" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="s3://bucket/out: is an address, where a path on this machine is expected"):
+        run("~/original", "s3://bucket/out")
+
+
 def test_says_what_an_interrupted_start_left(original, tmp_path, capfd):
     unfinished = tmp_path / ".paddle_xc2-unfinished-ours"
     unfinished.mkdir()

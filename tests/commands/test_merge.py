@@ -62,6 +62,21 @@ def test_merged_logits_are_those_with_the_adapter(place, to, capsys):
     assert not any(".lora_" in name or "base_layer" in name for name in names)
 
 
+def test_a_model_that_computes_nan_and_the_home(place, capsys, monkeypatch):
+    folder, _ = place
+    monkeypatch.setenv("HOME", str(folder))
+    base = XComposer2ForCausalLM.from_pretrained(folder / "base")
+    base.model.norm.weight.set_value(base.model.norm.weight * float("nan"))
+    base.save_pretrained("~/unsound")
+    for name in ("paddle_xc2_adapter.json", "paddle_xc2_manifest.json"):
+        (folder / "adapter" / name).unlink()  # which know that its base was sound
+    words = ["merge", "--model_name_or_path", "~/unsound", "--lora_path", "~/adapter", "--output_path", "~/merged"]
+    assert main([*words, "--disable_tqdm"]) == 2
+    told = capsys.readouterr().err
+    assert f"{folder}/unsound with {folder}/adapter: the model computes NaN, in float32, and it begins at" in told
+    assert f"load sound ones, or make them anew; {folder}/merged is no better, delete it" in told
+
+
 def test_upstreams_names_of_the_arguments_and_the_remembered_base(place):
     folder, want = place
     words = ["--adapter_model_name", str(folder / "adapter"), "--base_model_name", str(folder / "base")]
