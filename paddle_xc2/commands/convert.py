@@ -41,6 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     # Imported here: --help answers without them.
+    from paddle_xc2.adapter_base import find_base, is_adapter
     from paddle_xc2.local_path import local_path
     from paddle_xc2.messages import writing
     from paddle_xc2.model_path import resolve_model_path
@@ -72,11 +73,14 @@ def run(args: Namespace) -> int:
             visual_encoder=args.visual_encoder,
             base=None if trained else args.base,
         )
+    source = f"{args.source} ({report.layout})"
+    if trained is None and is_adapter(adapter := resolve_model_path(args.source)):
+        source = f"{args.source}, merged into {find_base(adapter, args.base)} ({report.layout}),"
     for name, reason in report.dropped.items():
         print(f"left out: {name}: {reason}")
     size, written = report.num_bytes / 1e9, (report.num_bytes - report.num_kept_bytes) / 1e9
     print(
-        f"{args.source} ({report.layout}) -> {args.destination} ({args.to}): {report.num_tensors} tensors, "
+        f"{source} -> {args.destination} ({args.to}): {report.num_tensors} tensors, "
         f"{size:.3g} GB, every one read back and compared; {written:.3g} GB in {report.seconds:.1f} s "
         f"({written / report.seconds:.2f} GB/s)"
     )

@@ -62,6 +62,13 @@ def test_merged_logits_are_those_with_the_adapter(place, to, capsys):
     assert not any(".lora_" in name or "base_layer" in name for name in names)
 
 
+def test_converting_an_adapter_says_what_it_is_merged_into(place, capsys):
+    folder, _ = place
+    assert main(["convert", str(folder / "adapter"), str(folder / "whole"), "--disable_tqdm"]) == 0
+    told = f"{folder}/adapter, merged into {folder}/base (hf), -> {folder}/whole (paddle): "
+    assert capsys.readouterr().out.startswith(told)
+
+
 def test_a_model_that_computes_nan_and_the_home(place, capsys, monkeypatch):
     folder, _ = place
     monkeypatch.setenv("HOME", str(folder))
