@@ -14,6 +14,7 @@ from typing import NamedTuple
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.durable import replace_file
 from paddle_xc2.generation.chat import chat
+from paddle_xc2.messages import shown
 from paddle_xc2.training.arguments import FinetuneArguments, find_file, sample_images
 
 ANSWERS_FILE = "evaluation_samples.jsonl"
@@ -119,7 +120,7 @@ class SampleAnswers:
         return "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in rows)
 
     def before_and_after(self, step: int) -> list[str]:
-        """Lines that show the first answer to each question, and that after `step`; none if there are not two."""
+        """Lines that show how the first answer to each question begins, and that after `step`; none without both."""
         lines = []
         for (text, image), answers in _by_question(self.entries).items():
             first = min(answers)
@@ -128,7 +129,7 @@ class SampleAnswers:
             lines.append(f"{Path(image).name}: {text}" if image else text)
             for asked_at in (first, step):
                 when = "before training" if asked_at == 0 else f"after step {asked_at}"
-                lines.append(f"    {when + ':':<20} {' '.join(answers[asked_at].split())}")
+                lines.append(f"    {when + ':':<20} {shown(' '.join(answers[asked_at].split()))}")
         return lines
 
 

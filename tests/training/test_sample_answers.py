@@ -10,6 +10,7 @@ from PIL import Image
 
 from paddle_xc2 import XComposer2ForCausalLM, XComposer2Processor
 from paddle_xc2.cli import main
+from paddle_xc2.messages import LONGEST_VALUE, shown
 from paddle_xc2.training import sample_answers
 from paddle_xc2.training.finetune import finetune
 from paddle_xc2.training.sample_answers import ANSWERS_FILE, TABLE_FILE, Question, SampleAnswers
@@ -62,10 +63,10 @@ def test_before_during_and_after(asking, tmp_path, capsys):
     assert table[0] == "| image | question | before training | step 3 | step 4 |" and len(table) == 4
     assert table[2].startswith("| sample.png | What is \\| in<br>the &lt;b>picture&lt;/b>? | ")
     assert f"sample answers, all of them in {out / TABLE_FILE}:" in told
-    shown = told.splitlines()
-    first = shown.index("sample.png: Which digit is 1?")
-    assert shown[first + 1] == f"    before training:     {' '.join(entries[1]['answer'].split())}"
-    assert shown[first + 2] == f"    after step 4:        {' '.join(entries[5]['answer'].split())}"
+    lines = told.splitlines()
+    first = lines.index("sample.png: Which digit is 1?")
+    assert lines[first + 1] == f"    before training:     {shown(' '.join(entries[1]['answer'].split()))}"
+    assert lines[first + 2] == f"    after step 4:        {shown(' '.join(entries[5]['answer'].split()))}"
 
 
 def test_training_is_the_same_without_them(asking, tmp_path, metrics):
@@ -125,6 +126,8 @@ def test_before_and_after_needs_two():
     told.entries.append({"step": 7, "question": "Who?", "image": None, "answer": ""})
     assert told.before_and_after(7) == ["Who?", "    before training:     I am", "    after step 7:        "]
     assert told.table().splitlines()[2] == "|   | Who? | I<br> am  |   |"
+    told.entries[1]["answer"] = "digit " * 600  # as models answer that were not trained yet
+    assert told.before_and_after(7)[2] == f"    after step 7:        {('digit ' * 600)[:LONGEST_VALUE]}..."
 
 
 @pytest.mark.parametrize(
