@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 
 from paddle_xc2.families import detect_family
+from paddle_xc2.messages import nearest, shown
 from paddle_xc2.model_settings import ModelSettings
 from paddle_xc2.quantized_base import check_not_quantized
 from paddle_xc2.rope_settings import NESTED, read_rope
@@ -30,6 +31,7 @@ UPSTREAM_DEFAULTS = {
 }
 # Null is "not there", but for these: upstream's class takes it as the value, and its model can't compute with it.
 _NEVER_NULL = tuple(name for name in UPSTREAM_DEFAULTS if name != "num_key_value_heads")
+_ALMOST = 0.9  # how near a key must be to the name of a setting to be taken for a slip, as difflib's ratio
 # What a model is built with, beside the arguments of ModelSettings.
 _TAKEN = ("architectures", "model_type", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
 KNOWN = tuple(name for name in inspect.signature(ModelSettings).parameters if name != "kwargs") + _TAKEN
@@ -103,7 +105,7 @@ def settings_of(content: dict, source: str) -> dict:
     if content.get("num_key_value_heads", 1) is None:
         settings["num_key_value_heads"] = None  # as many as there are heads, also where our default is another number
     settings = {**({} if "xc2_layout" in content else UPSTREAM_DEFAULTS), **settings, **rope}
-    wrong += complaints + _head_dim(values, settings)
+    wrong += complaints + _head_dim(values, settings) + _misspelt(values)
     if wrong:
         raise ValueError(f"{source}: {'; '.join(wrong)}")
     return settings
@@ -111,6 +113,14 @@ def settings_of(content: dict, source: str) -> dict:
 
 def _only(neutral: tuple) -> str:
     return f", only {' or '.join(map(repr, neutral))}" if neutral else ", only null"
+
+
+def _misspelt(values: dict) -> list[str]:
+    """Keys that are almost the name of a setting that is not there, in whose place a default would step in."""
+    missing = [name for name in UPSTREAM_DEFAULTS if name not in values]
+    others = [name for name in values if name not in KNOWN]
+    near = {name: nearest(name, missing, _ALMOST) for name in others}
+    return [f'"{shown(name)}" is no setting; did you mean "{meant}"?' for name, meant in near.items() if meant]
 
 
 def _head_dim(values: dict, settings: dict) -> list[str]:

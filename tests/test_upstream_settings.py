@@ -92,6 +92,16 @@ def test_head_dim_is_what_follows_from_the_sizes():
     assert "head_dim is 16, which is not supported, only hidden_size / num_attention_heads = 8" in refusal(head_dim=16)
 
 
+def test_a_misspelt_setting_is_no_unknown_key():
+    """A default would step in for what it says."""
+    content = {**CONTENT, "rms_norm_epss": 1e-5, "transformers_version": "4.33.1", "rope_thetas": 5}
+    del content["rms_norm_eps"]
+    with pytest.raises(ValueError) as error:
+        settings_of(content, "config.json")
+    assert str(error.value) == 'config.json: "rms_norm_epss" is no setting; did you mean "rms_norm_eps"?'
+    settings_of({**content, "rms_norm_eps": 1e-5}, "config.json")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
