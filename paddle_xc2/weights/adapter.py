@@ -39,6 +39,7 @@ _MAGNITUDE_NAME = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(?:\.default
 _PEFT_PREFIX = "base_model.model."
 # Rows of new tokens ("trainable tokens"), in the order of trainable_token_indices.
 _ROWS_NAME = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta(?:\.default)?")
+_PARTS = ("tok_embeddings", "output", "vision_proj", "vit")  # that can learn whole
 # What PEFT puts into names: of modules_to_save, of layers that it wraps, and of a model in memory.
 _PEFT_INNER = re.compile(r"\.(?:modules_to_save|base_layer|default)(?=\.|$)")
 
@@ -134,6 +135,7 @@ def _read_peft(directory: Path, read_shard) -> Adapter:
     tensors = {}
     for name, tensor in read_shard(path).items():
         _put_once(tensors, _PEFT_INNER.sub("", name.removeprefix(_PEFT_PREFIX)), tensor, path)
+    _check_saved(tensors, config.get("modules_to_save"), config_path)
     rows = _take_rows(tensors, config.get("trainable_token_indices"), config_path)
     adapter = split_updates(tensors, scale_of, path)
     adapter.rows = rows
@@ -151,6 +153,20 @@ def _put_once(tensors: dict[str, LazyTensor], name: str, tensor: LazyTensor, pat
     if name in tensors:
         raise ValueError(f"{path}: holds {name} twice, under two spellings of its name; keep one of them")
     tensors[name] = tensor
+
+
+def _check_saved(tensors: dict[str, LazyTensor], modules, config_path: Path) -> None:
+    """Raises: ValueError if a part of our models learned whole (PEFT's modules_to_save) and no tensor of it is there.
+
+    Names of other models stand there, too, of which PEFT trains nothing.
+    """
+    ends = [str(module).split(".")[-1] for module in modules if module] if isinstance(modules, list) else []
+    lacking = [end for end in ends if end in _PARTS and not any(end in name.split(".") for name in tensors)]
+    if lacking:
+        raise ValueError(
+            f"{config_path}: modules_to_save names {', '.join(lacking)}, but the adapter holds no tensor of it; the "
+            "adapter's files are not of one adapter, copy it again"
+        )
 
 
 def _take_rows(tensors: dict[str, LazyTensor], indices, config_path: Path) -> dict[str, TokenRows]:

@@ -386,6 +386,10 @@ def test_rows_that_do_not_fit_are_refused_and_change_nothing(tmp_path, tensors, 
             {},
             "wqkv.lora_A.weight twice",
         ),
+        (
+            lambda t: t, {"modules_to_save": ["model.tok_embeddings", "output", "lm_head"]},
+            "modules_to_save names tok_embeddings, output, but the adapter holds no tensor of it; the adapter's files",
+        ),
         (lambda t: t.pop(f"{PREFIX}{WQKV}.lora_A.weight"), {}, "wqkv.weight has a lora_B without its other half"),
         (
             lambda t: t.update({f"{PREFIX}{WQKV}.lora_A.weight": np.ones((3, 64), np.float32)}),
