@@ -10,6 +10,7 @@ from dataclasses import fields
 from math import isclose
 
 from paddle_xc2.model_settings import VisionConfig
+from paddle_xc2.setting_values import wrong_values
 from paddle_xc2.short_repr import short_repr
 
 _CLIP_DEFAULTS = {
@@ -47,16 +48,17 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 def clip_settings(content: dict, source: str) -> dict:
     """Values of `VisionConfig`, and `image_size`, of CLIP's config.json, whole or of the vision encoder alone.
 
-    Raises: ValueError naming what is not carried out; `ModelSettings` checks the rest.
+    Raises: ValueError naming what is not carried out, and values that can't be; `ModelSettings` checks the rest.
     """
     if isinstance(content.get("vision_config"), dict):
         content = content["vision_config"]
     _check_only(content, _CLIP_ONLY, source)
     known = {field.name for field in fields(VisionConfig)} | {"image_size"}
-    found = {name: value for name, value in content.items() if name in known}
-    if found.get("image_size", 0) is None:
-        del found["image_size"]
-    return {**_CLIP_DEFAULTS, **found}
+    found = {name: value for name, value in content.items() if name in known and value is not None}
+    settings = {**_CLIP_DEFAULTS, **found}
+    if wrong := wrong_values({"img_size": settings["image_size"]}) + wrong_values(settings):
+        raise ValueError(f"{source}: {'; '.join(wrong)}".replace(": img_size", ": image_size"))
+    return settings
 
 
 def check_projector(content: dict, source: str) -> None:

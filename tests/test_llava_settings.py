@@ -18,7 +18,7 @@ RELEASED = {  # of openai/clip-vit-large-patch14-336
 
 
 def test_what_is_not_there_is_clips_default():
-    base = clip_settings({"hidden_size": 64, "image_size": None}, "config.json")
+    base = clip_settings({"hidden_size": 64, "image_size": None, "patch_size": None}, "config.json")
     assert (base["hidden_size"], base["num_hidden_layers"], base["patch_size"], base["image_size"]) == (64, 12, 32, 224)
 
 
@@ -34,6 +34,11 @@ def test_a_whole_clip_holds_its_vision_encoder():
 @pytest.mark.parametrize(
     ("check", "changes", "message"),
     [
+        (
+            clip_settings,
+            {"image_size": [336, 336], "layer_norm_eps": "x"},
+            "image_size is [336, 336], but must be a whole number above 0; layer_norm_eps is 'x', but must be a number",
+        ),
         (clip_settings, {"model_type": "siglip_vision_model"}, "only 'clip_vision_model' or 'clip' is supported"),
         (
             clip_settings,
