@@ -126,7 +126,8 @@ def run(
     except OSError as error:
         return report_disk_error(arguments, error)
     try:
-        with trainer.stop.listening():
+        # The bar ends where training does, so that what is said then has a line of its own.
+        with contextlib.closing(trainer.progress), trainer.stop.listening():
             seconds = train_to_the_end(trainer)
             if trainer.best and trainer.best["step"] != plan.num_steps:
                 load_best(trainer, model_dir, processor, original)

@@ -212,6 +212,13 @@ def test_second_ctrl_c_stops_at_once(config, capsys, at_step):
     )
 
 
+def test_what_ended_a_run_stands_below_its_bar(config, capsys, at_step):
+    at_step(2, lambda: send(signal.SIGTERM))
+    assert finetune(config(disable_tqdm=False)) == 0
+    bar, _, told = capsys.readouterr().err.rpartition("\n")[0].rpartition("\n")
+    assert "step/s" in bar and told.startswith("stopped by SIGTERM; 2 of 4 steps are done")
+
+
 def test_outside_the_main_thread_signals_are_left_alone():
     def listen():
         with StopRequest().listening():
