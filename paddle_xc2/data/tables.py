@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.record_files import MAX_RECORD_BYTES, RecordFile
+from paddle_xc2.data.record_keys import names_image
 from paddle_xc2.local_path import local_path
 from paddle_xc2.messages import did_you_mean, listed, shown
 
@@ -43,6 +44,7 @@ _KNOWN_NAMES = {
     "id": ("id",),
 }
 _NEEDED = ("question", "answer")
+_NUM_LOOKED_AT = 20  # rows, to see what a column holds
 _EXAMPLE = "image=photo,question=q,answer=a"
 
 # Files of other programs, by how they begin, and what to do with them.
@@ -188,6 +190,23 @@ class TableFile(Sequence):
             raise DataError(f"{self.path}: the file is empty; it should hold a row of names, and a row per record")
         return [name.strip() for name in rows[0][1]], rows[1:]
 
+    def _check_places(self, places: dict[str, int], asked: Mapping[str, str]) -> None:
+        """Raises: DataError for two columns of one name, and for pictures that nothing would show."""
+        for what, place in places.items():
+            names = self._header if what in asked else [name.lower() for name in self._header]
+            if (number := names.count(names[place])) > 1:
+                raise DataError(f'{self.path}: {number} columns are called "{shown(names[place])}"; rename all but one')
+        if "image" in places:
+            return
+        for place, name in enumerate(self._header):
+            cells = [cells[place] for _, cells in self._rows[:_NUM_LOOKED_AT] if len(cells) > place]
+            files = [cell.rpartition("/")[2] for cell in cells if cell.strip()]  # an address may be any page's
+            if place not in places.values() and files and all(map(names_image, files)):
+                raise DataError(
+                    f'{self.path}: column "{shown(name)}" names pictures, but none is read as image; say it by '
+                    f"columns, as in image={shown(name)}, or remove the column"
+                )
+
     def _columns(self, asked: Mapping[str, str]) -> dict[str, int]:
         """What the table holds -> number of the column."""
         there = f"the columns are {listed(self._header, 20)}"
@@ -206,4 +225,5 @@ class TableFile(Sequence):
                 f"{self.path}: which column holds the {' and the '.join(missing)}? {there}; say it by columns, as in "
                 f"{_EXAMPLE}"
             )
+        self._check_places(places, asked)
         return {what: places[what] for what in _KNOWN_NAMES if what in places}

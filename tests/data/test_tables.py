@@ -41,6 +41,33 @@ def test_columns_are_known_by_their_names(tmp_path, content):
         found[1]
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            "bild,question,answer\np/a.png,Q,A\n,Q,A\n",
+            'column "bild" names pictures, but none is read as im',
+        ),
+        ("link,q,a\nhttps://x.org/a.JPG,Q,A\n", 'column "link" names pictures'),
+        ("question,answer,answer\nQ,A,B\n", '2 columns are called "answer"; rename all but one'),
+        ("question,Question,answer\nQ,A,B\n", '2 columns are called "question"; rename all but one'),
+    ],
+)
+def test_columns_that_would_be_passed_over(tmp_path, content, told):
+    with pytest.raises(DataError, match=f"data.csv: {told}"):
+        table(tmp_path, content)
+
+
+def test_a_column_that_names_no_pictures_is_left_out(tmp_path):
+    content = "link,image2,image,question,answer\nhttps://x.org/page,b.png,a.png,Q,A\nc.png,,,Q,A\n"
+    assert table(tmp_path, content)[0] == record("Q", "A", image=["a.png"])
+    assert table(tmp_path, "link,question,answer\nhttps://x.org/page,Q,A\nc.png,Q,A\n")[0] == record("Q", "A")
+    named = table(tmp_path, "q,Q,a\nQ1,Q2,A\n", columns={"question": "Q"})
+    assert named[0] == record("Q2", "A")
+    named = table(tmp_path, "bild,question,answer\na.png,Q,A\n", columns={"image": "bild"})
+    assert named[0] == record("Q", "A", image=["a.png"])
+
+
 def test_texts_with_commas_quotes_and_line_breaks(tmp_path):
     content = 'image,question,answer,score\n,"What, or ""who""?","Line\nbreak",3\n'
     found = table(tmp_path, content)
