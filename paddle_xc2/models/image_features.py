@@ -64,8 +64,7 @@ def encode_tiled(vit, projector, pixel_values, after_row, between_views):
         rows, columns = height // tile, width // tile
         # No antialiasing: upstream's global view is made so.
         view = F.interpolate(image.unsqueeze(0), size=[tile, tile], mode="bicubic", align_corners=False)
-        cut = image.reshape([3, rows, tile, columns, tile]).transpose([1, 3, 0, 2, 4]).reshape([-1, 3, tile, tile])
-        tiles += [view, cut]
+        tiles += [view, _cut(image, rows, columns)]
         grids.append((rows, columns))
     merged = _merge_patches(_run_vit(vit, paddle.concat(tiles)), vit.patches_per_side)
     tokens, start = [], 0
@@ -97,11 +96,20 @@ def _parts(count: int) -> list[int]:
     return [min(IMAGES_AT_ONCE, count - start) for start in range(0, count, IMAGES_AT_ONCE)]
 
 
+def _cut(image, rows: int, columns: int):
+    """float [3, rows * tile, columns * tile] -> [rows * columns, 3, tile, tile], row by row."""
+    tile = image.shape[1] // rows
+    # Joined from slices: a transposition of so many dimensions takes several times as long on a CPU.
+    strips = [strip.reshape([3, rows, -1]) for strip in paddle.split(image, columns, axis=2)]
+    channels = paddle.stack(strips, axis=2).reshape([3, rows * columns, -1]).unbind(0)
+    return paddle.stack(channels, axis=1).reshape([-1, 3, tile, tile])
+
+
 def _merge_patches(features, side: int):
     """float [tiles, side * side, channels] -> [tiles, side / 2, side / 2, 4 * channels], 2 x 2 neighbours joined."""
     tiles, _, channels = features.shape
-    grid = features.reshape([tiles, side // 2, 2, side // 2, 2, channels]).transpose([0, 1, 3, 2, 4, 5])
-    return grid.reshape([tiles, side // 2, side // 2, 4 * channels])
+    rows = features.reshape([tiles * side // 2, 2, side * channels]).unbind(1)
+    return paddle.concat([row.reshape([tiles, side // 2, side // 2, 2 * channels]) for row in rows], axis=-1)
 
 
 def _close_rows(grid, separator):

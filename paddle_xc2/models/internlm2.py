@@ -99,8 +99,26 @@ def _rotate(x, cos, sin):
 
 
 def silu(x):
-    """x sigmoid(x). Below -88, where exp(-x) overflows, the gradient of Paddle's own is NaN; the right one is 0."""
-    return F.silu(paddle.clip(x, min=-80.0))
+    """x sigmoid(x)."""
+    if x.stop_gradient or not paddle.is_grad_enabled():
+        return F.silu(x)
+    return _Silu.apply(x)
+
+
+class _Silu(PyLayer):
+    """Below -88, where exp(-x) overflows, the gradient of Paddle's own is NaN; the right one is 0."""
+
+    @staticmethod
+    def forward(ctx, x):
+        out = F.silu(x)
+        ctx.save_for_backward(x, out)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, out = (tensor.astype("float32") for tensor in ctx.saved_tensor())
+        share = F.sigmoid(x)
+        return (1.0 - share).multiply_(out).add_(share).astype(grad.dtype).multiply_(grad)
 
 
 def _plora_linear(config: XComposer2Config, in_features: int, out_features: int) -> PLoRALinear:

@@ -113,10 +113,9 @@ def uniforms(number: int) -> Callable[[], object]:
 
 def prefill() -> Iterator[Case]:
     import paddle
-    import paddle.nn.functional as F
 
     from paddle_xc2.models.attention import attention
-    from paddle_xc2.models.internlm2 import RMSNorm, apply_rotary, count_positions
+    from paddle_xc2.models.internlm2 import RMSNorm, apply_rotary, count_positions, silu
 
     path, row = "prefill", 4 * TOKENS * HIDDEN
     x = paddle.randn([1, TOKENS, HIDDEN])
@@ -136,7 +135,7 @@ def prefill() -> Iterator[Case]:
     with paddle.no_grad():
         yield Case(path, "models: RMSNorm", lambda: norm(x), 8 * row)  # square, mean, two products
     gate = paddle.randn([1, TOKENS, INNER])
-    yield Case(path, f"silu {TOKENS} x {INNER}", lambda: F.silu(gate), 8 * gate.size, arithmetic=exps(gate.size))
+    yield Case(path, f"models: silu {TOKENS} x {INNER}", lambda: silu(gate), 8 * gate.size, arithmetic=exps(gate.size))
     yield Case(path, f"multiply {TOKENS} x {INNER}", lambda: gate * gate, 8 * gate.size)
     angles = paddle.randn([1, TOKENS, HEAD_DIM])
     yield Case(path, "cos of angles", lambda: angles.cos(), 8 * angles.size, arithmetic=exps(angles.size))
@@ -288,7 +287,7 @@ def training() -> Iterator[Case]:
     from paddle.nn.clip import _squared_l2_norm
 
     from paddle_xc2.models.attention import attention
-    from paddle_xc2.models.internlm2 import RMSNorm
+    from paddle_xc2.models.internlm2 import RMSNorm, silu
     from paddle_xc2.models.lora import LoRALinear
     from paddle_xc2.models.plora import linear
 
@@ -325,7 +324,11 @@ def training() -> Iterator[Case]:
     part = paddle.randn([TOKENS // 4, INNER])
     size = part.size
     yield Case(
-        path, f"silu, backward {TOKENS // 4} x {INNER}", backward(F.silu, part), 20 * size, arithmetic=exps(2 * size)
+        path,
+        f"models: silu, backward {TOKENS // 4} x {INNER}",
+        backward(silu, part),
+        20 * size,
+        arithmetic=exps(2 * size),
     )
     yield Case(path, "multiply, backward", backward(lambda a, b: a * b, part, part.clone()), 36 * size)
     yield Case(path, "where", lambda: paddle.where(part > 0, part, part), 18 * size)
@@ -334,7 +337,7 @@ def training() -> Iterator[Case]:
     optimizer = paddle.optimizer.AdamW(1e-4, parameters=[parameter], weight_decay=0.01)
     parameter.sum().backward()
     yield Case(path, f"AdamW {HIDDEN} x {HIDDEN}", optimizer.step, 28 * parameter.size)
-    gradient = parameter.grad
+    gradient = parameter.grad.detach()
     yield Case(path, "squared norm", lambda: _squared_l2_norm(gradient), 4 * gradient.size)
     yield Case(path, "multiply_ by a scalar", lambda: gradient.multiply_(paddle.ones([])), 8 * gradient.size)
 
@@ -387,16 +390,15 @@ def image_features() -> Iterator[Case]:
 
     from paddle_xc2.models.attention import attention
     from paddle_xc2.models.clip_vit import resize_position_table
-    from paddle_xc2.models.image_features import _merge_patches
+    from paddle_xc2.models.image_features import _cut, _merge_patches
 
     path, views = "image", TILES + 1
     side = int(TILES**0.5) * TILE
     image = paddle.randn([1, 3, side, side])
     run = functools.partial(F.interpolate, image, size=[TILE, TILE], mode="bicubic", align_corners=False)
     yield Case(path, f"bicubic {side} to {TILE}", run, 4 * 3 * TILE**2 * 17, 3 * TILE**2 * 16 * 40)
-    shape = [3, side // TILE, TILE, side // TILE, TILE]
-    run = lambda: image.reshape(shape).transpose([1, 3, 0, 2, 4]).reshape([-1, 3, TILE, TILE])  # noqa: E731
-    yield Case(path, "cut into tiles", run, 8 * image.size)
+    run = functools.partial(_cut, image[0], side // TILE, side // TILE)
+    yield Case(path, "models: cut into tiles", run, 8 * image.size)
     tiles = paddle.randn([views, 3, TILE, TILE])
     convolution = nn.Conv2D(3, VIT_HIDDEN, 14, stride=14, bias_attr=False)
     with paddle.no_grad():
