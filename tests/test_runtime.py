@@ -1,4 +1,5 @@
 import os
+import platform
 import random
 import subprocess
 import sys
@@ -258,3 +259,31 @@ def test_nothing_can_be_written_to(home, monkeypatch):
     monkeypatch.setattr(runtime.tempfile, "mkdtemp", lambda prefix: (_ for _ in ()).throw(FileNotFoundError("none")))
     with pytest.raises(ValueError, match="nor a folder for temporary files can be written to; set PPNLP_HOME to one"):
         runtime.give_paddlenlp_a_home()
+
+
+COPIES = """
+import resource, sys
+from paddle_xc2 import runtime
+runtime.prepare()
+import paddle
+x = paddle.ones([2**24])
+x.clone()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    x.clone()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+@pytest.mark.parametrize("wanted", [None, "33554432"])
+def test_memory_of_large_tensors_is_used_again(wanted):
+    """Four copies of 64 MB are 65536 pages; what the user has set stays."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    if wanted:
+        environment["MALLOC_MMAP_THRESHOLD_"] = wanted
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", COPIES], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (int(done.stdout) > 32768) == bool(wanted)
