@@ -30,33 +30,22 @@ _BYTE_ORDER_MARK = codecs.BOM_UTF8
 _FOLLOWING_BYTES = bytes(range(0x80, 0xC0))  # of a character in UTF-8, all but its first
 
 
-class RecordFile(Sequence):
-    """The records of a JSON list, of JSON lines or of one JSON object, whatever the file is called.
-
-    Opening goes through the file once. A list is parsed then, record by record; of JSON lines only the line ends are
-    looked for, so that a damaged line shows when it is read. Nothing stays open: a RecordFile may be pickled, or used
-    after a fork.
+class DataFile(Sequence):
+    """The records of a data file, whatever its kind: what is one has `read(index, notes)` and a length.
 
     Attributes:
-        notes: what is odd about the file as a whole; what is odd about a record, `read` tells.
+        path: of the file.
+        notes: what is odd about the file as a whole.
 
-    Raises: FileNotFoundError; DataError if the file is empty, not UTF-8 or not JSON, with line and column.
+    Raises: FileNotFoundError if there is no such file.
     """
 
     def __init__(self, path):
         self.path = local_path(path)
         self.notes = Notes()
-        self._starts, self._sizes = array("Q"), array("Q")  # in bytes
-        self._lines = array("Q")  # of JSON lines: the number of each record's line
         if not self.path.is_file():
             what = "this is a folder, not a data file" if self.path.is_dir() else "there is no such data file"
             raise FileNotFoundError(f"{self.path}: {what}; correct the path")
-        with self._opened() as file:
-            self._state = _state_of(file)
-            self._index(file)
-
-    def __len__(self) -> int:
-        return len(self._starts)
 
     def __getitem__(self, index):
         """Record `index`, or a list of them for a slice. Raises: IndexError; DataError if it can't be read."""
@@ -70,6 +59,31 @@ class RecordFile(Sequence):
     def source(self, index: int) -> str:
         """The name of a record, for messages: "train.json[17]"."""
         return f"{self.path}[{index}]"
+
+
+class RecordFile(DataFile):
+    """The records of a JSON list, of JSON lines or of one JSON object, whatever the file is called.
+
+    Opening goes through the file once. A list is parsed then, record by record; of JSON lines only the line ends are
+    looked for, so that a damaged line shows when it is read. Nothing stays open: a RecordFile may be pickled, or used
+    after a fork.
+
+    Attributes:
+        notes: what is odd about the file as a whole; what is odd about a record, `read` tells.
+
+    Raises: FileNotFoundError; DataError if the file is empty, not UTF-8 or not JSON, with line and column.
+    """
+
+    def __init__(self, path):
+        super().__init__(path)
+        self._starts, self._sizes = array("Q"), array("Q")  # in bytes
+        self._lines = array("Q")  # of JSON lines: the number of each record's line
+        with self._opened() as file:
+            self._state = _state_of(file)
+            self._index(file)
+
+    def __len__(self) -> int:
+        return len(self._starts)
 
     def read(self, index: int, notes: Notes | None = None):
         """Record `index`.

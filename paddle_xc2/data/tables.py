@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
-import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.notes import Notes
-from paddle_xc2.data.record_files import MAX_RECORD_BYTES, RecordFile
+from paddle_xc2.data.record_files import MAX_RECORD_BYTES, DataFile, RecordFile
 from paddle_xc2.data.record_keys import names_image
 from paddle_xc2.local_path import local_path
 from paddle_xc2.messages import did_you_mean, listed, shown
@@ -98,7 +97,7 @@ def parse_columns(columns: str | Mapping | None) -> dict[str, str] | None:
     return dict(columns)
 
 
-class TableFile(Sequence):
+class TableFile(DataFile):
     """The rows of a CSV or TSV file as records; the first row names the columns.
 
     Attributes:
@@ -109,11 +108,7 @@ class TableFile(Sequence):
     """
 
     def __init__(self, path, columns: Mapping[str, str] | None = None):
-        self.path = local_path(path)
-        self.notes = Notes()
-        if not self.path.is_file():
-            what = "this is a folder, not a data file" if self.path.is_dir() else "there is no such data file"
-            raise FileNotFoundError(f"{self.path}: {what}; correct the path")
+        super().__init__(path)
         self._header, self._rows = self._read(self._text())
         self._places = self._columns(columns or {})
         used = ", ".join(f"{what} = {shown(self._header[place], 40)}" for what, place in self._places.items())
@@ -124,18 +119,6 @@ class TableFile(Sequence):
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
-        return self.read(range(len(self))[operator.index(index)])
-
-    def __iter__(self) -> Iterator:
-        return (self.read(index) for index in range(len(self)))
-
-    def source(self, index: int) -> str:
-        """The name of a record, for messages: "train.csv[17]"."""
-        return f"{self.path}[{index}]"
 
     def read(self, index: int, notes: Notes | None = None) -> dict:
         """Row `index` as a record, counted from 0 behind the first. Raises: DataError if it has another length."""
