@@ -26,12 +26,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from paddle_xc2 import cli, runtime  # noqa: E402
+from paddle_xc2.checkpoint.shards import read_safetensors  # noqa: E402
+from paddle_xc2.commands.lasting_output import keep_output  # noqa: E402
 from paddle_xc2.demo import digits, exam, small_checkpoint  # noqa: E402
-from paddle_xc2.directory_lock import locked  # noqa: E402
-from paddle_xc2.durable import SCRATCH  # noqa: E402
-from paddle_xc2.lasting_output import keep_output  # noqa: E402
-from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER  # noqa: E402
-from paddle_xc2.weights.checkpoint_files import read_safetensors  # noqa: E402
+from paddle_xc2.families.special_tokens import IMAGE_PLACEHOLDER  # noqa: E402
+from paddle_xc2.files.directory_lock import locked  # noqa: E402
+from paddle_xc2.files.durable import SCRATCH  # noqa: E402
 
 CONFIG, LORA_CONFIG = ROOT / "config" / "sft_tiny.json", ROOT / "config" / "lora_tiny.json"
 OUTPUT = Path("quickstart_output")  # in the checkout: the argument file's paths begin there

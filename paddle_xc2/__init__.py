@@ -8,9 +8,9 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOME = {
-    "XComposer2Config": "paddle_xc2.configuration",
+    "XComposer2Config": "paddle_xc2.families.config",
     "XComposer2ForCausalLM": "paddle_xc2.models.xcomposer2",
-    "XComposer2Tokenizer": "paddle_xc2.data.tokenizer",
+    "XComposer2Tokenizer": "paddle_xc2.text.tokenizer",
     "XComposer2Processor": "paddle_xc2.data.processor",
 }
 __all__ = [*_HOME, "__version__"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from paddle_xc2.special_tokens import IGNORE_INDEX
+from paddle_xc2.families.special_tokens import IGNORE_INDEX
 
 # What of a batch a layout is made from, in this order.
 DESCRIBED = ("labels", "image_mask", "attention_mask")

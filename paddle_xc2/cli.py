@@ -15,10 +15,10 @@ import traceback
 from importlib import import_module
 
 from paddle_xc2 import __version__, runtime
+from paddle_xc2.commands.lasting_output import keep_output, outliving_the_terminal
+from paddle_xc2.commands.typed_names import unknown_command, unknown_options, with_underscores
 from paddle_xc2.device_errors import device_message
-from paddle_xc2.lasting_output import keep_output, outliving_the_terminal
 from paddle_xc2.messages import DISK_ERRORS, Failure, disk_message, guard_output, on_its_own_line, path_message
-from paddle_xc2.typed_names import unknown_command, unknown_options, with_underscores
 
 COMMANDS = ("finetune", "convert", "merge", "check-data", "convert-data", "chat", "configs", "doctor")
 

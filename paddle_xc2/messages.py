@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import reprlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 NUM_LISTED = 5  # names in a sentence
 NUM_LINES = 20  # entries below one another
 LONGEST_VALUE = 120  # characters of a value that a message quotes
+LONGEST_PIECE = 100  # characters of each text in a Python value that a message quotes
 LONGEST_LINE = 2000  # characters of one line of a message
 SIMILARITY = 0.7  # of a name to be proposed, as difflib.SequenceMatcher measures it
 
@@ -91,6 +93,35 @@ def in_json(value: object, limit: int = LONGEST_VALUE) -> str:
         return shown(json.dumps(value, ensure_ascii=False), limit)
     except (TypeError, ValueError, RecursionError):  # no JSON value, or a number of thousands of digits
         return f"of type {type(value).__name__}"
+
+
+class _Short(reprlib.Repr):
+    def __init__(self):
+        super().__init__()
+        self.maxlevel = 3
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = 4
+        self.maxstring = self.maxlong = LONGEST_PIECE
+
+    def repr_int(self, value, level) -> str:
+        if value.bit_length() < 10_000:
+            return super().repr_int(value, level)
+        return f"<int of {value.bit_length()} bits>"  # Python refuses to write out the very long ones
+
+    def repr_bytes(self, value, level) -> str:
+        return repr(value) if len(value) <= LONGEST_PIECE else f"{value[:LONGEST_PIECE]!r}..."
+
+    def repr_instance(self, value, level) -> str:
+        plain = isinstance(value, (bool, float, type(None)))
+        return repr(value) if plain else f"<{type(value).__name__}>"  # whose own repr may be without bound
+
+
+def short_repr(value: object) -> str:
+    """How Python would write `value`, with "..." for what is left out of the long and the deep.
+
+    `repr` of a 100 KB text is 100 KB long; of a tuple that holds itself twice on each of 40 levels it never ends.
+    """
+    text = " ".join(_Short().repr(value).split())
+    return text if len(text) <= 2 * LONGEST_PIECE else f"{text[: 2 * LONGEST_PIECE]}..."
 
 
 def shortened(line: str, limit: int) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 import paddle_xc2
 from paddle_xc2 import cli
-from paddle_xc2.typed_names import COMMANDS_INSTEAD, OPTIONS_INSTEAD, with_underscores
+from paddle_xc2.commands.typed_names import COMMANDS_INSTEAD, OPTIONS_INSTEAD, with_underscores
 from tests.conftest import ROOT
 
 

@@ -3,7 +3,7 @@ import errno
 import pytest
 
 from paddle_xc2.device_errors import device_message, is_device_error, is_out_of_memory, reason_of
-from paddle_xc2.training.interruption import is_disk_error
+from paddle_xc2.training.run_folder.interruption import is_disk_error
 
 # As Paddle writes them (paddle/phi/core/enforce.h, paddle/common/errors.h): where it arose only at higher log levels.
 NO_MEMORY = OSError(

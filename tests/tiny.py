@@ -8,7 +8,7 @@ from pathlib import Path
 import sentencepiece
 
 from paddle_xc2.demo.small_checkpoint import move_pieces_to_end
-from paddle_xc2.special_tokens import TURN_END, TURN_START
+from paddle_xc2.families.special_tokens import TURN_END, TURN_START
 
 TINY_VOCAB_SIZE = 400
 
@@ -68,7 +68,7 @@ def tiny_config(**changes):
     Args:
         changes: arguments of XComposer2Config to set otherwise.
     """
-    from paddle_xc2.configuration import XComposer2Config
+    from paddle_xc2.families.config import XComposer2Config
 
     vision = {"hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 2}
     sizes = {
@@ -115,7 +115,7 @@ def tiny_checkpoint(directory, seed=0, num_shards=2, num_unused=0, **changes) ->
     import numpy as np
     from safetensors.numpy import save_file
 
-    from paddle_xc2.weights.name_map import to_hf
+    from paddle_xc2.checkpoint.names import to_hf
 
     directory = tiny_tokenizer(directory, num_unused)
     model = tiny_model(seed, **changes)

@@ -46,7 +46,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from paddle_xc2.data.given_images import read_picture
+    from paddle_xc2.data.images.given_images import read_picture
 
     path = args.path or ask_for_model()
     pictures = [read_picture(reference) for reference in args.image_path]  # before minutes of loading
@@ -80,10 +80,10 @@ def ask_for_model() -> str:
 def load_session(path: str, args: Namespace):
     """The model, said to be loaded, as a ChatSession with the settings of the command line."""
     from paddle_xc2 import runtime
-    from paddle_xc2.data.tokenizer import XComposer2Tokenizer
     from paddle_xc2.generation.session import ChatSession
-    from paddle_xc2.model_path import resolve_model_path
+    from paddle_xc2.hub.find import resolve_model_path
     from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+    from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 
     start = time.perf_counter()
     precisions = runtime.prepare().precisions

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paddle_xc2.commands.convert_data import add_columns, columns_of
-from paddle_xc2.local_path import local_path
+from paddle_xc2.files.local_path import local_path
 
 HELP = "check every record and image of a data set before training on it"
 EXAMPLE = "paddle-xc2 check-data train.json --model_name_or_path internlm/internlm-xcomposer2-7b --report report.html"
@@ -90,12 +90,12 @@ def run(args: Namespace) -> int:
     # Imported here: --help answers without them.
     from tqdm.auto import tqdm
 
-    from paddle_xc2.data.check import check_data
-    from paddle_xc2.data.check_report import report_values, summary_lines, write_html
-    from paddle_xc2.data.data_source import open_sources
+    from paddle_xc2.data.checking.check import check_data
+    from paddle_xc2.data.checking.data_source import open_sources
+    from paddle_xc2.data.checking.report import report_values, summary_lines, write_html
     from paddle_xc2.data.processor import XComposer2Processor
-    from paddle_xc2.data.tokenizer import with_tokens_of_run
     from paddle_xc2.runtime import usable_cpus
+    from paddle_xc2.text.tokenizer import with_tokens_of_run
 
     check_outputs(args)
     asked = what_is_asked(args)
@@ -229,8 +229,8 @@ def files_of(specs: list) -> list[tuple]:
 
 def planned_mends(out: Path | None, sources: list) -> list[tuple]:
     """(source, file to write) of --fix. Raises: ValueError if it can't be written, or would overwrite something."""
-    from paddle_xc2.data.mend import changes_of, taken
-    from paddle_xc2.data.tables import SUFFIXES as TABLES
+    from paddle_xc2.data.checking.mend import changes_of, taken
+    from paddle_xc2.data.records.tables import SUFFIXES as TABLES
 
     if out is None or not sources:  # of files that can't be read, nothing can be mended
         return []
@@ -257,7 +257,7 @@ def planned_mends(out: Path | None, sources: list) -> list[tuple]:
 
 def drop_bad(source, report, processor, leave_out: bool) -> Callable:
     """`write_mended`'s why_drop: a record is left out if it still can't be trained on after it was mended."""
-    from paddle_xc2.data.data_source import why_unusable
+    from paddle_xc2.data.checking.data_source import why_unusable
 
     usable = report.usable_of(source)
 
@@ -286,8 +286,8 @@ def next_command(args: Namespace, asked: Asked, outs: list[Path]) -> str:
 
 def mend(source, out: Path, image_folder: str | None, report, say, why_drop: Callable | None = None) -> None:
     """Writes one file mended, and says what was changed, as far as it changes what the records mean."""
+    from paddle_xc2.data.checking.mend import FORM_ALONE, changes_of, write_mended
     from paddle_xc2.data.conversation import DataError
-    from paddle_xc2.data.mend import FORM_ALONE, changes_of, write_mended
     from paddle_xc2.messages import counted
 
     if (

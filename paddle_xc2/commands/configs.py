@@ -9,7 +9,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import paddle_xc2
-from paddle_xc2.local_path import local_path
+from paddle_xc2.files.local_path import local_path
 from paddle_xc2.messages import did_you_mean, shown
 
 HELP = "list the argument files that ship with the package, show one, or copy one to start from"

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from paddle_xc2.commands import line_editing
-from paddle_xc2.data.downloads import default_image_folder, is_data_url, is_url
+from paddle_xc2.data.images.downloads import default_image_folder, is_data_url, is_url
+from paddle_xc2.files.local_path import local_path
 from paddle_xc2.generation.session import ChatSession
-from paddle_xc2.local_path import local_path
 from paddle_xc2.messages import counted, did_you_mean, shown
 
 LEAVING = ("quit", "exit")  # as a question they make no sense

@@ -41,12 +41,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     # Imported here: --help answers without them.
-    from paddle_xc2.adapter_base import find_base, is_adapter
-    from paddle_xc2.local_path import local_path
+    from paddle_xc2.checkpoint.manifest import verify_manifest
+    from paddle_xc2.files.local_path import local_path
+    from paddle_xc2.hub.adapter_base import find_base, is_adapter
+    from paddle_xc2.hub.find import resolve_model_path
     from paddle_xc2.messages import writing
-    from paddle_xc2.model_path import resolve_model_path
     from paddle_xc2.weights.convert import convert
-    from paddle_xc2.weights.manifest import verify_manifest
 
     if args.destination is None:
         if not args.verify:

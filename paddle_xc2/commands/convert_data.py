@@ -9,7 +9,7 @@ EXAMPLE = "paddle-xc2 convert-data train.json more.jsonl train_llava.json --to l
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    from paddle_xc2.data.format_writers import DIALECTS
+    from paddle_xc2.data.records.writers import DIALECTS
 
     parser.add_argument(
         "sources", metavar="IN", nargs="+", help="JSON, JSONL, CSV or TSV files; the format is seen from each record"
@@ -46,7 +46,7 @@ def add_columns(parser: ArgumentParser) -> None:
 
 def columns_of(args: Namespace, files) -> dict[str, str] | None:
     """What --columns says. Raises: ValueError if that is wrong, or none of `files` is a table."""
-    from paddle_xc2.data.tables import SUFFIXES, parse_columns
+    from paddle_xc2.data.records.tables import SUFFIXES, parse_columns
 
     if args.columns and not any(str(file).lower().endswith(SUFFIXES) for file in files):
         raise ValueError(
@@ -57,7 +57,7 @@ def columns_of(args: Namespace, files) -> dict[str, str] | None:
 
 def run(args: Namespace) -> int:
     # Imported here: --help answers without them.
-    from paddle_xc2.data.conversion import convert_data
+    from paddle_xc2.data.checking.rewrite import convert_data
     from paddle_xc2.messages import counted
 
     report = convert_data(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import REMAINDER, ArgumentParser, Namespace
 
 from paddle_xc2.commands.configs import config_directory
-from paddle_xc2.local_path import local_path
+from paddle_xc2.files.local_path import local_path
 
 HELP = "fine-tune a checkpoint as a JSON argument file says"
 EXAMPLE = "paddle-xc2 finetune config/sft_tiny.json --learning_rate 1e-4"
@@ -52,7 +52,7 @@ def check_argument_file(path: str) -> None:
 
 def check_files(arguments, config_path: str) -> None:
     """Raises: FileNotFoundError naming, together, the model and the data files that are nowhere."""
-    from paddle_xc2.model_path import check_model_name
+    from paddle_xc2.hub.find import check_model_name
     from paddle_xc2.training.arguments import dataset_specs
 
     wrong = []

@@ -43,13 +43,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     # Imported here: --help answers without them.
-    from paddle_xc2.adapter_base import find_base, is_adapter, was_quantized
-    from paddle_xc2.local_path import local_path
+    from paddle_xc2.checkpoint.names import layout_of
+    from paddle_xc2.checkpoint.shards import read_checkpoint
+    from paddle_xc2.files.local_path import local_path
+    from paddle_xc2.hub.adapter_base import find_base, is_adapter, was_quantized
+    from paddle_xc2.hub.find import resolve_model_path
     from paddle_xc2.messages import writing
-    from paddle_xc2.model_path import resolve_model_path
-    from paddle_xc2.weights.checkpoint_files import read_checkpoint
     from paddle_xc2.weights.convert import convert
-    from paddle_xc2.weights.name_map import layout_of
 
     adapter, args.output = resolve_model_path(args.adapter), local_path(args.output)
     if not is_adapter(adapter):
@@ -98,11 +98,11 @@ def compare(adapter, base, merged, quantize: str | None = None) -> None:
     import paddle
 
     from paddle_xc2 import runtime
+    from paddle_xc2.checkpoint.shards import read_checkpoint
     from paddle_xc2.data.processor import XComposer2Processor
     from paddle_xc2.models.not_finite import describe_not_finite
     from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
     from paddle_xc2.training.metrics import device_memory
-    from paddle_xc2.weights.checkpoint_files import read_checkpoint
 
     runtime.prepare()
     stored = read_checkpoint(Path(merged)).values()

@@ -1,0 +1,1 @@
+"""The way of a datum: records, conversations, examples, batches."""

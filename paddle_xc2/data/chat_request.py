@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from paddle_xc2.data.conversation import DataError, Message
-from paddle_xc2.data.dialects import read_parts
-from paddle_xc2.data.given_images import given_images
-from paddle_xc2.data.turns import SPEAKERS
+from paddle_xc2.data.images.given_images import given_images
+from paddle_xc2.data.records.dialects import read_parts
+from paddle_xc2.data.records.turns import SPEAKERS
+from paddle_xc2.families.special_tokens import IM_END, IM_START, IMAGE_PLACEHOLDER, TURN_TOKENS
 from paddle_xc2.messages import shown
-from paddle_xc2.special_tokens import IM_END, IM_START, IMAGE_PLACEHOLDER, TURN_TOKENS
 
 EXPECTED = 'history is a list of (question, answer), or of {"role": "user" or "assistant", "content": ...} in turn'
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from paddle_xc2.data.conversation import Message
-from paddle_xc2.families import Template
+from paddle_xc2.families.table import Template
 
 
 class Span(NamedTuple):

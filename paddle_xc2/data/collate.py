@@ -17,7 +17,7 @@ import numpy as np
 
 from paddle_xc2.batch_layout import DESCRIBED, BatchLayout
 from paddle_xc2.data.encode import Example
-from paddle_xc2.special_tokens import IGNORE_INDEX
+from paddle_xc2.families.special_tokens import IGNORE_INDEX
 
 
 def collate_arrays(

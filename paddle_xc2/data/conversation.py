@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER, TURN_TOKENS
+from paddle_xc2.families.special_tokens import IMAGE_PLACEHOLDER, TURN_TOKENS
 
 ROLES = ("system", "user", "assistant")
 EMPTY_ANSWER = "empty answer"  # a rule

@@ -11,8 +11,8 @@ import numpy as np
 from paddle_xc2.data.chat_template import Span, render_prompt, render_training
 from paddle_xc2.data.conversation import Conversation, DataError, Message, place_leading_image, reserved_message
 from paddle_xc2.data.picture_marks import set_apart
-from paddle_xc2.families import Family
-from paddle_xc2.special_tokens import BOS, IGNORE_INDEX, IMAGE_PLACEHOLDER, IMAGE_SLOT_ID
+from paddle_xc2.families.special_tokens import BOS, IGNORE_INDEX, IMAGE_PLACEHOLDER, IMAGE_SLOT_ID
+from paddle_xc2.families.table import Family
 
 # An image, what a format's documents write before it, and what divides it from the text.
 _IMAGE_WITH_LABEL = re.compile(rf"(?:\b(?:Image|Picture) ?[0-9]{{1,6}} ?[:：]? ?)?{IMAGE_PLACEHOLDER}(?:; ?|[ \n])?")

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from paddle_xc2.data.encode import Example
-from paddle_xc2.special_tokens import IGNORE_INDEX
+from paddle_xc2.families.special_tokens import IGNORE_INDEX
 
 
 class Piece(NamedTuple):

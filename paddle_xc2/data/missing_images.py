@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from paddle_xc2.local_path import find_path, spellings
+from paddle_xc2.files.local_path import find_path, spellings
 
 NUM_LOOKED_FOR = 20  # images; enough to tell which folder is meant
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from paddle_xc2.data.conversation import Conversation, DataError
-from paddle_xc2.data.json_formats import ConversationFile, open_conversations
 from paddle_xc2.data.notes import Notes
-from paddle_xc2.local_path import find_path, local_path
+from paddle_xc2.data.records.conversations import ConversationFile, open_conversations
+from paddle_xc2.files.local_path import find_path, local_path
 from paddle_xc2.messages import counted, listed_lines
 
 _LIST_BYTES = 2**20  # of a data.txt: more is no list of files

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 
 from paddle_xc2.data.conversation import Conversation, Message
-from paddle_xc2.families import Family
-from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
+from paddle_xc2.families.special_tokens import IMAGE_PLACEHOLDER
+from paddle_xc2.families.table import Family
 
 _OPENING_WITH_BREAKS = re.compile(rf"\s*(?:{IMAGE_PLACEHOLDER}(?:\r?\n)?)+")  # pictures that open a message
 _OPENING = re.compile(rf"\s*(?:{IMAGE_PLACEHOLDER}\s*)+")

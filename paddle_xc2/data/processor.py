@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from paddle_xc2.adapter_base import adapter_settings, find_base, is_adapter
-from paddle_xc2.asked_as import AskedAs
-from paddle_xc2.checkpoint_config import config_path, read_checkpoint_config, read_tensor_names
 from paddle_xc2.data.chat_request import ChatRequest, read_request
 from paddle_xc2.data.collate import collate_arrays, collate_rows, to_tensors
 from paddle_xc2.data.conversation import Conversation, DataError, check_trainable
 from paddle_xc2.data.encode import Example, TooLong, drop_oldest_turn, encode_prompt, encode_training
-from paddle_xc2.data.given_images import given_image, is_tensor
-from paddle_xc2.data.image_transform import (
+from paddle_xc2.data.images.given_images import given_image, is_tensor
+from paddle_xc2.data.images.picture_reading import AS_UPSTREAM, PictureReading
+from paddle_xc2.data.images.pictures import (
     cropped_square_image,
     image_name,
     image_size_of,
@@ -22,13 +20,15 @@ from paddle_xc2.data.image_transform import (
     tiled_image,
     tiled_size,
 )
-from paddle_xc2.data.json_formats import to_conversation
-from paddle_xc2.data.picture_reading import AS_UPSTREAM, PictureReading
-from paddle_xc2.data.tokenizer import XComposer2Tokenizer
-from paddle_xc2.data.video import is_video, video_pixels, video_size
-from paddle_xc2.families import FAMILIES, Family
-from paddle_xc2.model_path import resolve_model_path
-from paddle_xc2.upstream_settings import model_settings
+from paddle_xc2.data.images.video import is_video, video_pixels, video_size
+from paddle_xc2.data.records.conversations import to_conversation
+from paddle_xc2.families.asked_as import AskedAs
+from paddle_xc2.families.table import FAMILIES, Family
+from paddle_xc2.families.upstream_settings import model_settings
+from paddle_xc2.hub.adapter_base import adapter_settings, find_base, is_adapter
+from paddle_xc2.hub.config_json import config_path, read_checkpoint_config, read_tensor_names
+from paddle_xc2.hub.find import resolve_model_path
+from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 
 TRUNCATIONS = ("refuse", "turns")
 

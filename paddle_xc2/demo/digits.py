@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
+from paddle_xc2.families.special_tokens import IMAGE_PLACEHOLDER
 
 COPIES = 16  # training pictures of a scan
 FINE_SIZE = 32  # pixels, side of a picture while it is distorted

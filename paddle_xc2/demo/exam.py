@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from paddle_xc2.demo.digits import Question, QuestionKind
-from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
+from paddle_xc2.families.special_tokens import IMAGE_PLACEHOLDER
 
 PICTURED = 4  # questions of each kind in the picture
 BATCH_SIZE = 120

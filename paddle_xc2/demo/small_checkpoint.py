@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from paddle_xc2.special_tokens import TURN_END, TURN_START
+from paddle_xc2.families.special_tokens import TURN_END, TURN_START
 
 VOCAB_SIZE = 400
 TURN_PIECES = (TURN_END, TURN_START)  # the last two of the vocabulary, as in the released tokenizer
@@ -42,9 +42,9 @@ def write_small_checkpoint(directory: Path, texts: list[str], seed: int):
     Returns: the model, XComposer2ForCausalLM.
     """
     from paddle_xc2 import runtime
-    from paddle_xc2.configuration import XComposer2Config
-    from paddle_xc2.data.tokenizer import MODEL_FILE, XComposer2Tokenizer
+    from paddle_xc2.families.config import XComposer2Config
     from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+    from paddle_xc2.text.tokenizer import MODEL_FILE, XComposer2Tokenizer
 
     runtime.prepare()
     runtime.set_seed(seed)

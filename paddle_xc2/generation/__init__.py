@@ -1,0 +1,1 @@
+"""Prompts to text: sampling, beams, conversations, and scores of answers."""

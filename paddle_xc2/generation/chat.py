@@ -8,13 +8,13 @@ import paddle
 
 from paddle_xc2.data.chat_request import grown_history, read_request
 from paddle_xc2.data.encode import Example
-from paddle_xc2.data.given_images import given_image
+from paddle_xc2.data.images.given_images import given_image
 from paddle_xc2.data.marked_text import marked_pieces
 from paddle_xc2.data.processor import XComposer2Processor
-from paddle_xc2.data.tokenizer import StreamDecoder
 from paddle_xc2.generation.generate import decode_steps, end_ids, generate
 from paddle_xc2.generation.runner import pad_left
 from paddle_xc2.generation.sampling import SamplingSettings
+from paddle_xc2.text.tokenizer import StreamDecoder
 
 MAX_NEW_TOKENS, TEMPERATURE, TOP_P, REPETITION_PENALTY = 1024, 1.0, 0.8, 1.005  # upstream's defaults of `chat`
 
@@ -41,7 +41,7 @@ def chat(
         query: the question, one `<ImageHere>` per image; a single image without one goes first.
         image: a path, an address, bytes of a file, a PIL image, an array (RGB), the tensor of `encode_img` (several
             concatenated on axis 0) or of pixel values, or a list of these: all images of history and query, in reading
-            order. `data/given_images.py` has the details.
+            order. `data/images/given_images.py` has the details.
         history: what an earlier call returned, (question, answer) pairs, or OpenAI's messages (`read_request`).
         meta_instruction: system turn; None is the checkpoint's default, "" is none.
         For the others see `generate`.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from paddle_xc2.data.given_images import read_picture
+from paddle_xc2.data.images.given_images import read_picture
 from paddle_xc2.data.processor import XComposer2Processor
+from paddle_xc2.families.special_tokens import IMAGE_PLACEHOLDER
 from paddle_xc2.generation import chat as generation
-from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
 
 
 class ChatSession:

@@ -1,0 +1,1 @@
+"""Other libraries that know this model."""

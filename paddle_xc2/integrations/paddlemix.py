@@ -24,11 +24,11 @@ from importlib import import_module
 
 from paddlenlp.transformers.auto.configuration import CONFIG_MAPPING
 
-from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.data.processor import XComposer2Processor
-from paddle_xc2.data.tokenizer import XComposer2Tokenizer
-from paddle_xc2.families import XCOMPOSER2_ARCHITECTURE
+from paddle_xc2.families.config import XComposer2Config
+from paddle_xc2.families.table import XCOMPOSER2_ARCHITECTURE
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 
 MODEL_TYPES = ("internlmxcomposer2", "internlm")  # of config.json
 PATH_PARTS = ("internlm_xcomposer2", "xcomposer2")  # the first is the key of PaddleMIX's own processor

@@ -1,0 +1,1 @@
+"""Computation: tensors in, tensors out."""

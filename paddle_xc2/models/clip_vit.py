@@ -12,7 +12,7 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
-from paddle_xc2.model_settings import VisionConfig
+from paddle_xc2.families.settings import VisionConfig
 from paddle_xc2.models.attention import attention
 from paddle_xc2.models.layer_norm import LayerNorm
 from paddle_xc2.models.plora import linear

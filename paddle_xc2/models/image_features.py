@@ -6,7 +6,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from paddle_xc2.configuration import XComposer2Config
+from paddle_xc2.families.config import XComposer2Config
 from paddle_xc2.models.plora import linear
 
 # Images or tiles that go through the ViT at once where no gradient is kept; more are done in turn, so that an image of

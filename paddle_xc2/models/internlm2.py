@@ -15,7 +15,7 @@ from paddle import nn
 from paddle.autograd import PyLayer
 from paddle.distributed.fleet.utils import recompute
 
-from paddle_xc2.configuration import XComposer2Config
+from paddle_xc2.families.config import XComposer2Config
 from paddle_xc2.models.attention import attention
 from paddle_xc2.models.plora import PLoRALinear
 from paddle_xc2.models.segments import Segments

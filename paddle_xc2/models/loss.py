@@ -8,8 +8,8 @@ import paddle
 from paddle.autograd import PyLayer
 
 from paddle_xc2.batch_layout import BatchLayout
+from paddle_xc2.families.special_tokens import IGNORE_INDEX
 from paddle_xc2.models.log_sum import add_to_picked_, pick, softmax_
-from paddle_xc2.special_tokens import IGNORE_INDEX
 
 # Float32 logits that may exist at once: 64 MB a chunk, of which the forward pass holds one or two. Backward,
 # so much of a gradient in half precision is float32 at once.

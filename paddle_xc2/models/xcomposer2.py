@@ -12,7 +12,7 @@ from paddlenlp.transformers import PretrainedModel
 
 from paddle_xc2 import runtime
 from paddle_xc2.batch_layout import BatchLayout
-from paddle_xc2.configuration import XComposer2Config
+from paddle_xc2.families.config import XComposer2Config
 from paddle_xc2.models.clip_vit import ClipVisionTransformer
 from paddle_xc2.models.image_features import build_projector, encode_squares, encode_tiled, fill_image_slots
 from paddle_xc2.models.internlm2 import InternLM2Model
@@ -196,7 +196,7 @@ class XComposer2ForCausalLM(PretrainedModel):
         """Image tokens of one image, as upstream's `encode_img`.
 
         Args:
-            image: in any form that `data/given_images.py` knows, or the float32 tensor [3, height, width] or
+            image: in any form that `data/images/given_images.py` knows, or the float32 tensor [3, height, width] or
                 [1, 3, height, width] of the processor.
             hd_num: tiles that the image may take; None is chat's default.
         Returns: float [1, image tokens, hidden].
@@ -230,26 +230,26 @@ class XComposer2ForCausalLM(PretrainedModel):
 
     @classmethod
     def from_pretrained(cls, path, dtype=None, **kwargs):
-        """Loads a checkpoint: see `paddle_xc2.weights.loading.load_model`."""
-        from paddle_xc2.weights.loading import load_model
+        """Loads a checkpoint: see `paddle_xc2.weights.load.load_model`."""
+        from paddle_xc2.weights.load import load_model
 
         return load_model(path, dtype=dtype, **kwargs)
 
     def load_adapter(self, path):
-        """Applies an adapter: see `paddle_xc2.weights.adapter_loading.load_adapter`."""
-        from paddle_xc2.weights.adapter_loading import load_adapter
+        """Applies an adapter: see `paddle_xc2.weights.load_adapter.load_adapter`."""
+        from paddle_xc2.weights.load_adapter import load_adapter
 
         return load_adapter(self, path)
 
     def merge_adapter(self):
-        """Writes the adapter into the weights: see `paddle_xc2.weights.adapter_loading.merge_adapter`."""
-        from paddle_xc2.weights.adapter_loading import merge_adapter
+        """Writes the adapter into the weights: see `paddle_xc2.weights.load_adapter.merge_adapter`."""
+        from paddle_xc2.weights.load_adapter import merge_adapter
 
         merge_adapter(self)
 
     def unload_adapter(self):
-        """Takes the adapter away again: see `paddle_xc2.weights.adapter_loading.unload_adapter`."""
-        from paddle_xc2.weights.adapter_loading import unload_adapter
+        """Takes the adapter away again: see `paddle_xc2.weights.load_adapter.unload_adapter`."""
+        from paddle_xc2.weights.load_adapter import unload_adapter
 
         unload_adapter(self)
 
@@ -260,20 +260,20 @@ class XComposer2ForCausalLM(PretrainedModel):
         return bool(self.replaced) or any(isinstance(layer, kinds) for layer in self.sublayers())
 
     def save_adapter(self, save_dir, **kwargs):
-        """Writes the adapter alone: see `paddle_xc2.weights.adapter_saving.save_adapter`."""
-        from paddle_xc2.weights.adapter_saving import save_adapter
+        """Writes the adapter alone: see `paddle_xc2.weights.save_adapter.save_adapter`."""
+        from paddle_xc2.weights.save_adapter import save_adapter
 
         save_adapter(self, save_dir, **kwargs)
 
     def save_pretrained(self, save_dir, to="paddle", **kwargs):
-        """Writes a checkpoint: see `paddle_xc2.weights.saving.save_model`.
+        """Writes a checkpoint: see `paddle_xc2.weights.save.save_model`.
 
         Of a model with an adapter it writes the adapter, as PEFT does; merge_adapter() first for a whole checkpoint.
         """
         if self.has_adapter:
             self.save_adapter(save_dir, **kwargs)
             return
-        from paddle_xc2.weights.saving import save_model
+        from paddle_xc2.weights.save import save_model
 
         save_model(self, save_dir, to=to, **kwargs)
 

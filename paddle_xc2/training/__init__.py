@@ -1,0 +1,1 @@
+"""The recipe: from an argument file to a trained model."""

@@ -18,44 +18,51 @@ from paddlenlp.trainer import TrainerState
 
 import paddle_xc2
 from paddle_xc2 import runtime
-from paddle_xc2.asked_as import AS_TRAINED
+from paddle_xc2.checkpoint.base_fingerprint import base_fingerprint, check_base
 from paddle_xc2.data.mixture import load_datasets
 from paddle_xc2.data.processor import XComposer2Processor
-from paddle_xc2.data.tokenizer import XComposer2Tokenizer, with_tokens_of_run
+from paddle_xc2.data.samples import Samples, fit_samples
 from paddle_xc2.data.worker_processes import WorkersKilled
 from paddle_xc2.device_errors import device_message
-from paddle_xc2.durable import NoRoom
-from paddle_xc2.file_identity import model_identity
-from paddle_xc2.local_path import local_path
+from paddle_xc2.families.asked_as import AS_TRAINED
+from paddle_xc2.files.durable import NoRoom
+from paddle_xc2.files.file_identity import model_identity
+from paddle_xc2.files.local_path import local_path
+from paddle_xc2.hub.find import resolve_model_path
 from paddle_xc2.messages import counted
-from paddle_xc2.model_path import resolve_model_path
 from paddle_xc2.models.token_rows import merge_rows
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+from paddle_xc2.text.tokenizer import XComposer2Tokenizer, with_tokens_of_run
 from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load_arguments
-from paddle_xc2.training.checkpoints import check_whole
 from paddle_xc2.training.divergence import Diverged, check_starting_weights
-from paddle_xc2.training.interruption import Stopped, is_disk_error
-from paddle_xc2.training.lora import (
+from paddle_xc2.training.learning.add_lora import (
     add_lora,
     check_continues,
     check_starts_from_a_base,
     continue_adapter,
     remember_trained,
 )
+from paddle_xc2.training.learning.new_tokens import fresh_tokens, learn_token_rows, start_new_tokens, token_row_lines
+from paddle_xc2.training.learning.parts import set_learning_rates, set_trainable
 from paddle_xc2.training.metrics import device_memory
 from paddle_xc2.training.optimizer import learn_in_float32
 from paddle_xc2.training.outcome import answer_to_first_sample, outcome_lines, train_longer
-from paddle_xc2.training.output import Start, check_none_in_the_way, check_same_course, choose_start, claim, held
 from paddle_xc2.training.plan import Plan, first_sample_text, plan_lines
 from paddle_xc2.training.plot import LOSS_PLOT, draw_metrics
 from paddle_xc2.training.reporting import check_installed
+from paddle_xc2.training.run_folder.checkpoints import check_whole
+from paddle_xc2.training.run_folder.interruption import Stopped, is_disk_error
+from paddle_xc2.training.run_folder.start import (
+    Start,
+    check_none_in_the_way,
+    check_same_course,
+    choose_start,
+    claim,
+    held,
+)
 from paddle_xc2.training.sample_answers import TABLE_FILE, read_questions
-from paddle_xc2.training.samples import Samples, fit_samples
 from paddle_xc2.training.shapes_only import model_of_shapes
-from paddle_xc2.training.token_rows import fresh_tokens, learn_token_rows, start_new_tokens, token_row_lines
-from paddle_xc2.training.trainable import set_learning_rates, set_trainable
 from paddle_xc2.training.trainer import STATE_FILE, StepTrainer, check_best_metric
-from paddle_xc2.weights.base_fingerprint import base_fingerprint, check_base
 
 EXIT_FAILURE, EXIT_INTERRUPTED = 1, 130
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from paddle_xc2.durable import replace_file
-from paddle_xc2.evaluation.metrics import METRICS
+from paddle_xc2.files.durable import replace_file
+from paddle_xc2.generation.scores import METRICS
 from paddle_xc2.messages import counted
 
 METRICS_FILE = "metrics.jsonl"
@@ -28,7 +28,7 @@ class MetricsFile:
     since then, if there are several, tokens_per_second and, unless left out, peak_memory_gb.
     What is not finite, or was not measured because every step was skipped, is null.
     Evaluation: step, epoch, eval_loss, eval_tokens, eval_seconds; with generation also eval_answers (how many) and
-    those of evaluation/metrics.py, as eval_exact_match.
+    those of generation/scores.py, as eval_exact_match.
     """
 
     def __init__(self, directory: Path, start_from: Path | None = None):

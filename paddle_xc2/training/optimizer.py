@@ -21,10 +21,10 @@ import paddle
 from paddle import nn
 from paddle.nn.clip import _squared_l2_norm as squared_l2_norm
 
+from paddle_xc2.checkpoint.lazy_tensor import LazyTensor, tensor_in_memory
+from paddle_xc2.checkpoint.shards import find_shards, read_safetensors
+from paddle_xc2.checkpoint.shards import write_checkpoint as write_tensors
 from paddle_xc2.training.arguments import FinetuneArguments
-from paddle_xc2.weights.checkpoint_files import find_shards, read_safetensors
-from paddle_xc2.weights.checkpoint_files import write_checkpoint as write_tensors
-from paddle_xc2.weights.lazy_tensor import LazyTensor, tensor_in_memory
 
 OPTIMIZER_DIR = "optimizer"
 OPTIMIZER_FILE = "optimizer.json"  # scheduler, loss scale, and steps skipped

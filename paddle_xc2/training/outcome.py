@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from paddle_xc2.families.special_tokens import IMAGE_PLACEHOLDER
 from paddle_xc2.generation.chat import decode_answer, stop_ids
 from paddle_xc2.generation.generate import generate
 from paddle_xc2.messages import counted, shown
-from paddle_xc2.special_tokens import IMAGE_PLACEHOLDER
 from paddle_xc2.training.metrics import best_evaluation, is_measured
 
 if TYPE_CHECKING:

@@ -10,21 +10,21 @@ from functools import cached_property
 import numpy as np
 import paddle
 
-from paddle_xc2.configuration import XComposer2Config
-from paddle_xc2.data.batching import Layout, StepOrder
 from paddle_xc2.data.encode import Example
 from paddle_xc2.data.findings import finding_lines
 from paddle_xc2.data.marked_text import marked_pieces
 from paddle_xc2.data.mixture import Mixture, OfficialMixture
+from paddle_xc2.data.samples import Samples
+from paddle_xc2.data.step_order import Layout, StepOrder
+from paddle_xc2.families.config import XComposer2Config
 from paddle_xc2.messages import GREEN, NUM_LISTED, PLAIN, and_more, counted
 from paddle_xc2.models.loss import CHUNK_ELEMENTS
 from paddle_xc2.models.nf4 import NUM_BYTES as NF4_BYTES
 from paddle_xc2.training.arguments import COURSE, LORA_COURSE, FinetuneArguments
+from paddle_xc2.training.learning.parts import PART_LEARNING_RATES, trainable_table
 from paddle_xc2.training.outcome import few_steps_line
-from paddle_xc2.training.output import BASE, EVALUATION, PICTURES, Start
+from paddle_xc2.training.run_folder.start import BASE, EVALUATION, PICTURES, Start
 from paddle_xc2.training.sample_answers import Question
-from paddle_xc2.training.samples import Samples
-from paddle_xc2.training.trainable import PART_LEARNING_RATES, trainable_table
 
 PADDLE_BYTES = 550_000_000  # what a process has when Paddle, PaddleNLP and what they bring are imported: measured
 _MUCH_PADDING = 0.2  # of what is computed: worth saying how to avoid it

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from paddle_xc2.durable import replace_file
-from paddle_xc2.evaluation.metrics import METRICS
+from paddle_xc2.files.durable import replace_file
+from paddle_xc2.generation.scores import METRICS
 from paddle_xc2.training.metrics import is_measured
 from paddle_xc2.training.outcome import lowest_evaluation, risen_evaluation
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paddle_xc2.data.conversation import DataError
-from paddle_xc2.durable import replace_file
+from paddle_xc2.files.durable import replace_file
 from paddle_xc2.generation.chat import chat
 from paddle_xc2.messages import shown
 from paddle_xc2.training.arguments import FinetuneArguments, find_file, sample_images

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import paddle
 
-from paddle_xc2.adapter_base import find_base, is_adapter
-from paddle_xc2.configuration import XComposer2Config
-from paddle_xc2.model_path import resolve_model_path
+from paddle_xc2.checkpoint.shards import read_checkpoint
+from paddle_xc2.families.config import XComposer2Config
+from paddle_xc2.hub.adapter_base import find_base, is_adapter
+from paddle_xc2.hub.find import resolve_model_path
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
-from paddle_xc2.training.lora import add_lora, continue_adapter
+from paddle_xc2.training.learning.add_lora import add_lora, continue_adapter
 from paddle_xc2.training.plan import Plan
-from paddle_xc2.weights.checkpoint_files import read_checkpoint
-from paddle_xc2.weights.loading import build_without_memory, change_image_size, load_config
+from paddle_xc2.weights.load import build_without_memory, change_image_size, load_config
 
 
 def model_of_shapes(plan: Plan, model_dir: Path) -> XComposer2ForCausalLM:

@@ -16,25 +16,17 @@ from paddlenlp.trainer import PrinterCallback, ProgressCallback, Trainer, Traini
 from paddlenlp.trainer.trainer_utils import get_scheduler
 
 from paddle_xc2 import runtime
+from paddle_xc2.data.batches import EpochSteps, EvaluationBatches, ItemLoader, QuestionBatches, StepItem, TrainingSteps
 from paddle_xc2.data.collate import to_device
 from paddle_xc2.data.conversation import Conversation
+from paddle_xc2.data.samples import Samples
 from paddle_xc2.device_errors import is_out_of_memory, reason_of
-from paddle_xc2.evaluation.metrics import Answer, metrics_for, summary
 from paddle_xc2.generation.chat import decode_answer, stop_ids
 from paddle_xc2.generation.generate import generate
+from paddle_xc2.generation.scores import Answer, metrics_for, summary
 from paddle_xc2.messages import counted, listed
-from paddle_xc2.training import checkpoints
 from paddle_xc2.training.arguments import FinetuneArguments
-from paddle_xc2.training.batches import (
-    EpochSteps,
-    EvaluationBatches,
-    ItemLoader,
-    QuestionBatches,
-    StepItem,
-    TrainingSteps,
-)
 from paddle_xc2.training.divergence import Diverged, describe_batches, diverged_message, starting_model_message
-from paddle_xc2.training.interruption import Stopped, StopRequest
 from paddle_xc2.training.metrics import (
     MetricsFile,
     Progress,
@@ -52,10 +44,11 @@ from paddle_xc2.training.optimizer import (
 )
 from paddle_xc2.training.plan import Plan
 from paddle_xc2.training.plot import LOSS_PLOT, draw_metrics
-from paddle_xc2.training.predictions import delete_predictions, write_predictions
 from paddle_xc2.training.reporting import Reporters
+from paddle_xc2.training.run_folder import checkpoints
+from paddle_xc2.training.run_folder.interruption import Stopped, StopRequest
+from paddle_xc2.training.run_folder.predictions import delete_predictions, write_predictions
 from paddle_xc2.training.sample_answers import SampleAnswers
-from paddle_xc2.training.samples import Samples
 
 STATE_FILE = "trainer_state.json"
 _NUM_SOURCES_SHOWN = 5  # of the samples that a message is about

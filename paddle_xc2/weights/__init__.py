@@ -1,0 +1,1 @@
+"""Between files and a model: loaded, saved, converted, merged."""

@@ -12,27 +12,27 @@ from pathlib import Path
 from tqdm import tqdm
 
 from paddle_xc2 import __version__
-from paddle_xc2.adapter_base import find_base, is_adapter
-from paddle_xc2.data.tokenizer import XComposer2Tokenizer, has_tokenizer
-from paddle_xc2.directory_lock import locked
-from paddle_xc2.local_path import local_path
+from paddle_xc2.checkpoint.adapter_files import merge
+from paddle_xc2.checkpoint.balance import balance
+from paddle_xc2.checkpoint.base_fingerprint import check_base
+from paddle_xc2.checkpoint.companions import companions
+from paddle_xc2.checkpoint.config_files import load_config
+from paddle_xc2.checkpoint.finished_shards import FinishedShards
+from paddle_xc2.checkpoint.lazy_tensor import check_dtype
+from paddle_xc2.checkpoint.manifest import is_written_by, manifest_files, verify_manifest
+from paddle_xc2.checkpoint.names import layout_of
+from paddle_xc2.checkpoint.shapes import parameter_shapes
+from paddle_xc2.checkpoint.shards import parse_size, read_checkpoint
+from paddle_xc2.checkpoint.whole_directory import finish_interrupted, whole_directory
+from paddle_xc2.checkpoint.xtuner_training import assemble_llava, read_training_checkpoint
+from paddle_xc2.files.directory_lock import locked
+from paddle_xc2.files.local_path import local_path
+from paddle_xc2.hub.adapter_base import find_base, is_adapter
+from paddle_xc2.hub.find import resolve_model_path
 from paddle_xc2.messages import counted
-from paddle_xc2.model_path import resolve_model_path
-from paddle_xc2.weights.adapter import merge
-from paddle_xc2.weights.balance import balance
-from paddle_xc2.weights.base_fingerprint import check_base
-from paddle_xc2.weights.checkpoint_files import parse_size, read_checkpoint
-from paddle_xc2.weights.companions import companions
-from paddle_xc2.weights.config_files import load_config
-from paddle_xc2.weights.finished_shards import FinishedShards
-from paddle_xc2.weights.lazy_tensor import check_dtype
-from paddle_xc2.weights.manifest import is_written_by, manifest_files, verify_manifest
+from paddle_xc2.text.tokenizer import XComposer2Tokenizer, has_tokenizer
 from paddle_xc2.weights.merging import as_trained_with, merge_into_base
-from paddle_xc2.weights.name_map import layout_of
-from paddle_xc2.weights.parameter_shapes import parameter_shapes
-from paddle_xc2.weights.saving import write_files
-from paddle_xc2.weights.whole_directory import finish_interrupted, whole_directory
-from paddle_xc2.weights.xtuner_training import assemble_llava, read_training_checkpoint
+from paddle_xc2.weights.save import write_files
 
 _SOURCE_SUFFIXES = (".safetensors", ".bin", ".pth", ".pdparams", ".json")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from paddle_xc2.adapter_base import adapter_settings, take_settings, was_quantized
-from paddle_xc2.weights.adapter import Adapter, merge, read_adapter
-from paddle_xc2.weights.checkpoint_files import read_shard
-from paddle_xc2.weights.lazy_tensor import LazyTensor
-from paddle_xc2.weights.name_map import POSITION_TABLE, layout_of, to_hf, to_paddle
-from paddle_xc2.weights.xtuner import PARTS
+from paddle_xc2.checkpoint.adapter_files import Adapter, merge, read_adapter
+from paddle_xc2.checkpoint.lazy_tensor import LazyTensor
+from paddle_xc2.checkpoint.names import POSITION_TABLE, layout_of, to_hf, to_paddle
+from paddle_xc2.checkpoint.shards import read_shard
+from paddle_xc2.checkpoint.xtuner import PARTS
+from paddle_xc2.hub.adapter_base import adapter_settings, take_settings, was_quantized
 
 
 def merge_into_base(
@@ -51,7 +51,7 @@ def as_trained_with(
             f"{adapter_dir}: --dequantize is for adapters that were trained on a base in four bits, which this one "
             "does not say of itself; leave it out"
         )
-    from paddle_xc2.weights.quantized import as_quantized  # needs Paddle
+    from paddle_xc2.weights.quantize import as_quantized
 
     return as_quantized(tensors, layout_of(tensors), dtype)
 
@@ -88,6 +88,6 @@ def _in_upstream_layout(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]
 
 def _resized(table: LazyTensor, patches_per_side: int, name: str, dtype: str | None) -> LazyTensor:
     """The position table for images of another size; dtype: None is its own."""
-    from paddle_xc2.weights.loading import resized_table  # the only step that needs Paddle
+    from paddle_xc2.weights.load import resized_table
 
     return resized_table(table, patches_per_side, name).as_dtype(dtype or table.dtype, name)

@@ -89,7 +89,7 @@ def beside_cp(source: Path, destination: Path, to: str, shard_size: str, idle_mb
 
 def check_equal_tensors(first: Path, second: Path) -> None:
     """Raises: ValueError naming a tensor that differs."""
-    from paddle_xc2.weights.checkpoint_files import read_checkpoint
+    from paddle_xc2.checkpoint.shards import read_checkpoint
 
     first, second = read_checkpoint(first), read_checkpoint(second)
     if first.keys() != second.keys():

@@ -26,10 +26,10 @@ def build_model(args):
     """(model, tokenizer): the model says only words that the tokenizer has, and never ends."""
     import paddle
 
-    from paddle_xc2.configuration import XComposer2Config
-    from paddle_xc2.data.tokenizer import MODEL_FILE, XComposer2Tokenizer
     from paddle_xc2.demo.small_checkpoint import train_tokenizer
+    from paddle_xc2.families.config import XComposer2Config
     from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+    from paddle_xc2.text.tokenizer import MODEL_FILE, XComposer2Tokenizer
 
     paddle.seed(0)
     vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}

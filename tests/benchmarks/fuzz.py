@@ -198,7 +198,7 @@ def logits_of(directory: Path) -> str:
 
 
 def tokens_of(directory: Path) -> str:
-    from paddle_xc2.data.tokenizer import XComposer2Tokenizer
+    from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 
     tokenizer = XComposer2Tokenizer.from_pretrained(directory)
     text = "<s> Which digit is 3?\n图 </s>"
@@ -219,7 +219,7 @@ def plan_of(path: Path) -> str:
 def samples_of(directory: Path) -> str:
     from paddle_xc2.data.mixture import DatasetSpec, load_datasets
     from paddle_xc2.data.processor import XComposer2Processor
-    from paddle_xc2.training.samples import fit_samples
+    from paddle_xc2.data.samples import fit_samples
 
     processor = XComposer2Processor.from_pretrained(directory)
     samples = fit_samples(load_datasets([DatasetSpec("a", (directory / "train.json",))]), processor, silent=True)
@@ -268,10 +268,10 @@ def make_model(directory: Path) -> None:
 def make_adapter(directory: Path, base: Path) -> None:
     import paddle
 
+    from paddle_xc2.checkpoint.manifest import MANIFEST_FILE
     from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
     from paddle_xc2.training.arguments import FinetuneArguments
-    from paddle_xc2.training.lora import add_lora
-    from paddle_xc2.weights.manifest import MANIFEST_FILE
+    from paddle_xc2.training.learning.add_lora import add_lora
 
     model = XComposer2ForCausalLM.from_pretrained(base)
     add_lora(model, FinetuneArguments(lora=True, lora_rank=4, lora_alpha=8))
@@ -491,7 +491,7 @@ def main() -> int:
         args.kinds, only = [args.one.split(":")[0]], int(args.one.split(":")[1])
     # Everything that a child would import; nothing is computed here, since a fork does not copy threads.
     import paddle_xc2.training.finetune  # noqa: F401
-    import paddle_xc2.weights.adapter_loading  # noqa: F401
+    import paddle_xc2.weights.load_adapter  # noqa: F401
 
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="fuzz-") as directory:

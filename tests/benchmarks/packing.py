@@ -6,7 +6,7 @@
 A tiny XComposer2 (random weights, 128 wide, 2 layers, PLoRA of rank 256) trains on text samples whose lengths follow a
 log-normal distribution: by default a median of 100 tokens and a spread (sigma of the logarithm) of 1.0, cut at 16 and
 2048, as instruction data are that mix one-line answers with long conversations. The second half of each sample is
-trained. The ways to make batches are planned by `data/batching.py` for the whole set, as in a run:
+trained. The ways to make batches are planned by `data/step_order.py` for the whole set, as in a run:
 
     padded to max    8 samples a batch, padded to 2048 tokens, as PaddleMIX pads
     padded           8 samples a batch, padded to the longest
@@ -52,7 +52,7 @@ def make_examples(lengths, seed: int) -> list:
     import numpy as np
 
     from paddle_xc2.data.encode import Example
-    from paddle_xc2.special_tokens import IGNORE_INDEX
+    from paddle_xc2.families.special_tokens import IGNORE_INDEX
 
     random = np.random.default_rng(seed)
     examples = []
@@ -66,7 +66,7 @@ def make_examples(lengths, seed: int) -> list:
 def build_model():
     import paddle
 
-    from paddle_xc2.configuration import XComposer2Config
+    from paddle_xc2.families.config import XComposer2Config
     from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 
     paddle.seed(0)
@@ -95,8 +95,8 @@ def plan_ways(lengths, seed: int) -> dict:
     """{name: [rows of each batch of an epoch]}, rows as lists of samples."""
     import numpy as np
 
-    from paddle_xc2.data.batching import Layout, StepOrder
     from paddle_xc2.data.mixture import Mixture
+    from paddle_xc2.data.step_order import Layout, StepOrder
 
     layouts = {
         "padded": Layout(BATCH_SIZE, largest_first=False),
@@ -117,7 +117,7 @@ def collate(rows: list, examples: list, to_max: bool) -> dict:
     import numpy as np
 
     from paddle_xc2.data.collate import collate_rows, to_tensors
-    from paddle_xc2.special_tokens import IGNORE_INDEX
+    from paddle_xc2.families.special_tokens import IGNORE_INDEX
 
     batch = collate_rows([[examples[index] for index in row] for row in rows], pad_token_id=2)
     if to_max:

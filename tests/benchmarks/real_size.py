@@ -141,8 +141,8 @@ def write_data(folder: Path, model: Path) -> tuple[Path, Path]:
 
 def count_needs(model: Path, prompt_tokens: int, step_tokens: int) -> dict[str, Needs]:
     """What each stage can't do without."""
-    from paddle_xc2.model_settings import ModelSettings
-    from paddle_xc2.weights.parameter_shapes import parameter_shapes
+    from paddle_xc2.checkpoint.shapes import parameter_shapes
+    from paddle_xc2.families.settings import ModelSettings
 
     config = ModelSettings(**json.loads((model / "config.json").read_text()))
     sizes = {}

@@ -32,7 +32,7 @@ WARM_UP_STEPS = 3  # Paddle's first steps take up to twice the time of the later
 def build_model(args):
     import paddle
 
-    from paddle_xc2.configuration import XComposer2Config
+    from paddle_xc2.families.config import XComposer2Config
     from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 
     paddle.seed(0)
@@ -81,12 +81,12 @@ def seconds_of_step(args, model, folder: Path) -> tuple[float, dict]:
     from paddlenlp.trainer import TrainerCallback
 
     from paddle_xc2.data.processor import XComposer2Processor
-    from paddle_xc2.data.tokenizer import MODEL_FILE, XComposer2Tokenizer
     from paddle_xc2.demo.small_checkpoint import train_tokenizer
+    from paddle_xc2.text.tokenizer import MODEL_FILE, XComposer2Tokenizer
     from paddle_xc2.training.arguments import load_arguments
     from paddle_xc2.training.finetune import choose_trainable, prepare_device, read_samples
-    from paddle_xc2.training.output import choose_start
     from paddle_xc2.training.plan import Plan
+    from paddle_xc2.training.run_folder.start import choose_start
     from paddle_xc2.training.trainer import StepTrainer
 
     class Clock(TrainerCallback):

@@ -20,8 +20,8 @@ if __name__ == "__main__":
     # The checkout's root in place of this folder: works without an installation.
     sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
-from paddle_xc2.weights.checkpoint_files import write_checkpoint
-from paddle_xc2.weights.lazy_tensor import LazyTensor, row_blocks
+from paddle_xc2.checkpoint.lazy_tensor import LazyTensor, row_blocks
+from paddle_xc2.checkpoint.shards import write_checkpoint
 
 # Settings of the XComposer2-VL models and of one for tests.
 SIZES = {
@@ -67,10 +67,10 @@ def write_synthetic(directory: Path, size: str, max_shard_size: str = "5GB", num
         num_layers: of the language model and of the vision encoder, in place of the size's own.
     Returns: bytes of its tensors.
     """
-    from paddle_xc2.model_settings import ModelSettings
-    from paddle_xc2.weights.config_files import write_config
-    from paddle_xc2.weights.name_map import to_hf
-    from paddle_xc2.weights.parameter_shapes import parameter_shapes
+    from paddle_xc2.checkpoint.config_files import write_config
+    from paddle_xc2.checkpoint.names import to_hf
+    from paddle_xc2.checkpoint.shapes import parameter_shapes
+    from paddle_xc2.families.settings import ModelSettings
 
     settings = dict(SIZES[size])
     if num_layers is not None:

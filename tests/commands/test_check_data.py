@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from paddle_xc2.cli import main
-from paddle_xc2.data.tokenizer import XComposer2Tokenizer
+from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 from tests.conftest import ROOT
 from tests.golden import Golden
 from tests.tiny import tiny_checkpoint

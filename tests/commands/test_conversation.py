@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from paddle_xc2.commands.conversation import Conversation, split_reference
-from paddle_xc2.data.tokenizer import XComposer2Tokenizer
 from paddle_xc2.generation.session import ChatSession
+from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 from tests.tiny import TINY_VOCAB_SIZE, tiny_model, tiny_tokenizer
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from paddle_xc2 import cli
 from paddle_xc2.commands import convert
-from paddle_xc2.weights import saving
+from paddle_xc2.weights import save as saving
 from tests.tiny import tiny_checkpoint
 
 

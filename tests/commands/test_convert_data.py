@@ -3,7 +3,7 @@ import json
 import pytest
 
 from paddle_xc2 import cli
-from paddle_xc2.data.json_formats import load_conversations
+from paddle_xc2.data.records.conversations import load_conversations
 
 
 def test_converts_and_says_what_was_done(tmp_path, capsys):

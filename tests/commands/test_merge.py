@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 from paddle_xc2 import XComposer2ForCausalLM
 from paddle_xc2.cli import main
 from paddle_xc2.models.lora import LoRALinear, layer_at, replace_layer
-from paddle_xc2.weights import saving
-from paddle_xc2.weights.quantized import quantizable_layers
+from paddle_xc2.weights import save as saving
+from paddle_xc2.weights.quantize import quantizable_layers
 from tests.tiny import tiny_checkpoint
 
 MODULES = ("model.layers.0.attention.wqkv.linear", "vit.layers.0.mlp.fc1", "output")

@@ -6,8 +6,8 @@ import pytest
 
 from paddle_xc2.data.chat_template import render_prompt, render_training
 from paddle_xc2.data.conversation import Message
-from paddle_xc2.data.dialects import read_record
-from paddle_xc2.families import XCOMPOSER2_TEMPLATE, Template
+from paddle_xc2.data.records.dialects import read_record
+from paddle_xc2.families.table import XCOMPOSER2_TEMPLATE, Template
 from tests.golden import Golden
 
 

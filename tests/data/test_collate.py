@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from paddle_xc2.data.collate import collate_arrays, to_tensors
 from paddle_xc2.data.encode import Example
-from paddle_xc2.special_tokens import IGNORE_INDEX
+from paddle_xc2.families.special_tokens import IGNORE_INDEX
 
 PAD = 2
 

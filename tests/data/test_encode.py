@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from paddle_xc2.data.chat_template import Span
 from paddle_xc2.data.conversation import Conversation, Message
-from paddle_xc2.data.dialects import read_record
 from paddle_xc2.data.encode import Example, drop_oldest_turn, encode_prompt, encode_training, split_at_images
-from paddle_xc2.data.tokenizer import XComposer2Tokenizer
-from paddle_xc2.families import family_named
-from paddle_xc2.special_tokens import IGNORE_INDEX, IMAGE_SLOT_ID
+from paddle_xc2.data.records.dialects import read_record
+from paddle_xc2.families.special_tokens import IGNORE_INDEX, IMAGE_SLOT_ID
+from paddle_xc2.families.table import family_named
+from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 from tests.golden import Golden
 
 FAMILY = family_named("xcomposer2-7b")

@@ -1,8 +1,8 @@
 from paddle_xc2.data.conversation import Conversation, Message
 from paddle_xc2.data.marked_text import Piece, marked_pieces
 from paddle_xc2.data.processor import XComposer2Processor
-from paddle_xc2.data.tokenizer import XComposer2Tokenizer
-from paddle_xc2.families import family_named
+from paddle_xc2.families.table import family_named
+from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 from tests.tiny import tiny_tokenizer
 
 

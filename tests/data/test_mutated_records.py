@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from paddle_xc2.data.conversation import DataError
-from paddle_xc2.data.downloads import ImageCache
-from paddle_xc2.data.json_formats import load_conversations
-from paddle_xc2.data.record_files import RecordFile
+from paddle_xc2.data.images.downloads import ImageCache
+from paddle_xc2.data.records.conversations import load_conversations
+from paddle_xc2.data.records.record_files import RecordFile
 
 FORMATS = sorted((Path(__file__).parent / "formats").glob("*.json*"))
 NUM_MUTANTS = 80  # of each of the eight files

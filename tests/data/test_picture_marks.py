@@ -2,7 +2,7 @@ import pytest
 
 from paddle_xc2.data.conversation import Conversation, Message
 from paddle_xc2.data.picture_marks import set_apart, unlike_chat, without_marks
-from paddle_xc2.families import family_named
+from paddle_xc2.families.table import family_named
 
 XC2, XC2D5, LLAVA = map(family_named, ("xcomposer2-7b", "xcomposer2d5-7b", "llava-internlm2"))
 

@@ -11,8 +11,8 @@ from paddle_xc2.data.chat_request import read_request
 from paddle_xc2.data.conversation import Conversation, DataError, Message
 from paddle_xc2.data.encode import TooLong
 from paddle_xc2.data.processor import XComposer2Processor
-from paddle_xc2.families import family_named
-from paddle_xc2.special_tokens import IGNORE_INDEX
+from paddle_xc2.families.special_tokens import IGNORE_INDEX
+from paddle_xc2.families.table import family_named
 from tests.golden import Golden
 from tests.tiny import tiny_config, tiny_tokenizer
 

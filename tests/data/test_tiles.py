@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from paddle_xc2.data.image_transform import normalized, tiled_image, tiled_size
+from paddle_xc2.data.images.pictures import normalized, tiled_image, tiled_size
 from paddle_xc2.data.processor import XComposer2Processor
-from paddle_xc2.families import family_named
+from paddle_xc2.families.table import family_named
 
 # Function in goldens/hd_partition -> (family, whether it is training's).
 FUNCTIONS = {

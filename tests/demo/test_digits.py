@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddle_xc2.data.json_formats import load_conversations
+from paddle_xc2.data.records.conversations import load_conversations
 from paddle_xc2.demo import digits
 
 load_digits = pytest.importorskip("sklearn.datasets", reason="scikit-learn is missing").load_digits

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from paddle_xc2.data.processor import XComposer2Processor
-from paddle_xc2.data.tokenizer import XComposer2Tokenizer
+from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 from tests.tiny import TINY_VOCAB_SIZE, tiny_model, tiny_tokenizer
 
 GREEDY = {"do_sample": False, "max_new_tokens": 12}

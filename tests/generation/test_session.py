@@ -3,9 +3,9 @@ import pytest
 from PIL import Image
 
 from paddle_xc2.data.conversation import DataError
-from paddle_xc2.data.tokenizer import XComposer2Tokenizer
 from paddle_xc2.generation import chat as generation
 from paddle_xc2.generation.session import ChatSession
+from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 from tests.tiny import TINY_VOCAB_SIZE, tiny_model, tiny_tokenizer
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, [30, 30, 3], np.uint8))

@@ -7,9 +7,9 @@ from PIL import Image
 
 from paddle_xc2.data.conversation import Conversation, Message
 from paddle_xc2.data.processor import XComposer2Processor
-from paddle_xc2.data.tokenizer import XComposer2Tokenizer
-from paddle_xc2.families import FAMILIES
-from paddle_xc2.special_tokens import IGNORE_INDEX
+from paddle_xc2.families.special_tokens import IGNORE_INDEX
+from paddle_xc2.families.table import FAMILIES
+from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 from tests.tiny import TINY_VOCAB_SIZE, tiny_model, tiny_tokenizer
 
 # float32 on a CPU: the largest difference over families and layouts was 5.8e-6 for logits of up to 6.6, 2.5e-7 for

@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_xc2.model_settings import VisionConfig
+from paddle_xc2.families.settings import VisionConfig
 from paddle_xc2.models.clip_vit import ClipVisionTransformer, resize_position_table
 
 PICTURE = "china_640x427.jpg"
@@ -15,7 +15,7 @@ def pixels(golden):
     """The golden picture as the model's input, float32 [1, 3, 224, 224]."""
     from PIL import Image
 
-    from paddle_xc2.data.image_transform import square_image
+    from paddle_xc2.data.images.pictures import square_image
 
     return paddle.to_tensor(square_image(Image.open(golden.images / PICTURE), 224)).unsqueeze(0)
 

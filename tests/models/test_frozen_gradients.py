@@ -9,14 +9,14 @@ import pytest
 
 from paddle_xc2.data.collate import collate_rows, to_tensors
 from paddle_xc2.data.encode import Example
-from paddle_xc2.families import FAMILIES
+from paddle_xc2.families.table import FAMILIES
 from paddle_xc2.models.layer_norm import LayerNorm
 from paddle_xc2.models.lora import LoRALinear, is_lora, layer_at, lora_layers, named_parameters, replace_layer
 from paddle_xc2.models.nf4 import NF4Linear
 from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows
-from paddle_xc2.training.lora import PRESETS, target_layers
-from paddle_xc2.training.trainable import set_trainable
-from paddle_xc2.weights.quantized import quantizable_layers
+from paddle_xc2.training.learning.add_lora import PRESETS, target_layers
+from paddle_xc2.training.learning.parts import set_trainable
+from paddle_xc2.weights.quantize import quantizable_layers
 from tests.tiny import TINY_VOCAB_SIZE, tiny_model
 
 # float32 on a CPU, relative to a parameter's largest gradient: they were equal to the bit; with another order of sums

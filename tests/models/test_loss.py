@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddle_xc2.batch_layout import BatchLayout
+from paddle_xc2.families.special_tokens import IGNORE_INDEX
 from paddle_xc2.models import loss as module
 from paddle_xc2.models.loss import token_loss_sum
-from paddle_xc2.special_tokens import IGNORE_INDEX
 
 # float32 on a CPU: over 200 drawn cases the largest relative difference of the sum was 5.0e-6, the largest absolute one
 # of a gradient (of up to 7.7) was 2.4e-6; 4x.

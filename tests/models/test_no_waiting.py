@@ -7,7 +7,7 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_xc2.families import FAMILIES
+from paddle_xc2.families.table import FAMILIES
 from paddle_xc2.generation.generate import generate
 from paddle_xc2.models import attention as attention_module
 from tests.models.test_frozen_gradients import batches, make

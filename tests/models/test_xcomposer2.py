@@ -5,14 +5,14 @@ import paddle
 import pytest
 
 from paddle_xc2 import XComposer2ForCausalLM, XComposer2Processor
+from paddle_xc2.checkpoint.names import to_paddle
 from paddle_xc2.data.collate import collate_arrays, to_tensors
 from paddle_xc2.data.conversation import Conversation
-from paddle_xc2.data.dialects import read_record
 from paddle_xc2.data.encode import Example, encode_training
+from paddle_xc2.data.records.dialects import read_record
+from paddle_xc2.families.special_tokens import IGNORE_INDEX
 from paddle_xc2.models.image_features import fill_image_slots
 from paddle_xc2.models.loss import token_loss_sum
-from paddle_xc2.special_tokens import IGNORE_INDEX
-from paddle_xc2.weights.name_map import to_paddle
 from tests.tiny import TINY_VOCAB_SIZE, tiny_config, tiny_model
 
 PICTURE = "china_640x427.jpg"

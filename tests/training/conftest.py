@@ -1,34 +1,8 @@
-"""A tiny checkpoint with data to train it on, and argument files for it."""
+"""Argument files for a run on the tiny checkpoint, and what happens in mid-run."""
 
 import json
 
-import numpy as np
 import pytest
-from PIL import Image
-
-from tests.tiny import tiny_checkpoint
-
-
-def _record(index, folder, random):
-    """A record with index % 3 images."""
-    paths = [f"{index}_{place}.png" for place in range(index % 3)]
-    for path in paths:
-        Image.fromarray(random.integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(folder / path)
-    question = "<ImageHere>" * len(paths) + f"Which digit is {index}?"
-    answer = f"The digit {index * 7 % 10}." * (1 + index % 2)
-    turns = [{"from": "user", "value": question}, {"from": "assistant", "value": answer}]
-    return {"id": str(index), "image": paths, "conversations": turns}
-
-
-@pytest.fixture(scope="session")
-def workspace(tmp_path_factory):
-    """A folder with model/, train.json (13 records of 0 to 2 images) and eval.json (5)."""
-    folder = tmp_path_factory.mktemp("workspace")
-    tiny_checkpoint(folder / "model")
-    random = np.random.default_rng(0)
-    for name, indexes in (("train", range(13)), ("eval", range(100, 105))):
-        (folder / f"{name}.json").write_text(json.dumps([_record(index, folder, random) for index in indexes]))
-    return folder
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from paddle_xc2 import XComposer2ForCausalLM, XComposer2Processor, XComposer2Tokenizer
-from paddle_xc2.data.json_formats import to_conversation
-from paddle_xc2.data.picture_reading import PictureReading
-from paddle_xc2.families import FAMILIES
+from paddle_xc2.data.images.picture_reading import PictureReading
+from paddle_xc2.data.records.conversations import to_conversation
+from paddle_xc2.families.table import FAMILIES
 from paddle_xc2.training.finetune import finetune
 from tests.tiny import TINY_VOCAB_SIZE, tiny_model, tiny_tokenizer
 

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from paddle_xc2 import XComposer2Processor
-from paddle_xc2.adapter_base import adapter_facts
+from paddle_xc2.checkpoint.base_fingerprint import base_fingerprint
 from paddle_xc2.cli import main
+from paddle_xc2.data.batches import TrainingSteps
+from paddle_xc2.hub.adapter_base import adapter_facts
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
-from paddle_xc2.training.batches import TrainingSteps
 from paddle_xc2.training.finetune import describe_end, finetune
-from paddle_xc2.training.interruption import StopRequest
+from paddle_xc2.training.run_folder.interruption import StopRequest
 from paddle_xc2.training.trainer import StepTrainer
-from paddle_xc2.weights.base_fingerprint import base_fingerprint
 
 TRAINED_KEYS = {
     *("step", "epoch", "loss", "learning_rate", "grad_norm", "trained_tokens", "image_tokens", "tokens"),

@@ -6,13 +6,13 @@ import pytest
 
 from paddle_xc2 import XComposer2ForCausalLM, XComposer2Processor
 from paddle_xc2.data.conversation import Conversation
-from paddle_xc2.data.dialects import read_record
 from paddle_xc2.data.encode import encode_training
+from paddle_xc2.data.records.dialects import read_record
 from paddle_xc2.models.image_features import fill_image_slots
 from paddle_xc2.models.loss import token_loss_sum
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.finetune import choose_trainable
-from paddle_xc2.training.lora import continue_adapter
+from paddle_xc2.training.learning.add_lora import continue_adapter
 from paddle_xc2.training.optimizer import NormRecordingClip
 from tests.golden import Golden
 

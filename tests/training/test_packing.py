@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from paddle_xc2.cli import main
-from paddle_xc2.data.batching import Layout, StepOrder
-from paddle_xc2.data.json_formats import load_conversations
+from paddle_xc2.data.batches import ItemLoader, TrainingSteps
 from paddle_xc2.data.mixture import Mixture
 from paddle_xc2.data.processor import XComposer2Processor
+from paddle_xc2.data.records.conversations import load_conversations
+from paddle_xc2.data.samples import fit_samples
+from paddle_xc2.data.step_order import Layout, StepOrder
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
-from paddle_xc2.training.batches import ItemLoader, TrainingSteps
 from paddle_xc2.training.finetune import finetune
-from paddle_xc2.training.samples import fit_samples
 from paddle_xc2.training.trainer import StepTrainer
 from tests.conftest import ROOT
 from tests.tiny import tiny_model

@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddle_xc2.configuration import XComposer2Config
 from paddle_xc2.data.findings import Finding
-from paddle_xc2.data.json_formats import load_conversations
 from paddle_xc2.data.mixture import Dataset, DatasetSpec
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.processor import XComposer2Processor
+from paddle_xc2.data.records.conversations import load_conversations
+from paddle_xc2.data.samples import fit_samples
+from paddle_xc2.families.config import XComposer2Config
 from paddle_xc2.messages import PrintableOutput
 from paddle_xc2.training.arguments import FinetuneArguments
-from paddle_xc2.training.output import Start
+from paddle_xc2.training.learning.parts import set_trainable
 from paddle_xc2.training.plan import Plan, expected_memory, first_sample_text, plan_lines
-from paddle_xc2.training.samples import fit_samples
-from paddle_xc2.training.trainable import set_trainable
+from paddle_xc2.training.run_folder.start import Start
 from tests.tiny import tiny_model
 
 

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from paddle_xc2.weights.checkpoint_files import read_checkpoint
+from paddle_xc2.checkpoint.manifest import verify_manifest
+from paddle_xc2.checkpoint.shards import read_checkpoint
 from paddle_xc2.weights.convert import convert
-from paddle_xc2.weights.manifest import verify_manifest
 from tests.conftest import ROOT
 from tests.kills import in_child, kill_at, kill_points
 from tests.tiny import tiny_checkpoint
@@ -73,7 +73,7 @@ def test_goldens(shared, tmp_path, golden):
 
 def fail_after(monkeypatch, num_tensors, error):
     """Lets the conversion end with `error` while it writes a later tensor."""
-    from paddle_xc2.weights.lazy_tensor import LazyTensor
+    from paddle_xc2.checkpoint.lazy_tensor import LazyTensor
 
     blocks, calls = LazyTensor.blocks, []
 
@@ -96,7 +96,7 @@ def test_nothing_is_left_of_the_first_shard(original, tmp_path, monkeypatch, err
 
 def written_shards(monkeypatch):
     """The names of the shards that are written from now on."""
-    from paddle_xc2.weights import checkpoint_files
+    from paddle_xc2.checkpoint import shards as checkpoint_files
 
     write, names = checkpoint_files._write_safetensors, []
 
@@ -195,7 +195,7 @@ class TestGoingOn:
 
 def test_what_was_written_is_read_back(original, tmp_path, monkeypatch):
     """A disk that returns other bytes than were written to it."""
-    from paddle_xc2.weights import checkpoint_files
+    from paddle_xc2.checkpoint import shards as checkpoint_files
 
     write = checkpoint_files._write_safetensors
 
@@ -214,7 +214,7 @@ def test_what_was_written_is_read_back(original, tmp_path, monkeypatch):
 
 def test_what_was_written_is_a_checkpoint_of_the_model(original, tmp_path, monkeypatch):
     """A tensor that would never be written."""
-    from paddle_xc2.weights import saving
+    from paddle_xc2.weights import save as saving
 
     write = saving.write_checkpoint
 

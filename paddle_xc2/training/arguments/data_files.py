@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from paddle_xc2.data.mixture import DatasetSpec, read_data_list
-from paddle_xc2.data.tables import SUFFIXES as TABLES
-from paddle_xc2.data.tables import parse_columns
-from paddle_xc2.local_path import find_path, local_path
+from paddle_xc2.data.records.tables import SUFFIXES as TABLES
+from paddle_xc2.data.records.tables import parse_columns
+from paddle_xc2.files.local_path import find_path, local_path
 from paddle_xc2.messages import did_you_mean, in_json, shown
 from paddle_xc2.training.arguments.finetune_arguments import FinetuneArguments
 from paddle_xc2.training.arguments.other_names import NEUTRAL

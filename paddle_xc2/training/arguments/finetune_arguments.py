@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import get_type_hints
 
-from paddle_xc2.local_path import local_path
+from paddle_xc2.files.local_path import local_path
 from paddle_xc2.training.arguments.key import Key
 from paddle_xc2.training.arguments.model_keys import DataArguments, LoRAArguments, ModelArguments
 from paddle_xc2.training.arguments.other_names import WITHOUT_EFFECT

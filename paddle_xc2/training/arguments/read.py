@@ -8,8 +8,8 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
-from paddle_xc2.json_file import read_json
-from paddle_xc2.local_path import local_path
+from paddle_xc2.files.json_file import read_json
+from paddle_xc2.files.local_path import local_path
 from paddle_xc2.messages import and_more, did_you_mean, in_json, shown
 from paddle_xc2.training.arguments.finetune_arguments import DECLARED, KEYS, SYNONYMS, TYPES, FinetuneArguments
 from paddle_xc2.training.arguments.other_names import (

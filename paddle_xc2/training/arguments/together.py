@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from paddle_xc2.data.picture_reading import PictureReading
-from paddle_xc2.evaluation.metrics import METRICS
+from paddle_xc2.data.images.picture_reading import PictureReading
+from paddle_xc2.generation.scores import METRICS
 from paddle_xc2.messages import in_json, shown
 from paddle_xc2.training.arguments.data_files import check_dataset, sample_images
 from paddle_xc2.training.arguments.finetune_arguments import DECLARED, KEYS, FinetuneArguments

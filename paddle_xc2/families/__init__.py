@@ -1,0 +1,1 @@
+"""What a model is: its facts, settings and special tokens. Reads no files."""

@@ -1,0 +1,217 @@
+"""Settings of a model: sizes of the language model, the vision encoder and the projector; they check themselves.
+
+Without Paddle, whose import takes seconds and 0.6 GB, so that files are converted without it.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass, fields
+
+from paddle_xc2.families.asked_as import CHAT_LAYOUTS
+from paddle_xc2.families.setting_values import wrong_values
+from paddle_xc2.families.table import Family, detect_family, family_named
+from paddle_xc2.messages import short_repr, shown
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Sizes of the CLIP vision transformer; the defaults are those of CLIP ViT-L/14.
+
+    Attributes:
+        hidden_size, intermediate_size, num_hidden_layers, num_attention_heads: the usual ones.
+        patch_size: pixels, side of a patch.
+        layer_norm_eps: epsilon of every layer norm.
+        hidden_act: "quick_gelu" is CLIP's.
+    """
+
+    hidden_size: int = 1024
+    intermediate_size: int = 4096
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    patch_size: int = 14
+    layer_norm_eps: float = 1e-5
+    hidden_act: str = "quick_gelu"
+
+    @classmethod
+    def from_dict(cls, values: dict) -> VisionConfig:
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+
+ROPE_SCALING_TYPES = ("linear", "dynamic")
+_DEFAULTS_OF_OTHERS = {
+    "architectures": ["InternLMXComposer2ForCausalLM"],
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+    "tie_word_embeddings": False,
+}
+_SPELLED_OTHERWISE = ("rope_parameters",)  # as rope_theta and rope_scaling; files are read by upstream_settings.py
+
+
+class ModelSettings:
+    """What config.json says of an XComposer2 model.
+
+    Follows upstream's `configuration_internlm_xcomposer2.py`; unknown keys of a config.json are kept and written back.
+
+    Args:
+        vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads:
+            decoder sizes.
+        img_size: pixels, side of the square image; None takes the family's.
+        max_length: tokens of a training sample, image slots included; None takes the family's.
+        vision_config: sizes of the ViT, keys as in `VisionConfig`.
+        rope_scaling: None or {"type": "linear" | "dynamic", "factor": float}.
+        xc2_family: name of the row in `families.py`; None detects it.
+        hd_num: tiles that an image may take, where the model was fine-tuned here with another number than upstream's.
+        pad_image_to_square: of LLaVA, where the model was fine-tuned here with another choice than upstream's chat.
+        exif, background: how pictures are read (`PictureReading`), where the model was fine-tuned here otherwise than
+            upstream reads them.
+        plora_dropout: dropout on the input of PLoRA's update while training; upstream's is 0.05.
+        chat_layout: None (upstream's own chat layout) or "as_trained" (the layout of the fine-tuning data).
+    Raises: ValueError naming every value that contradicts another.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int = 92544,
+        hidden_size: int = 4096,
+        intermediate_size: int = 14336,
+        num_hidden_layers: int = 32,
+        num_attention_heads: int = 32,
+        num_key_value_heads: int | None = 8,
+        hidden_act: str = "silu",
+        max_position_embeddings: int = 32768,
+        initializer_range: float = 0.02,
+        rms_norm_eps: float = 1e-5,
+        bias: bool = False,
+        rope_theta: float = 1000000.0,
+        rope_scaling: dict | None = None,
+        max_length: int | None = None,
+        img_size: int | None = None,
+        vision_config: dict | None = None,
+        xc2_family: str | None = None,
+        chat_layout: str | None = None,
+        hd_num: int | None = None,
+        pad_image_to_square: bool | None = None,
+        exif: bool | None = None,
+        background: str | None = None,
+        plora_dropout: float = 0.05,
+        use_recompute: bool = False,
+        **kwargs,
+    ):
+        given = dict(locals())  # every argument by its name
+        others = {**_DEFAULTS_OF_OTHERS, **given.pop("kwargs")}
+        del given["self"]
+        wrong = wrong_values({**given, **others})
+        vision = vision_config if isinstance(vision_config, dict) else {}
+        wrong += [f"vision_config: {complaint}" for complaint in wrong_values(vision)]
+        wrong += [f'"{name}" has a meaning of its own here; leave it out' for name in others if self.is_taken(name)]
+        if wrong:
+            raise ValueError("the model configuration is wrong: " + "; ".join(wrong))
+        self._keep(others)
+        for name, value in given.items():
+            setattr(self, name, value)
+        if num_key_value_heads is None:
+            self.num_key_value_heads = num_attention_heads
+        if xc2_family is None:
+            detected = {
+                "architectures": self.architectures,
+                "img_size": img_size,
+                "model_type": others.get("model_type"),
+            }
+            xc2_family = detect_family(detected, source="XComposer2Config").name
+        self.xc2_family = xc2_family
+        self.max_length = self.family.max_length if max_length is None else max_length
+        # Upstream's configs of tiled families hold anything there, or nothing: the tile's size is the family's.
+        self.img_size = self.family.image_size if img_size is None or self.family.tiling else img_size
+        self.vision_config = asdict(VisionConfig.from_dict(vision_config or {}))
+        self.check()
+
+    def _keep(self, others: dict) -> None:
+        """Takes in the keys that this package has no use for."""
+        self.__dict__.update(others)
+
+    @classmethod
+    def is_taken(cls, name: str) -> bool:
+        """Whether a key of a config.json has the name of something that this class is or does, and can't be kept."""
+        if name in ("self", "kwargs", *_SPELLED_OTHERWISE):
+            return True
+        return name != "model_type" and (name.startswith("__") or hasattr(cls, name))
+
+    @property
+    def family(self) -> Family:
+        return family_named(self.xc2_family)
+
+    @property
+    def vision(self) -> VisionConfig:
+        return VisionConfig.from_dict(self.vision_config)
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def patches_per_side(self) -> int:
+        return self.img_size // self.vision.patch_size
+
+    @property
+    def projector_inputs(self) -> int:
+        """Width of what the projector takes: the merged patches of one image token."""
+        return self.vision.hidden_size * self.family.merge**2
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Slots that a square image of img_size pixels takes in the sequence."""
+        return self.family.num_image_tokens(self.img_size, self.img_size, self.vision.patch_size)
+
+    def check(self) -> None:
+        """Raises: ValueError naming every value that contradicts another."""
+        wrong = []
+        vision = self.vision
+        if self.hidden_size % self.num_attention_heads:
+            wrong.append(
+                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        elif self.head_dim % 2:
+            wrong.append(
+                f"hidden_size / num_attention_heads is {self.head_dim}, but rotary embedding needs an even number"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            wrong.append(
+                f"num_attention_heads {self.num_attention_heads} is no multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
+            )
+        if vision.hidden_size % vision.num_attention_heads:
+            wrong.append(
+                f"vision_config: hidden_size {vision.hidden_size} is no multiple of "
+                f"num_attention_heads {vision.num_attention_heads}"
+            )
+        if self.img_size % (vision.patch_size * self.family.merge):
+            wrong.append(
+                f"img_size {self.img_size} is no multiple of {vision.patch_size * self.family.merge} pixels, "
+                "the side of an image token"
+            )
+        if vision.hidden_act != "quick_gelu":
+            wrong.append(f'vision_config: hidden_act "{shown(vision.hidden_act)}" is not supported, only "quick_gelu"')
+        if self.hidden_act != "silu":
+            wrong.append(f'hidden_act "{shown(self.hidden_act)}" is not supported, only "silu"')
+        if self.rope_scaling is not None:
+            kind, factor = self.rope_scaling.get("type"), self.rope_scaling.get("factor")
+            if kind not in ROPE_SCALING_TYPES:
+                wrong.append(f'rope_scaling: type "{shown(kind)}" is not one of {", ".join(ROPE_SCALING_TYPES)}')
+            if type(factor) not in (int, float) or not 1 <= factor <= 1e6:
+                wrong.append(f"rope_scaling: factor is {short_repr(factor)}, but must be a number of at least 1")
+            if kind == "dynamic" and self.head_dim == 2:
+                wrong.append('rope_scaling: type "dynamic" needs heads of more than 2 numbers')
+        if self.tie_word_embeddings:
+            wrong.append("tie_word_embeddings true is not supported: output and embedding are two matrices here")
+        if self.bias:
+            wrong.append("bias true is not supported: no released checkpoint has biases in the language model")
+        if self.chat_layout not in (None, *CHAT_LAYOUTS):
+            wrong.append(f'chat_layout "{shown(self.chat_layout)}" is not one of {", ".join(CHAT_LAYOUTS)}')
+        if wrong:
+            raise ValueError("the model configuration does not hold together: " + "; ".join(wrong))
+
+    def copy(self):
+        return copy.deepcopy(self)

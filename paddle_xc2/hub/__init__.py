@@ -1,0 +1,1 @@
+"""Where a model is: a name or directory, and what its JSON files say."""

@@ -1,0 +1,1 @@
+"""What learns: parts of the model, LoRA, rows of tokens."""

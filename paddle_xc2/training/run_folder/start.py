@@ -1,0 +1,188 @@
+"""The folder that a run writes into: whose it is, and where in it a run goes on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddle_xc2.checkpoint.companions import companions
+from paddle_xc2.checkpoint.whole_directory import check_destination, finish_interrupted
+from paddle_xc2.files.directory_lock import locked
+from paddle_xc2.files.durable import SCRATCH, replace_file
+from paddle_xc2.files.json_file import read_json
+from paddle_xc2.hub.config_json import ADAPTER_CONFIG_FILE, CONFIG_FILE
+from paddle_xc2.training.arguments import FinetuneArguments
+from paddle_xc2.training.outcome import train_longer
+from paddle_xc2.training.run_folder import checkpoints, predictions
+
+# What the course of a run has since version 0.2: checkpoints without it can be gone on from.
+PICTURES, BASE, EVALUATION = "contents of pictures and tokens", "files of the base model", "evaluation data"
+
+RUN_FILE = "run.json"  # makes a folder ours: which arguments made what is in it
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        checkpoint: the state to go on from, or None.
+        step: steps that are done there.
+        course: what the checkpoint's run depends on (`Plan.course`); {} without one.
+        started: identifies the run, also over interruptions: nanoseconds since 1970 of its beginning.
+        notes: what to tell the user about the choice.
+    """
+
+    checkpoint: Path | None
+    step: int
+    course: dict
+    started: int
+    notes: tuple[str, ...] = ()
+
+
+def choose_start(arguments: FinetuneArguments) -> Start:
+    """Decides whether a run begins or goes on; writes nothing.
+
+    Raises: ValueError if output_dir is somebody else's, or holds a finished run that nothing says to replace, or if the
+        checkpoint that is asked for is not whole.
+    """
+    if not arguments.do_train:
+        return Start(None, 0, {}, time.time_ns())
+    output_dir = Path(arguments.output_dir)
+    _check_ours(arguments)
+    resume = arguments.resume_from_checkpoint
+    notes: list[str] = []
+    checkpoint = None
+    if isinstance(resume, str) and resume != "auto":
+        checkpoint = Path(resume)
+        checkpoints.check_whole(checkpoint)
+    elif resume == "auto" or resume is None and not arguments.overwrite_output_dir:
+        checkpoint, passed_over = checkpoints.newest_whole(output_dir)
+        notes += [f"passed over: {reason}" for reason in passed_over]
+        if checkpoint is None and resume is None and _holds_model(output_dir):
+            raise ValueError(
+                f"output_dir {output_dir} holds a finished run without a checkpoint to go on from; choose another "
+                f'folder, or set "overwrite_output_dir": true to train again and replace it; '
+                f"{train_longer(output_dir, arguments.lora)}"
+            )
+    elif newest := checkpoints.newest_named(output_dir):
+        notes.append(
+            f"{output_dir} holds {newest.name} of an earlier run, which the first new checkpoint will replace "
+            "(to go on from it instead: --resume_from_checkpoint auto)"
+        )
+    if checkpoint is None:
+        return Start(None, 0, {}, time.time_ns(), tuple(notes))
+    marker = checkpoints.read_marker(checkpoint)
+    return Start(checkpoint, marker["step"], marker["course"], marker["started"], tuple(notes))
+
+
+def check_ours(output_dir: Path, model_dir: Path, adapter_dir: Path | None = None) -> None:
+    """Raises: ValueError if `output_dir` is a file or below one, holds something else than our runs, or what the run
+    is to start from: model or adapter.
+    """
+    for parent in output_dir.parents:
+        if parent.exists() and not parent.is_dir():
+            raise ValueError(f"output_dir {output_dir} can't be made, {parent} is a file; give another folder")
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"output_dir {output_dir} is a file; give a folder")
+    for what, path in (("model", model_dir), ("adapter", adapter_dir)):
+        if output_dir.exists() and path and path.exists() and output_dir.samefile(path):
+            raise ValueError(
+                f"output_dir {output_dir} is the folder of the {what} to start from; choose another folder"
+            )
+    inside = output_dir.iterdir() if output_dir.exists() else ()
+    if any(not path.name.startswith(SCRATCH) for path in inside) and not _is_ours(output_dir):
+        raise ValueError(
+            f"output_dir {output_dir} is not empty, and what it holds was not written by paddle-xc2 finetune "
+            f"(it has no {RUN_FILE}); choose another folder, or empty it"
+        )
+
+
+@contextmanager
+def held(arguments: FinetuneArguments) -> Iterator[None]:
+    """Keeps other writers out of output_dir, and brings to its end what a killed run left in the midst of a rename.
+
+    Raises: ValueError as `check_ours`, or if another process writes into it; NotOurs as `replace_files`.
+    """
+    if not arguments.output_dir or not arguments.do_train and not arguments.save_generation_output:
+        yield
+        return
+    output_dir = Path(arguments.output_dir)
+    if arguments.do_train:
+        _check_ours(arguments)
+    with locked(output_dir, whole_run=True):
+        if arguments.do_train and output_dir.exists():
+            checkpoints.finish_interrupted(output_dir)
+            finish_interrupted(output_dir)
+        yield
+
+
+def _check_ours(arguments: FinetuneArguments) -> None:
+    adapter_dir = Path(arguments.lora_path) if arguments.lora_path else None
+    check_ours(Path(arguments.output_dir), Path(arguments.model_name_or_path), adapter_dir)
+
+
+def check_none_in_the_way(arguments: FinetuneArguments, start: Start, num_steps: int, model_dir: Path) -> None:
+    """Args:
+        num_steps: of the whole run.
+        model_dir: of the model that is trained, whose other files come along.
+    Raises: ValueError if what the run is going to write would take the place of what is not ours.
+    """
+    if not arguments.output_dir or not Path(arguments.output_dir).exists():
+        return
+    output_dir = Path(arguments.output_dir)
+    if arguments.save_generation_output:
+        predictions.check_none_in_the_way(output_dir, start.step, num_steps)
+    if arguments.do_train:
+        checkpoints.check_none_in_the_way(output_dir, start.step + 1, num_steps)
+        if not arguments.benchmark:
+            brings = [] if arguments.lora else companions(model_dir)
+            check_destination(output_dir.resolve(), True, brings)
+
+
+def _is_ours(output_dir: Path) -> bool:
+    try:
+        return "paddle_xc2" in read_json(output_dir / RUN_FILE)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _holds_model(output_dir: Path) -> bool:
+    return any((output_dir / name).exists() for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE))
+
+
+def check_same_course(start: Start, course: dict) -> None:
+    """Args:
+        course: of the run that is about to begin.
+    Raises: ValueError naming everything that is not as it was when the checkpoint was written.
+    """
+    if start.checkpoint is None:
+        return
+    was = start.course
+    known = {name: value for name, value in course.items() if name in was or name not in (PICTURES, BASE, EVALUATION)}
+    changed = [f"{name} was {was.get(name)} and is {value}" for name, value in known.items() if was.get(name) != value]
+    if changed:
+        output_dir = start.checkpoint.parent
+        over = "the run is over" if start.step == was.get("steps") else None
+        if _holds_model(output_dir):  # it may have ended between two checkpoints
+            over = over or f"{output_dir} holds a trained model"
+        longer = f"; {over}: {train_longer(output_dir, bool(was.get('lora')))}" if over else ""
+        raise ValueError(
+            f"{start.checkpoint}: training can't go on from here as it would have: {'; '.join(changed)}; set that "
+            'back, or start again with "resume_from_checkpoint": false or "overwrite_output_dir": true' + longer
+        )
+
+
+def claim(output_dir: Path, facts: dict) -> None:
+    """Makes the folder ours, and clears away what interrupted runs left half-written.
+
+    Args:
+        facts: what RUN_FILE tells of the run: JSON values, "paddle_xc2" (the version) among them.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    replace_file(output_dir / RUN_FILE, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
+    checkpoints.delete_unfinished(output_dir)

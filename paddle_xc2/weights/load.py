@@ -1,0 +1,163 @@
+"""Checkpoint directory -> model in memory."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from paddle_xc2 import runtime
+from paddle_xc2.checkpoint.adapter_files import read_adapter
+from paddle_xc2.checkpoint.balance import balance
+from paddle_xc2.checkpoint.base_fingerprint import check_base
+from paddle_xc2.checkpoint.config_files import load_config
+from paddle_xc2.checkpoint.lazy_tensor import (
+    NUMPY_DTYPES,
+    BlockBuffer,
+    Fingerprint,
+    LazyTensor,
+    check_dtype,
+    prevailing_dtype,
+)
+from paddle_xc2.checkpoint.manifest import verify_manifest
+from paddle_xc2.checkpoint.names import POSITION_TABLE, layout_of
+from paddle_xc2.checkpoint.shapes import parameter_shapes
+from paddle_xc2.checkpoint.shards import read_checkpoint, read_shard
+from paddle_xc2.checkpoint.xtuner import llm_folder
+from paddle_xc2.families.asked_as import check_image_size
+from paddle_xc2.families.config import XComposer2Config
+from paddle_xc2.hub.adapter_base import adapter_settings, base_name, find_base, is_adapter, take_settings
+from paddle_xc2.hub.find import resolve_model_path
+from paddle_xc2.hub.generation_settings import check_generation
+from paddle_xc2.models.clip_vit import resize_position_table
+from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+from paddle_xc2.weights.quantize import check_quantization, fill_quantized, quantizable_layers
+
+
+def load_model(
+    path: str | Path,
+    dtype: str | None = None,
+    img_size: int | None = None,
+    verify: bool = False,
+    quantize: str | None = None,
+    base: str | Path | None = None,
+) -> XComposer2ForCausalLM:
+    """A model with the weights of a checkpoint in any layout; tensor by tensor, and ready for inference (`eval`).
+
+    Args:
+        path: a directory or a released name. An adapter's directory is a model too: its base is loaded first.
+        dtype: "float32", "bfloat16" or "float16"; None is the checkpoint's own, or what the device has in its place: a
+            V100 float16, a CPU float32.
+        img_size: pixels, another image size than the checkpoint's: its position table is resized.
+        verify: holds the files against the checkpoint's manifest first, which reads them twice.
+        quantize: "nf4" stores the linear layers of the decoder in four bits (models/nf4.py), each as it is read: the
+            whole model is never in memory. What is left computes in `dtype`, and they too.
+        base: of an adapter, if it is not where the adapter remembers it.
+    Raises: FileNotFoundError, or ValueError naming the file or the tensors: what is missing, damaged or doesn't fit;
+        for a base that is not the one that the adapter was trained on.
+    """
+    directory = resolve_model_path(path)
+    check_dtype(dtype)
+    check_quantization(quantize)
+    if is_adapter(directory):
+        return _load_with_adapter(directory, base, dtype, img_size, verify, quantize)
+    if base is not None:
+        raise ValueError(f"base {base} is given, but {directory} is no adapter; leave it out")
+    if verify:
+        verify_manifest(directory)
+    stored = dtype or prevailing_dtype(read_checkpoint(directory).values())  # headers only
+    dtype = runtime.choose_weight_dtype(stored, dtype)
+    tensors = read_checkpoint(directory, dtype)
+    config = load_config(directory, tensors, XComposer2Config)
+    check_generation(llm_folder(directory))
+    stored_rows = 1 + config.patches_per_side**2
+    if img_size is not None:
+        change_image_size(config, img_size)
+    config.dtype = dtype
+    shapes = parameter_shapes(config)
+    shapes[POSITION_TABLE][0] = stored_rows
+    fitting = balance(tensors, layout_of(tensors), shapes, directory).parameters
+    model = build_without_memory(config, dtype)  # of sizes that the files have been seen to hold
+    parameters = dict(model.named_parameters())
+    quantizable = quantizable_layers(model) if quantize else {}
+    for name, tensor in fitting.items():
+        if name in quantizable:
+            fill_quantized(quantizable[name], tensor, name)
+            continue
+        if name == POSITION_TABLE and img_size is not None:
+            tensor = resized_table(tensor, config.patches_per_side, name)
+        _fill(parameters[name], tensor, dtype, name)
+    model.source_dir = directory
+    model.source_name = None if Path(path).expanduser().is_dir() else str(path)
+    model.quantization = quantize
+    model.eval()
+    return model
+
+
+def _load_with_adapter(directory: Path, base, dtype, img_size, verify, quantize) -> XComposer2ForCausalLM:
+    from paddle_xc2.weights.load_adapter import load_adapter
+
+    base_dir = find_base(directory, base)
+    adapter = read_adapter(directory, read_shard)  # before the base, which takes longer
+    fingerprint = check_base(directory, base_dir)
+    settings = adapter_settings(directory)
+    if img_size is None:
+        img_size = settings.get("img_size")
+    model = load_model(base_dir, dtype, img_size, verify, quantize)
+    take_settings(model.config, settings)
+    name = base_name(directory)
+    model.source_name = name if name and not Path(name).expanduser().is_dir() and base is None else None
+    model.source_fingerprint = fingerprint
+    load_adapter(model, directory, adapter)
+    return model
+
+
+def _fill(parameter, tensor: LazyTensor, dtype: str, name: str) -> None:
+    """Gives a parameter memory, and puts the values there; `set_value` would hold all of them twice."""
+    memory = paddle.empty(parameter.shape, dtype)
+    if memory.place.is_cpu_place():
+        tensor.load_into(_numpy_view(memory, dtype), dtype, name)
+    else:
+        _copy_blocks(memory, tensor, dtype, name)
+    memory._share_buffer_to(parameter)
+
+
+def _copy_blocks(memory, tensor: LazyTensor, dtype: str, name: str) -> None:
+    """Fills a Paddle tensor on any device; the host holds two blocks of the values at most."""
+    start = 0
+    for block in tensor.blocks(dtype, name, BlockBuffer(), Fingerprint()):
+        memory._slice(start, start + len(block)).copy_(paddle.to_tensor(block), True)
+        start += len(block)
+
+
+def _numpy_view(tensor, dtype: str) -> np.ndarray:
+    """The memory of a Paddle tensor on the CPU, valid while the tensor is; Paddle itself gives copies only."""
+    num_bytes = math.prod(tensor.shape) * NUMPY_DTYPES[dtype].itemsize
+    memory = (ctypes.c_char * num_bytes).from_address(tensor.data_ptr())
+    return np.frombuffer(memory, NUMPY_DTYPES[dtype]).reshape(tensor.shape)
+
+
+def resized_table(table: LazyTensor, patches_per_side: int, name: str) -> LazyTensor:
+    """A position table for images of another size, float32."""
+    resized = resize_position_table(paddle.to_tensor(table.load("float32", name)), patches_per_side).numpy()
+    return LazyTensor("float32", resized.shape, lambda: resized)
+
+
+def change_image_size(config: XComposer2Config, img_size: int) -> None:
+    """Raises: ValueError if the model can't have it."""
+    check_image_size(config, img_size)
+    config.img_size = img_size
+
+
+def build_without_memory(config: XComposer2Config, dtype: str = "float32") -> XComposer2ForCausalLM:
+    """A model whose parameters have shapes and no values yet, and no memory."""
+    default = paddle.get_default_dtype()
+    paddle.set_default_dtype(dtype)
+    try:
+        with paddle.LazyGuard():
+            return XComposer2ForCausalLM(config)
+    finally:
+        paddle.set_default_dtype(default)

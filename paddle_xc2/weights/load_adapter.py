@@ -1,0 +1,188 @@
+"""An adapter's directory -> LoRA layers, rows of new tokens, and replaced parameters, of a model in memory."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import paddle
+
+from paddle_xc2.checkpoint.adapter_files import Adapter, LowRank, check_fits, read_adapter
+from paddle_xc2.checkpoint.base_fingerprint import check_base
+from paddle_xc2.checkpoint.lazy_tensor import LazyTensor
+from paddle_xc2.checkpoint.names import to_hf, to_paddle
+from paddle_xc2.checkpoint.shards import read_shard
+from paddle_xc2.hub.find import resolve_model_path
+from paddle_xc2.messages import counted
+from paddle_xc2.models.lora import (
+    LoRALinear,
+    is_linear,
+    layer_at,
+    merge_lora,
+    named_parameters,
+    remove_lora,
+    replace_layer,
+    weight_shape,
+)
+from paddle_xc2.models.token_rows import ROW_LAYERS, merge_rows, row_layers
+from paddle_xc2.text.tokenizer import XComposer2Tokenizer, has_tokenizer
+from paddle_xc2.weights.merging import with_our_prefixes
+
+
+class AdapterReport(NamedTuple):
+    """What loading an adapter did.
+
+    Attributes:
+        num_updates: weights that got a low-rank update.
+        num_replaced: tensors that were replaced whole.
+        num_rows: rows of token tables that were replaced.
+        change_norm: Frobenius norm of all changes together.
+    """
+
+    num_updates: int
+    num_replaced: int
+    num_rows: int
+    change_norm: float
+
+    def __str__(self) -> str:
+        parts = [counted(self.num_updates, "low-rank update")]
+        parts += [counted(self.num_replaced, "tensor") + " replaced whole"] if self.num_replaced else []
+        parts += [counted(self.num_rows, "row") + " of token tables replaced"] if self.num_rows else []
+        nothing = "; it changes nothing yet" if self.change_norm == 0.0 else ""
+        return f"{', '.join(parts)}, norm of the change {self.change_norm:.4g}{nothing}"
+
+
+def load_adapter(model, path: str | Path, adapter: Adapter | None = None) -> AdapterReport:
+    """Applies an adapter to the model that it was trained on: see `apply_adapter`.
+
+    Args:
+        path: a directory in PEFT's or PaddleNLP's layout, or a released name.
+        adapter: what is in it, if it was read already.
+    Raises: FileNotFoundError, or ValueError naming what does not fit, or if the adapter was trained on another model;
+        then the model is as before.
+    """
+    directory = resolve_model_path(path)
+    if model.source_dir is not None and model.is_source:
+        known = model.source_fingerprint
+        model.source_fingerprint = check_base(directory, Path(model.source_dir), "to from_pretrained", known)
+    tokenizer = XComposer2Tokenizer.from_pretrained(directory) if has_tokenizer(directory) else None
+    model.adapter_report = apply_adapter(model, adapter or read_adapter(directory, read_shard), directory)
+    model.tokenizer = tokenizer or model.tokenizer
+    return model.adapter_report
+
+
+@paddle.no_grad()
+def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = True) -> AdapterReport:
+    """Wraps the layers that the adapter updates or holds rows of, and replaces the parameters that it holds whole.
+
+    Args:
+        model: XComposer2ForCausalLM without an adapter. Afterwards its `replaced` names the parameters that the adapter
+            holds whole, with the values that they had.
+        where: the adapter, for messages.
+        keep_replaced: whether those values are kept, for `unload_adapter`.
+    Raises: ValueError if the model has an adapter already, if the adapter is empty, or if one of its tensors is not of
+        this model; the model is then as before. If its numbers are not finite; then too, if `keep_replaced`.
+    """
+    if model.has_adapter:
+        raise ValueError(f"{where}: the model has an adapter already; merge_adapter() or unload_adapter() first")
+    adapter = with_our_prefixes(adapter, model.config)
+    parameters = named_parameters(model)
+    check_fits(adapter, _upstream_shapes(model), where)
+    updates = {to_paddle(name)[0].removesuffix(".weight"): update for name, update in adapter.updates.items()}
+    unwrappable = [path for path in updates if not is_linear(layer_at(model, path))]
+    if unwrappable:
+        raise ValueError(f"{where}: updates {unwrappable[0]}, which is no linear layer; merge the adapter with PEFT")
+    rows = {to_paddle(name)[0].removesuffix(".weight"): rows for name, rows in adapter.rows.items()}
+    unknown = [path for path in rows if path not in ROW_LAYERS or path in updates]
+    if unknown:
+        raise ValueError(
+            f"{where}: holds rows of {unknown[0]}, which is no token table, or which it updates too; merge the adapter "
+            "with PEFT"
+        )
+    model.rslora = adapter.rslora
+    square = 0.0
+    for path, update in updates.items():
+        layer = _wrap(model, path, update, adapter.dropout)
+        square += layer.change_norm() ** 2
+    for name, tensor in adapter.replaced.items():
+        ours, transpose = to_paddle(name)
+        parameter = parameters[ours]
+        before = parameter.clone()
+        _set(parameter, tensor.transposed() if transpose else tensor, name)
+        square += float((parameter.astype("float32") - before.astype("float32")).square().sum())
+        model.replaced[ours] = before if keep_replaced else None
+    for path, (token_ids, tensor) in rows.items():
+        layer = ROW_LAYERS[path](layer_at(model, path), token_ids, model.config.dtype)
+        _set(layer.rows, tensor, path)
+        square += float((layer.rows.astype("float32") - layer.base_rows().astype("float32")).square().sum())
+        replace_layer(model, path, layer)
+    if not math.isfinite(square):
+        if keep_replaced:
+            tokenizer = model.tokenizer
+            unload_adapter(model)
+            model.tokenizer = tokenizer
+        raise ValueError(f"{where}: holds numbers that are not finite; its training went wrong, or the file is damaged")
+    num_rows = sum(len(token_ids) for token_ids, _ in rows.values())
+    return AdapterReport(len(updates), len(adapter.replaced), num_rows, math.sqrt(square))
+
+
+def merge_adapter(model) -> None:
+    """Writes the adapter's change into the weights; the model is then one without an adapter."""
+    _check_has_adapter(model, "merge")
+    merge_lora(model)
+    merge_rows(model)
+    model.replaced = {}
+    model.is_source = False
+
+
+@paddle.no_grad()
+def unload_adapter(model) -> None:
+    """Makes the model what it was before its adapter was loaded, to the bit."""
+    _check_has_adapter(model, "unload")
+    lost = [name for name, before in model.replaced.items() if before is None]
+    if lost:
+        raise ValueError(f"the base's values of {lost[0]} were not kept while training; load the base again")
+    remove_lora(model)
+    for path, layer in row_layers(model).items():
+        replace_layer(model, path, layer.base)
+    parameters = dict(model.named_parameters())
+    for name, before in model.replaced.items():
+        parameters[name].set_value(before)
+    model.replaced = {}
+    model.tokenizer = None
+
+
+def _check_has_adapter(model, what: str) -> None:
+    if not model.has_adapter:
+        raise ValueError(f"the model has no adapter to {what}; load one with load_adapter(path)")
+
+
+def _upstream_shapes(model) -> dict[str, tuple[int, ...]]:
+    """Shapes of the model's tensors under upstream's names and in upstream's layout, quantized weights included."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    shapes |= {f"{path}.weight": weight_shape(layer) for path, layer in model.named_sublayers() if is_linear(layer)}
+    upstream = {name: to_hf(name) for name in shapes}
+    return {
+        upstream[name][0]: shape[::-1] if upstream[name][1] else shape
+        for name, shape in shapes.items()
+        if upstream[name] is not None
+    }
+
+
+def _wrap(model, path: str, update: LowRank, dropout: float) -> LoRALinear:
+    base = layer_at(model, path)
+    rank = update.a.shape[0]
+    layer = LoRALinear(base, rank, update.scale, dropout, update.magnitude is not None, model.config.dtype)
+    _set(layer.lora_a, update.a.transposed(), path)
+    _set(layer.lora_b, update.b.transposed(), path)
+    if update.magnitude is not None:
+        _set(layer.magnitude, update.magnitude, path)
+    layer.training = base.training
+    layer.dropout.training = base.training
+    replace_layer(model, path, layer)
+    return layer
+
+
+def _set(parameter, tensor: LazyTensor, name: str) -> None:
+    parameter.set_value(paddle.to_tensor(tensor.load("float32", name)).astype(parameter.dtype))

@@ -1,0 +1,160 @@
+"""LoRA layers, rows of tokens, and what learned beside them, of a model in memory -> a directory in PEFT's layout."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from pathlib import Path
+
+from paddle_xc2.checkpoint.adapter_files import ADAPTER_FILES
+from paddle_xc2.checkpoint.base_fingerprint import base_fingerprint
+from paddle_xc2.checkpoint.lazy_tensor import LazyTensor, check_dtype, tensor_in_memory
+from paddle_xc2.checkpoint.manifest import write_manifest
+from paddle_xc2.checkpoint.names import to_hf
+from paddle_xc2.checkpoint.shards import write_shard
+from paddle_xc2.checkpoint.whole_directory import whole_directory
+from paddle_xc2.families.asked_as import SETTINGS
+from paddle_xc2.files.json_file import write_json
+from paddle_xc2.files.local_path import local_path
+from paddle_xc2.hub.adapter_base import FACTS_VERSION
+from paddle_xc2.hub.config_json import ADAPTER_CONFIG_FILE, ADAPTER_FACTS_FILE
+from paddle_xc2.models.lora import LoRALinear, is_linear, lora_layers, named_parameters
+from paddle_xc2.models.token_rows import row_layers
+
+_PREFIX = "base_model.model."
+
+
+def save_adapter(model, directory: str | Path, overwrite: bool = True, dtype: str | None = None) -> None:
+    """Writes the model's adapter: adapter_config.json, adapter_model.safetensors, and a file of facts of our own.
+
+    PEFT reads it but for PLoRA and the separators of tiles, if these were trained: PEFT mistakes their names for its
+    own. `merge` makes a checkpoint of all that every program reads. A tokenizer with new tokens is written beside it.
+
+    Args:
+        model: XComposer2ForCausalLM with LoRA layers, or parameters that `model.replaced` names.
+        overwrite: as `whole_directory`.
+        dtype: "float32", "bfloat16" or "float16"; None is each parameter's own.
+    Raises: ValueError as `whole_directory`, for values that don't fit into `dtype`, or if there is nothing to write.
+    """
+    check_dtype(dtype)
+    tensors = {name: tensor.as_dtype(dtype or tensor.dtype, name) for name, tensor in adapter_tensors(model).items()}
+    if not tensors:
+        raise ValueError("the model has no adapter to save")
+    destination = local_path(directory).resolve()
+    with whole_directory(destination, overwrite) as partial:
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(partial)
+        digest = write_shard(partial / ADAPTER_FILES[0], tensors, "pt")
+        write_json(partial / ADAPTER_CONFIG_FILE, peft_config(model))
+        write_json(partial / ADAPTER_FACTS_FILE, _facts(model, destination))
+        write_manifest(partial, "adapter", _base_name(model), {ADAPTER_FILES[0]: digest})
+
+
+def adapter_tensors(model) -> dict[str, LazyTensor]:
+    """Everything that belongs to the adapter under PEFT's names and in PyTorch's layout."""
+    tensors = {}
+    for path, layer in lora_layers(model).items():
+        module = _PREFIX + _upstream_module(path)
+        tensors[f"{module}.lora_A.weight"] = tensor_in_memory(layer.lora_a).transposed()
+        tensors[f"{module}.lora_B.weight"] = tensor_in_memory(layer.lora_b).transposed()
+        if layer.magnitude is not None:
+            tensors[f"{module}.lora_magnitude_vector"] = tensor_in_memory(layer.magnitude)
+    for path, layer in row_layers(model).items():
+        name = f"{_PREFIX}{_upstream_module(path)}.token_adapter.trainable_tokens_delta"
+        tensors[name] = tensor_in_memory(layer.rows)
+    parameters = named_parameters(model)
+    for name in model.replaced:
+        upstream, transpose = to_hf(name)
+        tensor = tensor_in_memory(parameters[name])
+        tensors[_PREFIX + upstream] = tensor.transposed() if transpose else tensor
+    return tensors
+
+
+def peft_config(model) -> dict:
+    """adapter_config.json: the keys of peft 0.12, which later ones read too; with rows of tokens, one of 0.15 too."""
+    layers = {_upstream_module(path): layer for path, layer in lora_layers(model).items()}
+    rslora = bool(getattr(model, "rslora", False))
+    ranks = {module: layer.rank for module, layer in layers.items()}
+    alphas = {module: _alpha(layer, rslora) for module, layer in layers.items()}
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] if values else 8 for values in (ranks, alphas))
+    rows = {_upstream_module(path): list(layer.token_ids) for path, layer in row_layers(model).items()}
+    return {
+        **({"trainable_token_indices": rows} if rows else {}),
+        "alpha_pattern": {module: value for module, value in alphas.items() if value != alpha},
+        "auto_mapping": None,
+        "base_model_name_or_path": _base_name(model),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "lora_alpha": alpha,
+        "lora_dropout": max((float(layer.dropout.p) for layer in layers.values()), default=0.0),
+        "modules_to_save": _modules_to_save(model) or None,
+        "peft_type": "LORA",
+        "r": rank,
+        "rank_pattern": {module: value for module, value in ranks.items() if value != rank},
+        "revision": None,
+        "target_modules": _target_modules(model, set(layers)),
+        "task_type": "CAUSAL_LM",
+        "use_dora": any(layer.magnitude is not None for layer in layers.values()),
+        "use_rslora": rslora,
+    }
+
+
+def _facts(model, destination: Path) -> dict:
+    """What PEFT's files have no place for: where the base is and which one it is, and how the model is to be asked."""
+    base: dict = {"name": _base_name(model)}
+    if model.source_dir is not None:
+        base["relative_path"] = os.path.relpath(Path(model.source_dir).resolve(), destination)
+        if model.is_source:
+            base["fingerprint"] = model.source_fingerprint or base_fingerprint(Path(model.source_dir))
+    settings = {name: getattr(model.config, name) for name in SETTINGS}
+    # The base's own values, or what quantizing made of them: `merge --dequantize` gives the latter.
+    base["quantization"] = model.quantization
+    return {"format_version": FACTS_VERSION, "base": base, "settings": settings}
+
+
+def _base_name(model) -> str:
+    """The released name that the base was loaded by, else its directory."""
+    if model.source_name:
+        return model.source_name
+    return "" if model.source_dir is None else str(Path(model.source_dir).resolve())
+
+
+def _upstream_module(path: str) -> str:
+    return to_hf(f"{path}.weight")[0].removesuffix(".weight")
+
+
+def _alpha(layer: LoRALinear, rslora: bool) -> float:
+    """The alpha that gives the layer's scaling; without the last digit's noise of dividing and multiplying."""
+    alpha = round(layer.scaling * (math.sqrt(layer.rank) if rslora else layer.rank), 9)
+    return int(alpha) if alpha == int(alpha) else alpha
+
+
+def _target_modules(model, wrapped: set[str]) -> list[str]:
+    """Ends of names that PEFT finds exactly the wrapped modules by, or whole names where no end does."""
+    paths = {path.removesuffix(".base") for path, layer in model.named_sublayers() if is_linear(layer)}
+    modules = {_upstream_module(path) for path in paths if to_hf(f"{path}.weight") is not None} | wrapped
+    targets = set()
+    for module in wrapped:
+        end = ".".join(module.split(".")[-2:])
+        named_so = {other for other in modules if other == end or other.endswith(f".{end}")}
+        targets.add(end if named_so <= wrapped else module)
+    return sorted(targets)
+
+
+def _modules_to_save(model) -> list[str]:
+    """The modules of upstream's model whose tensors are saved whole; a whole part by its own name."""
+    upstream = {name: to_hf(name)[0] for name in named_parameters(model) if to_hf(name) is not None}
+    saved = {upstream[name] for name in model.replaced}
+    modules = set()
+    for part in ("vit", "vision_proj"):
+        inside = {name for name in upstream.values() if name.startswith(f"{part}.")}
+        if inside and inside <= saved:
+            modules.add(part)
+            saved -= inside
+    owners = {name.rpartition(".")[0] for name in saved}
+    return sorted(modules | {owner for owner in owners if owner and "Plora_" not in owner})
