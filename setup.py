@@ -29,6 +29,8 @@ REQUIRES = [
     "xxhash>=3,<5",
     # Images and data given by address.
     "requests>=2.28,<3",
+    # How much memory is free; VisualDL brings it along.
+    "psutil>=5.9,<8",
     # Progress bars.
     "tqdm>=4.65,<5",
     # The report of check-data, its texts escaped; PaddleNLP brings it along.

@@ -328,6 +328,19 @@ def choose_weight_dtype(stored: str, wanted: str | None = None, device: str | No
     return dtype
 
 
+def free_memory() -> int:
+    """Bytes that tensors can still take on the device that computes here."""
+    device = prepare().device
+    if device.startswith("gpu"):
+        import paddle
+
+        total = paddle.device.cuda.get_device_properties(device).total_memory
+        return total - paddle.device.cuda.memory_reserved(device)
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
 def set_seed(seed: int) -> None:
     """Starts Python's, NumPy's and Paddle's random numbers from one seed. Raises: ValueError outside 0 .. 2**32 - 1."""
     if not 0 <= seed <= MAX_SEED:

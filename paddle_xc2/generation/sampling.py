@@ -59,8 +59,12 @@ def penalize_repetition(scores, seen, penalty: float):
     return paddle.where(seen == 1, paddle.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
-def choose(scores, settings: SamplingSettings):
-    """Next token of every row. scores: float32 [batch, vocab], penalty applied -> int64 [batch].
+def choose(scores, settings: SamplingSettings, draws=None):
+    """Next token of every row: int64 [batch].
+
+    Args:
+        scores: float32 [batch, vocab], penalty applied.
+        draws: float32 [batch, 1], from 0 to below 1, what decides between tokens; None are Paddle's random numbers.
 
     Scores that are not numbers give some token: whoever calls looks whether they are finite.
     """
@@ -73,7 +77,7 @@ def choose(scores, settings: SamplingSettings):
         num_kept = (sums - probabilities < settings.top_p).astype("int64").sum(axis=-1, keepdim=True).clip(min=1)
         total = paddle.take_along_axis(sums, num_kept - 1, axis=1)
     # Not paddle.multinomial: that stops with an error of its own where a probability is not a number.
-    below = paddle.searchsorted(sums, paddle.rand(total.shape) * total)
+    below = paddle.searchsorted(sums, (paddle.rand(total.shape) if draws is None else draws) * total)
     drawn = paddle.minimum(below, paddle.full_like(below, 0) + num_kept - 1)
     return (drawn if ids is None else paddle.take_along_axis(ids, drawn, axis=1)).flatten()
 

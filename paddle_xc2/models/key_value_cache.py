@@ -69,6 +69,15 @@ class KeyValueCache:
         length = self._lengths[layer]
         return tuple(memory[layer][:, :, :length].transpose([0, 2, 1, 3]) for memory in (self._keys, self._values))
 
+    @property
+    def num_layers(self) -> int:
+        return len(self._lengths)
+
+    def row(self, layer: int, row: int, start: int) -> tuple:
+        """Keys and values of one row from position `start` on, each float [kv_heads, positions, head_dim]."""
+        length = self._lengths[layer]
+        return tuple(memory[layer][row, :, start:length] for memory in (self._keys, self._values))
+
     def select_rows(self, rows, shared: int = 0) -> None:
         """Keeps the given rows of the batch, in the given order.
 
