@@ -25,10 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # The checkout's root in place of this folder: works without an installation, and nothing here hides a package's name.
 sys.path[0] = str(ROOT)
 
+from examples.demo import digits, exam, small_checkpoint  # noqa: E402
 from paddle_xc2 import cli, runtime  # noqa: E402
 from paddle_xc2.checkpoint.shards import read_safetensors  # noqa: E402
 from paddle_xc2.commands.lasting_output import keep_output  # noqa: E402
-from paddle_xc2.demo import digits, exam, small_checkpoint  # noqa: E402
 from paddle_xc2.families.special_tokens import IMAGE_PLACEHOLDER  # noqa: E402
 from paddle_xc2.files.directory_lock import locked  # noqa: E402
 from paddle_xc2.files.durable import SCRATCH  # noqa: E402

@@ -168,7 +168,7 @@ def test_every_requirement_has_a_range_and_a_reason():
 
 
 def test_every_extra_is_for_code_that_is_there():
-    sources = "\n".join(path.read_text() for path in (ROOT / "paddle_xc2").rglob("*.py"))
+    sources = "\n".join(path.read_text() for top in ("paddle_xc2", "examples") for path in (ROOT / top).rglob("*.py"))
     modules = {"scikit-learn": "sklearn"}
     for requirement in [one for name in ("video", "demo", "tensorboard") for one in setup_lists()[1][name]]:
         name = re.match(r"[\w-]+", requirement).group()

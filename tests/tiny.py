@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from paddle_xc2.demo.small_checkpoint import move_pieces_to_end
+from examples.demo.small_checkpoint import move_pieces_to_end
 from paddle_xc2.families.special_tokens import TURN_END, TURN_START
 
 TINY_VOCAB_SIZE = 400

@@ -26,7 +26,7 @@ def build_model(args):
     """(model, tokenizer): the model says only words that the tokenizer has, and never ends."""
     import paddle
 
-    from paddle_xc2.demo.small_checkpoint import train_tokenizer
+    from examples.demo.small_checkpoint import train_tokenizer
     from paddle_xc2.families.config import XComposer2Config
     from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
     from paddle_xc2.text.tokenizer import MODEL_FILE, XComposer2Tokenizer

@@ -80,8 +80,8 @@ def seconds_of_step(args, model, folder: Path) -> tuple[float, dict]:
     """Of an optimizer step of a run, and the batch that it computes."""
     from paddlenlp.trainer import TrainerCallback
 
+    from examples.demo.small_checkpoint import train_tokenizer
     from paddle_xc2.data.processor import XComposer2Processor
-    from paddle_xc2.demo.small_checkpoint import train_tokenizer
     from paddle_xc2.text.tokenizer import MODEL_FILE, XComposer2Tokenizer
     from paddle_xc2.training.arguments import load_arguments
     from paddle_xc2.training.finetune import choose_trainable, prepare_device, read_samples

@@ -168,7 +168,7 @@ class TestGoingOn:
         """With no chance to clear anything away; the second start is another process too."""
         script = (
             "import os, signal, sys\n"
-            "from paddle_xc2.weights import checkpoint_files\n"
+            "from paddle_xc2.checkpoint import shards as checkpoint_files\n"
             "from paddle_xc2.weights.convert import convert\n"
             "sync, calls = checkpoint_files.sync, []\n"
             "def killed_at_the_third_shard(path):\n"

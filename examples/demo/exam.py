@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from paddle_xc2.demo.digits import Question, QuestionKind
+from examples.demo.digits import Question, QuestionKind
 from paddle_xc2.families.special_tokens import IMAGE_PLACEHOLDER
 
 PICTURED = 4  # questions of each kind in the picture

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from examples.demo import digits
 from paddle_xc2.data.records.conversations import load_conversations
-from paddle_xc2.demo import digits
 
 load_digits = pytest.importorskip("sklearn.datasets", reason="scikit-learn is missing").load_digits
 

@@ -1,0 +1,1 @@
+"""Examples to run and to copy from. A package, so that the demo's parts are found before another one's `examples`."""
