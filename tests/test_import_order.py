@@ -177,6 +177,7 @@ STAYS_UNLOADED = {
     "visualdl": "for report_to",
     "tensorboardX": "an extra",
     "numpy": "importing the package is cheap",
+    "psutil": "importing the package is cheap",
 }
 # Imports of our own modules in functions: (module, imported module).
 LATE: set[tuple[str, str]] = {
