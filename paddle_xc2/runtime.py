@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import random
+import resource
 import shutil
 import sys
 import tempfile
@@ -351,3 +352,22 @@ def set_seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     paddle.seed(seed)
+
+
+def peak_memory_gb() -> float:
+    """Largest memory so far, in 1e9 bytes: the GPU's if one computes, else this process's."""
+    import paddle
+
+    if paddle.device.get_device().startswith("gpu"):
+        return paddle.device.cuda.max_memory_allocated() / 1e9
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def device_memory() -> int:
+    """Bytes that the device which computes has in all."""
+    import paddle
+
+    if paddle.device.get_device().startswith("gpu"):
+        return paddle.device.cuda.get_device_properties().total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -287,3 +287,7 @@ def test_memory_of_large_tensors_is_used_again(wanted):
     )
     assert done.returncode == 0, done.stderr
     assert (int(done.stdout) > 131072) == bool(wanted)
+
+
+def test_peak_memory():
+    assert 0.01 < runtime.peak_memory_gb() < runtime.device_memory() / 1e9

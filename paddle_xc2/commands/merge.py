@@ -102,15 +102,14 @@ def compare(adapter, base, merged, quantize: str | None = None) -> None:
     from paddle_xc2.data.processor import XComposer2Processor
     from paddle_xc2.models.not_finite import describe_not_finite
     from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
-    from paddle_xc2.training.metrics import device_memory
 
     runtime.prepare()
     stored = read_checkpoint(Path(merged)).values()
     needed = 5 * sum(math.prod(tensor.shape) for tensor in stored)  # in float32, with what is in between
-    if needed > device_memory():
+    if needed > runtime.device_memory():
         print(
             f"logits before and after are not compared: that takes about {needed / 1e9:.0f} GB, and there are "
-            f"{device_memory() / 1e9:.0f} GB here"
+            f"{runtime.device_memory() / 1e9:.0f} GB here"
         )
         return
     processor = XComposer2Processor.from_pretrained(merged, hd_num=None)

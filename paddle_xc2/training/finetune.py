@@ -18,42 +18,31 @@ from paddlenlp.trainer import TrainerState
 
 import paddle_xc2
 from paddle_xc2 import runtime
-from paddle_xc2.checkpoint.base_fingerprint import base_fingerprint, check_base
 from paddle_xc2.data.mixture import load_datasets
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.samples import Samples, fit_samples
 from paddle_xc2.data.worker_processes import WorkersKilled
 from paddle_xc2.device_errors import device_message
-from paddle_xc2.families.asked_as import AS_TRAINED
 from paddle_xc2.files.durable import NoRoom
 from paddle_xc2.files.file_identity import model_identity
-from paddle_xc2.files.local_path import local_path
 from paddle_xc2.hub.find import resolve_model_path
 from paddle_xc2.messages import counted
-from paddle_xc2.models.token_rows import merge_rows
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
-from paddle_xc2.text.tokenizer import XComposer2Tokenizer, with_tokens_of_run
+from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load_arguments
-from paddle_xc2.training.divergence import Diverged, check_starting_weights
-from paddle_xc2.training.learning.add_lora import (
-    add_lora,
-    check_continues,
-    check_starts_from_a_base,
-    continue_adapter,
-    remember_trained,
-)
-from paddle_xc2.training.learning.new_tokens import fresh_tokens, learn_token_rows, start_new_tokens, token_row_lines
-from paddle_xc2.training.learning.parts import set_learning_rates, set_trainable
-from paddle_xc2.training.metrics import device_memory
+from paddle_xc2.training.divergence import Diverged
+from paddle_xc2.training.learning.add_lora import check_starts_from_a_base
+from paddle_xc2.training.learning.new_tokens import token_row_lines
+from paddle_xc2.training.learning.parts import choose_trainable
 from paddle_xc2.training.optimizer import learn_in_float32
 from paddle_xc2.training.outcome import answer_to_first_sample, outcome_lines, train_longer
-from paddle_xc2.training.plan import Plan, first_sample_text, plan_lines
+from paddle_xc2.training.plan import Plan
+from paddle_xc2.training.plan_text import first_sample_text, plan_lines
 from paddle_xc2.training.plot import LOSS_PLOT, draw_metrics
 from paddle_xc2.training.reporting import check_installed
 from paddle_xc2.training.run_folder.checkpoints import check_whole
 from paddle_xc2.training.run_folder.interruption import Stopped, is_disk_error
 from paddle_xc2.training.run_folder.start import (
-    Start,
     check_none_in_the_way,
     check_same_course,
     choose_start,
@@ -62,6 +51,7 @@ from paddle_xc2.training.run_folder.start import (
 )
 from paddle_xc2.training.sample_answers import TABLE_FILE, read_questions
 from paddle_xc2.training.shapes_only import model_of_shapes
+from paddle_xc2.training.starting_model import build_processor, load_model
 from paddle_xc2.training.trainer import STATE_FILE, StepTrainer, check_best_metric
 
 EXIT_FAILURE, EXIT_INTERRUPTED = 1, 130
@@ -177,33 +167,6 @@ def prepare_device(arguments: FinetuneArguments) -> str:
     return runtime.choose_precision(arguments.bf16, arguments.fp16, device, arguments.allow_precision_fallback)
 
 
-def build_processor(
-    arguments: FinetuneArguments, model_dir: Path, start: Start
-) -> tuple[XComposer2Processor, XComposer2Tokenizer]:
-    """What encodes the samples, and the tokenizer of what the run starts from, without what new_tokens adds.
-
-    Raises: ValueError if new_tokens can't be tokens, or are new and nothing is trained.
-    """
-    processor = XComposer2Processor.from_pretrained(
-        model_dir,
-        max_length=arguments.max_length,
-        hd_num=arguments.hd_num,
-        truncation="turns" if arguments.truncation == "turns" else "refuse",
-        image_size=arguments.img_size,
-        pad_image_to_square=arguments.pad_image_to_square,
-        exif=arguments.exif,
-        background=arguments.background,
-    )
-    adapter = start.checkpoint or arguments.lora_path if arguments.lora else None
-    processor.tokenizer, original = with_tokens_of_run(processor.tokenizer, adapter, arguments.new_tokens)
-    if not arguments.do_train and fresh_tokens(processor.tokenizer, original, arguments.new_tokens or ()):
-        raise ValueError(
-            f'"new_tokens" are not all tokens of {arguments.lora_path or arguments.model_name_or_path}, and "do_train" '
-            "is false: nothing teaches them; leave new_tokens out"
-        )
-    return processor, original
-
-
 def read_samples(arguments: FinetuneArguments, part: str, config_path, processor) -> Samples | None:
     """The samples of "train" or "eval", or None if no files are given."""
     specs = dataset_specs(arguments, part, config_path)
@@ -212,69 +175,6 @@ def read_samples(arguments: FinetuneArguments, part: str, config_path, processor
     silent = arguments.disable_tqdm or dist.get_rank() > 0
     leave_out = [value == "leave_out" for value in (arguments.truncation, arguments.bad_records)]
     return fit_samples(load_datasets(specs), processor, leave_out[0], silent, leave_bad_out=leave_out[1])
-
-
-def load_model(
-    plan: Plan, model_dir: Path, processor: XComposer2Processor, original: XComposer2Tokenizer
-) -> XComposer2ForCausalLM:
-    """The model in the state to start from. original: the tokenizer of that state."""
-    arguments = plan.arguments
-    if plan.start.checkpoint and not arguments.lora:
-        model = XComposer2ForCausalLM.from_pretrained(plan.start.checkpoint, dtype=plan.weight_dtype)
-    else:
-        model = XComposer2ForCausalLM.from_pretrained(
-            model_dir, dtype=plan.weight_dtype, img_size=arguments.img_size, quantize=arguments.quantization
-        )
-    is_base = not model.has_adapter  # else nothing is trained
-    if arguments.lora and plan.train:
-        model.source_fingerprint = base_fingerprint(model_dir)  # now: it may be gone when an adapter is saved
-    if arguments.lora and (adapter := plan.start.checkpoint or arguments.lora_path):
-        if is_base:
-            check_base(resolve_model_path(adapter), model_dir, "as model_name_or_path", model.source_fingerprint)
-        continue_adapter(model, resolve_model_path(adapter), arguments)
-        if not plan.start.checkpoint:
-            check_continues(model, adapter, arguments)
-    elif arguments.lora and plan.train:
-        add_lora(model, arguments)
-    if plan.train and not plan.start.checkpoint:  # what checkpoints hold has begun already
-        if arguments.train_embeddings:
-            merge_rows(model)  # those of lora_path: whole tables hold all rows
-        if arguments.lora and not arguments.train_embeddings:
-            learn_token_rows(model, processor.tokenizer, arguments, plan.train, original)
-        else:
-            start_new_tokens(model, processor.tokenizer, original, arguments.new_tokens or ())
-    check_starting_weights(model, plan.start.checkpoint or arguments.lora_path or model_dir)
-    if processor.tokenizer is not original:
-        model.tokenizer = processor.tokenizer
-    # Tokenizer and the like are copied from it when saving; a checkpoint may be gone by then.
-    model.source_dir = model_dir
-    is_path = local_path(arguments.model_name_or_path).is_dir()
-    model.source_name = None if is_path else arguments.model_name_or_path
-    # So that chat lays out text and shows images as training did.
-    replace(processor.asked_as, chat_layout=AS_TRAINED).record(model.config)
-    if arguments.recompute:
-        model.recompute_enable()
-    else:
-        model.recompute_disable()
-    model.run_vision_always = plan.num_processes > 1
-    return model
-
-
-def choose_trainable(model: XComposer2ForCausalLM, arguments: FinetuneArguments) -> dict[str, tuple[int, int]]:
-    """Sets what learns, and how fast. Returns: as `set_trainable`. Raises: as it, and for a part that is not there."""
-    beside_lora = None
-    if arguments.lora:
-        keys = {"PLoRA": "train_plora", "other": "train_separators", "embeddings": "train_embeddings"}
-        beside_lora = [part for part, key in keys.items() if getattr(arguments, key)]
-    patterns = (arguments.freeze_include, arguments.freeze_exclude)
-    learning = set_trainable(model, arguments.fix_vit, arguments.fix_sampler, *patterns, beside_lora)
-    for part in beside_lora or ():
-        if part not in learning:
-            raise ValueError(f'"{keys[part]}" is true, but {model.config.family.name} has none; leave it out')
-    set_learning_rates(model, arguments)
-    if arguments.lora:
-        remember_trained(model)
-    return learning
 
 
 def show_plan(plan: Plan, model_dir: Path, processor: XComposer2Processor) -> None:
@@ -299,7 +199,7 @@ def print_plan(
         print(note)
     device = runtime.prepare().device_name
     token_rows = token_row_lines(model, processor.tokenizer)
-    print("\n".join(plan_lines(plan, model.config, learning, device, device_memory(), token_rows)))
+    print("\n".join(plan_lines(plan, model.config, learning, device, runtime.device_memory(), token_rows)))
     conversation, example = processor.lay_out(plan.train.conversations[0])
     images = conversation.images
     image_tokens = [processor.num_image_tokens(image, training=True, num_images=len(images)) for image in images]

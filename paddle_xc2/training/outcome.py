@@ -10,7 +10,7 @@ from paddle_xc2.families.special_tokens import IMAGE_PLACEHOLDER
 from paddle_xc2.generation.chat import decode_answer, stop_ids
 from paddle_xc2.generation.generate import generate
 from paddle_xc2.messages import counted, shown
-from paddle_xc2.training.metrics import best_evaluation, is_measured
+from paddle_xc2.training.metrics_file import best_evaluation, is_measured
 
 if TYPE_CHECKING:
     from paddle_xc2.training.plan import Plan

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from paddle_xc2.files.durable import replace_file
 from paddle_xc2.generation.scores import METRICS
-from paddle_xc2.training.metrics import is_measured
+from paddle_xc2.training.metrics_file import is_measured
 from paddle_xc2.training.outcome import lowest_evaluation, risen_evaluation
 
 LOSS_PLOT = "loss.png"

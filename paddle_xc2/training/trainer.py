@@ -27,13 +27,7 @@ from paddle_xc2.generation.scores import Answer, metrics_for, summary
 from paddle_xc2.messages import counted, listed
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.divergence import Diverged, describe_batches, diverged_message, starting_model_message
-from paddle_xc2.training.metrics import (
-    MetricsFile,
-    Progress,
-    best_evaluation,
-    peak_memory_gb,
-    read_metrics,
-)
+from paddle_xc2.training.metrics_file import MetricsFile, best_evaluation, read_metrics
 from paddle_xc2.training.optimizer import (
     StepGuard,
     build_optimizer,
@@ -44,6 +38,7 @@ from paddle_xc2.training.optimizer import (
 )
 from paddle_xc2.training.plan import Plan
 from paddle_xc2.training.plot import LOSS_PLOT, draw_metrics
+from paddle_xc2.training.progress import Progress
 from paddle_xc2.training.reporting import Reporters
 from paddle_xc2.training.run_folder import checkpoints
 from paddle_xc2.training.run_folder.interruption import Stopped, StopRequest
@@ -468,7 +463,7 @@ class StepTrainer(Trainer):
             "tokens_per_second": round(float(tokens) / (time.perf_counter() - window.started), 1),
         }
         if not self.arguments.skip_memory_metrics:
-            entry["peak_memory_gb"] = round(peak_memory_gb(), 3)
+            entry["peak_memory_gb"] = round(runtime.peak_memory_gb(), 3)
         self.window = Window()
         self._report(entry)
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, entry)

@@ -84,7 +84,8 @@ def seconds_of_step(args, model, folder: Path) -> tuple[float, dict]:
     from paddle_xc2.data.processor import XComposer2Processor
     from paddle_xc2.text.tokenizer import MODEL_FILE, XComposer2Tokenizer
     from paddle_xc2.training.arguments import load_arguments
-    from paddle_xc2.training.finetune import choose_trainable, prepare_device, read_samples
+    from paddle_xc2.training.finetune import prepare_device, read_samples
+    from paddle_xc2.training.learning.parts import choose_trainable
     from paddle_xc2.training.plan import Plan
     from paddle_xc2.training.run_folder.start import choose_start
     from paddle_xc2.training.trainer import StepTrainer

@@ -4,6 +4,38 @@ import json
 
 import pytest
 
+from paddle_xc2.training.arguments import FinetuneArguments
+
+
+@pytest.fixture(scope="module")
+def processor(workspace):
+    from paddle_xc2.data.processor import XComposer2Processor
+
+    return XComposer2Processor.from_pretrained(workspace / "model")
+
+
+@pytest.fixture(scope="module")
+def samples(workspace, processor):
+    """The workspace's training data."""
+    from paddle_xc2.data.records.conversations import load_conversations
+    from paddle_xc2.data.samples import fit_samples
+
+    return fit_samples(load_conversations(workspace / "train.json"), processor)
+
+
+@pytest.fixture
+def plan_of():
+    """Makes the plan of a run on the given samples."""
+    from paddle_xc2.training.plan import Plan
+    from paddle_xc2.training.run_folder.start import Start
+
+    def make(samples, evaluation=None, start=None, precision="float32", **arguments):
+        values = {"output_dir": "out", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, **arguments}
+        start = start or Start(None, 0, {}, 1)
+        return Plan(FinetuneArguments("model", **values), precision, start, samples, evaluation)
+
+    return make
+
 
 @pytest.fixture
 def config(workspace, tmp_path):

@@ -11,8 +11,8 @@ from paddle_xc2.data.records.dialects import read_record
 from paddle_xc2.models.image_features import fill_image_slots
 from paddle_xc2.models.loss import token_loss_sum
 from paddle_xc2.training.arguments import FinetuneArguments
-from paddle_xc2.training.finetune import choose_trainable
 from paddle_xc2.training.learning.add_lora import continue_adapter
+from paddle_xc2.training.learning.parts import choose_trainable
 from paddle_xc2.training.optimizer import NormRecordingClip
 from tests.golden import Golden
 

@@ -25,16 +25,6 @@ LOSS_TOLERANCE = 3e-7
 GRADIENT_TOLERANCE = 3e-6
 
 
-@pytest.fixture(scope="module")
-def processor(workspace):
-    return XComposer2Processor.from_pretrained(workspace / "model")
-
-
-@pytest.fixture(scope="module")
-def samples(workspace, processor):
-    return fit_samples(load_conversations(workspace / "train.json"), processor)
-
-
 def loss_and_gradients(model, samples, processor, **layout):
     """Of one step over all samples."""
     order = StepOrder(

@@ -18,8 +18,8 @@ from paddle_xc2.models.plora import PLoRALinear
 from paddle_xc2.models.token_rows import ROW_LAYERS
 from paddle_xc2.training import finetune
 from paddle_xc2.training.arguments import FinetuneArguments
-from paddle_xc2.training.finetune import choose_trainable
 from paddle_xc2.training.learning.add_lora import add_lora
+from paddle_xc2.training.learning.parts import choose_trainable
 from paddle_xc2.training.optimizer import (
     GradientsNotFinite,
     NormRecordingClip,

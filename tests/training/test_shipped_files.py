@@ -11,7 +11,8 @@ from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.families.table import family_named
 from paddle_xc2.training.arguments import load_arguments
 from paddle_xc2.training.finetune import finetune
-from paddle_xc2.training.plan import Plan, expected_memory, num_decoder_weights
+from paddle_xc2.training.memory import expected_memory, num_decoder_weights
+from paddle_xc2.training.plan import Plan
 from paddle_xc2.training.run_folder.start import Start
 from paddle_xc2.weights.load import build_without_memory
 from paddle_xc2.weights.quantize import quantizable_layers

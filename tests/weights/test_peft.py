@@ -16,8 +16,8 @@ from paddle_xc2 import XComposer2ForCausalLM
 from paddle_xc2.models.lora import layer_at, lora_layers, replace_layer
 from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows
 from paddle_xc2.training.arguments import FinetuneArguments
-from paddle_xc2.training.finetune import choose_trainable
 from paddle_xc2.training.learning.add_lora import add_lora
+from paddle_xc2.training.learning.parts import choose_trainable
 from tests.tiny import tiny_checkpoint
 
 # float32, merged by torch 2.13.0 and peft 0.12.0 or 0.21.2: 0 for LoRA, 3e-7 for DoRA; weights up to 1.

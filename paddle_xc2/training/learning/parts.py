@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from paddle_xc2.models.lora import is_lora, lora_layers, named_parameters
 from paddle_xc2.models.nf4 import NF4Linear
 from paddle_xc2.models.token_rows import is_rows, row_layers
+from paddle_xc2.training.learning.add_lora import remember_trained
 
 # Parts of the model, by the names of their parameters; the first pattern that matches decides.
 PARTS = (
@@ -32,6 +33,23 @@ PART_LEARNING_RATES = {
 def part_of(name: str) -> str:
     """The part of the model that a parameter belongs to; of LoRA's own, the part that it updates."""
     return next(part for part, pattern in PARTS if re.match(pattern, name))
+
+
+def choose_trainable(model, arguments) -> dict[str, tuple[int, int]]:
+    """Sets what learns, and how fast. Returns: as `set_trainable`. Raises: as it, and for a part that is not there."""
+    beside_lora = None
+    if arguments.lora:
+        keys = {"PLoRA": "train_plora", "other": "train_separators", "embeddings": "train_embeddings"}
+        beside_lora = [part for part, key in keys.items() if getattr(arguments, key)]
+    patterns = (arguments.freeze_include, arguments.freeze_exclude)
+    learning = set_trainable(model, arguments.fix_vit, arguments.fix_sampler, *patterns, beside_lora)
+    for part in beside_lora or ():
+        if part not in learning:
+            raise ValueError(f'"{keys[part]}" is true, but {model.config.family.name} has none; leave it out')
+    set_learning_rates(model, arguments)
+    if arguments.lora:
+        remember_trained(model)
+    return learning
 
 
 def set_trainable(

@@ -10,8 +10,9 @@ from safetensors.numpy import load_file
 from paddle_xc2 import XComposer2ForCausalLM
 from paddle_xc2.models.lora import is_lora, lora_layers, named_parameters
 from paddle_xc2.training.arguments import FinetuneArguments
-from paddle_xc2.training.finetune import choose_trainable, finetune
+from paddle_xc2.training.finetune import finetune
 from paddle_xc2.training.learning.add_lora import add_lora, check_continues, target_layers
+from paddle_xc2.training.learning.parts import choose_trainable
 from tests.tiny import tiny_checkpoint, tiny_model
 
 LORA = {"lora": True, "lora_rank": 4, "lora_alpha": 8, "save_strategy": "steps", "save_steps": 2}

@@ -12,9 +12,10 @@ from paddle_xc2.cli import main
 from paddle_xc2.models.token_rows import row_layers
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 from paddle_xc2.training.arguments import FinetuneArguments
-from paddle_xc2.training.finetune import choose_trainable, finetune
+from paddle_xc2.training.finetune import finetune
 from paddle_xc2.training.learning import new_tokens as token_rows
 from paddle_xc2.training.learning.add_lora import add_lora
+from paddle_xc2.training.learning.parts import choose_trainable
 from tests.tiny import tiny_checkpoint, tiny_model
 
 LORA = {"lora": True, "lora_rank": 4, "lora_alpha": 8, "save_strategy": "steps", "save_steps": 2}
