@@ -27,7 +27,7 @@ sys.path[0] = str(ROOT)
 
 from examples.demo import digits, exam, small_checkpoint  # noqa: E402
 from paddle_xc2 import cli, runtime  # noqa: E402
-from paddle_xc2.checkpoint.shards import read_safetensors  # noqa: E402
+from paddle_xc2.checkpoint.safetensors_file import read_safetensors  # noqa: E402
 from paddle_xc2.commands.lasting_output import keep_output  # noqa: E402
 from paddle_xc2.families.special_tokens import IMAGE_PLACEHOLDER  # noqa: E402
 from paddle_xc2.files.directory_lock import locked  # noqa: E402

@@ -30,9 +30,8 @@ from paddle_xc2.checkpoint.manifest import check_unchanged
 from paddle_xc2.checkpoint.names import to_hf, to_paddle
 from paddle_xc2.files.json_file import read_json
 from paddle_xc2.hub.config_json import ADAPTER_CONFIG_FILE, PADDLENLP_ADAPTER_CONFIG_FILE
+from paddle_xc2.hub.weight_files import ADAPTER_FILES, PADDLENLP_ADAPTER_FILES
 
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-PADDLENLP_ADAPTER_FILES = ("lora_model_state*.pdparams", "peft_model*.safetensors")
 # PEFT writes ".default" into names of a model in memory, which XTuner's checkpoints keep.
 _LORA_NAME = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
 _MAGNITUDE_NAME = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(?:\.default)?(?:\.weight)?")

@@ -13,12 +13,13 @@ from paddle_xc2.checkpoint.manifest import MANIFEST_FILE
 from paddle_xc2.checkpoint.xtuner import is_xtuner, llm_folder
 from paddle_xc2.files.json_file import read_bytes
 from paddle_xc2.hub.config_json import CONFIG_FILE
+from paddle_xc2.hub.weight_files import WEIGHT_SUFFIXES
 from paddle_xc2.messages import listed
 from paddle_xc2.text.tokenizer import MAX_MODEL_BYTES, MODEL_FILE, XComposer2Tokenizer
 
 # Every file of the source comes along, upstream's code as data that is never run, but for weights in any format, files
 # that are written anew, and what a training run left beside its model.
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".pdparams", ".pdopt", ".pdstates", ".index.json", ".gguf")
+_LEFT_OUT = (*WEIGHT_SUFFIXES, ".pdopt", ".pdstates", ".index.json", ".gguf")
 _RUN_FILES = (
     "run.json",
     "trainer_state.json",
@@ -71,5 +72,5 @@ def _other_files(source: Path) -> list[Path]:
         if path.is_file()
         and path.name not in _OTHERS
         and not path.name.startswith((PREDICTIONS, "."))
-        and not path.name.endswith(_WEIGHT_SUFFIXES)
+        and not path.name.endswith(_LEFT_OUT)
     ]

@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor
+from paddle_xc2.hub.weight_files import JOINED_TORCH_FILES
 
 _WHOLE = "mp_rank_*_model_states.pt"
 _PIECES = "zero_pp_rank_*_model_states.pt"
-_JOINED = "pytorch_model*.bin"  # what zero_to_fp32.py writes into a folder
 
 
 def is_deepspeed(directory: Path) -> bool:
@@ -32,7 +32,7 @@ def state_files(directory: Path) -> list[Path]:
         raise ValueError(
             f"{directory}: is a checkpoint of DeepSpeed in {len(found)} parts (tensor parallel), which can't be read"
         )
-    found = found or sorted(directory.glob(_JOINED))
+    found = found or sorted(directory.glob(JOINED_TORCH_FILES))  # what zero_to_fp32.py writes into a folder
     if not found:
         raise ValueError(
             f"{directory}: is a folder, but none of a DeepSpeed checkpoint (it has no mp_rank_00_model_states.pt); "

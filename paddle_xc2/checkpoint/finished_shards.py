@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from paddle_xc2.checkpoint.whole_directory import INTERRUPTIONS
-from paddle_xc2.files.durable import replace_file, sha256
+from paddle_xc2.files.durable import INTERRUPTIONS, replace_file, sha256
 from paddle_xc2.files.json_file import read_json
 
-STATE_FILE = "finished_shards.json"
+FINISHED_FILE = "finished_shards.json"
 
 
 class FinishedShards:
@@ -57,16 +56,16 @@ class FinishedShards:
         """Remembers a shard that is whole and on the disk."""
         self._shards[self._name(path)] = {"bytes": path.stat().st_size, "sha256": digest}
         state = {"attempt": self.attempt, "shards": self._shards}
-        replace_file(self.directory / STATE_FILE, json.dumps(state, indent=2).encode())
+        replace_file(self.directory / FINISHED_FILE, json.dumps(state, indent=2).encode())
 
     def complete(self) -> None:
         """Every shard is there: from here on the directory holds nothing but the checkpoint."""
         self._shards = {}
-        (self.directory / STATE_FILE).unlink(missing_ok=True)
+        (self.directory / FINISHED_FILE).unlink(missing_ok=True)
 
     def _read(self) -> dict[str, dict]:
         try:
-            state = read_json(self.directory / STATE_FILE)
+            state = read_json(self.directory / FINISHED_FILE)
             recorded = dict(state["shards"]) if state["attempt"] == self.attempt else None
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             recorded = {}  # killed before the first shard was finished
@@ -86,7 +85,7 @@ class FinishedShards:
         return whole
 
     def _delete_others(self) -> None:
-        kept = {*self._shards, STATE_FILE} if self._shards else set()
+        kept = {*self._shards, FINISHED_FILE} if self._shards else set()
         for path in sorted(self.directory.rglob("*"), reverse=True):  # what is in a folder before the folder
             if not path.is_dir():
                 if self._name(path) not in kept:

@@ -18,6 +18,8 @@ from typing import BinaryIO
 from paddle_xc2.messages import writing
 
 SCRATCH = ".paddle_xc2-"
+# Errors that say nothing against what is written so far: Ctrl-C, a full disk, a disk that went away.
+INTERRUPTIONS = (KeyboardInterrupt, OSError)
 _BLOCK_BYTES = 16 * 2**20
 _MAX_NAME_BYTES = 200  # of a name that is put into another one: file systems end at 255
 

@@ -22,8 +22,9 @@ from paddle import nn
 from paddle.nn.clip import _squared_l2_norm as squared_l2_norm
 
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor, tensor_in_memory
-from paddle_xc2.checkpoint.shards import find_shards, read_safetensors
-from paddle_xc2.checkpoint.shards import write_checkpoint as write_tensors
+from paddle_xc2.checkpoint.safetensors_file import read_safetensors
+from paddle_xc2.checkpoint.shard_writer import write_shards
+from paddle_xc2.hub.weight_files import find_shards
 from paddle_xc2.training.arguments import FinetuneArguments
 
 OPTIMIZER_DIR = "optimizer"
@@ -229,7 +230,7 @@ def write_optimizer(directory: Path, model, optimizer, lr_scheduler, guard: Step
         exact = learning_parameters(model)
         tensors |= {f"{name}{_FLOAT32_VALUE}": tensor_in_memory(value) for name, value in exact.items()}
     (directory / OPTIMIZER_DIR).mkdir()
-    write_tensors(directory / OPTIMIZER_DIR, tensors, metadata_format="pd")
+    write_shards(directory / OPTIMIZER_DIR, tensors, metadata_format="pd")
     state = {"lr_scheduler": lr_scheduler.state_dict()}
     if guard is not None:
         state["scaler"] = guard.state_dict()

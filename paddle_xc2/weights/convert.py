@@ -22,19 +22,21 @@ from paddle_xc2.checkpoint.lazy_tensor import check_dtype
 from paddle_xc2.checkpoint.manifest import is_written_by, manifest_files, verify_manifest
 from paddle_xc2.checkpoint.names import layout_of
 from paddle_xc2.checkpoint.shapes import parameter_shapes
-from paddle_xc2.checkpoint.shards import parse_size, read_checkpoint
+from paddle_xc2.checkpoint.shard_writer import parse_size
+from paddle_xc2.checkpoint.shards import read_checkpoint
 from paddle_xc2.checkpoint.whole_directory import finish_interrupted, whole_directory
 from paddle_xc2.checkpoint.xtuner_training import assemble_llava, read_training_checkpoint
 from paddle_xc2.files.directory_lock import locked
 from paddle_xc2.files.local_path import local_path
 from paddle_xc2.hub.adapter_base import find_base, is_adapter
 from paddle_xc2.hub.find import resolve_model_path
+from paddle_xc2.hub.weight_files import WEIGHT_SUFFIXES
 from paddle_xc2.messages import counted
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer, has_tokenizer
 from paddle_xc2.weights.merging import as_trained_with, merge_into_base
 from paddle_xc2.weights.save import write_files
 
-_SOURCE_SUFFIXES = (".safetensors", ".bin", ".pth", ".pdparams", ".json")
+_SOURCE_SUFFIXES = (*WEIGHT_SUFFIXES, ".json")
 
 
 @dataclass(frozen=True)

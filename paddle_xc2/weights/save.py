@@ -12,7 +12,7 @@ from paddle_xc2.checkpoint.finished_shards import FinishedShards
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor, check_dtype, prevailing_dtype, tensor_in_memory
 from paddle_xc2.checkpoint.manifest import write_manifest
 from paddle_xc2.checkpoint.names import to_hf
-from paddle_xc2.checkpoint.shards import write_checkpoint
+from paddle_xc2.checkpoint.shard_writer import write_shards
 from paddle_xc2.checkpoint.whole_directory import whole_directory
 from paddle_xc2.checkpoint.xtuner import split_parts
 from paddle_xc2.families.settings import ModelSettings
@@ -87,7 +87,7 @@ def write_files(
         dtype: that everything is cast to; None keeps each tensor's own.
         config_dtype: what config.json says of the dtype; None leaves what the original config.json says.
         max_shard_size: bytes, or as "5GB".
-        on_bytes, verify, finished: as `write_checkpoint`.
+        on_bytes, verify, finished: as `write_shards`.
         tokenizer: is written in place of the tokenizer in `source_dir`.
     Raises: ValueError for an unknown layout, for parameters that checkpoint/names.py doesn't know, for values that
         don't fit into `dtype`, or for a disk without enough room.
@@ -106,7 +106,7 @@ def write_files(
     digests = {}
     for folder, part in (split_parts(tensors) if to == "hf" and config.family.in_parts else {"": tensors}).items():
         (directory / folder).mkdir(exist_ok=True)
-        shards = write_checkpoint(
+        shards = write_shards(
             directory / folder, part, _METADATA_FORMATS[to], dtype, max_shard_size, on_bytes, verify, finished
         )
         digests |= {f"{folder}/{name}".lstrip("/"): digest for name, digest in shards.items()}

@@ -7,18 +7,18 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from paddle_xc2.checkpoint.adapter_files import ADAPTER_FILES
 from paddle_xc2.checkpoint.base_fingerprint import base_fingerprint
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor, check_dtype, tensor_in_memory
 from paddle_xc2.checkpoint.manifest import write_manifest
 from paddle_xc2.checkpoint.names import to_hf
-from paddle_xc2.checkpoint.shards import write_shard
+from paddle_xc2.checkpoint.safetensors_file import write_tensors
 from paddle_xc2.checkpoint.whole_directory import whole_directory
 from paddle_xc2.families.asked_as import SETTINGS
 from paddle_xc2.files.json_file import write_json
 from paddle_xc2.files.local_path import local_path
 from paddle_xc2.hub.adapter_base import FACTS_VERSION
 from paddle_xc2.hub.config_json import ADAPTER_CONFIG_FILE, ADAPTER_FACTS_FILE
+from paddle_xc2.hub.weight_files import ADAPTER_FILES
 from paddle_xc2.models.lora import LoRALinear, is_linear, lora_layers, named_parameters
 from paddle_xc2.models.token_rows import row_layers
 
@@ -45,7 +45,7 @@ def save_adapter(model, directory: str | Path, overwrite: bool = True, dtype: st
     with whole_directory(destination, overwrite) as partial:
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(partial)
-        digest = write_shard(partial / ADAPTER_FILES[0], tensors, "pt")
+        digest = write_tensors(partial / ADAPTER_FILES[0], tensors, "pt")
         write_json(partial / ADAPTER_CONFIG_FILE, peft_config(model))
         write_json(partial / ADAPTER_FACTS_FILE, _facts(model, destination))
         write_manifest(partial, "adapter", _base_name(model), {ADAPTER_FILES[0]: digest})

@@ -21,7 +21,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor, row_blocks
-from paddle_xc2.checkpoint.shards import write_checkpoint
+from paddle_xc2.checkpoint.shard_writer import write_shards
 
 # Settings of the XComposer2-VL models and of one for tests.
 SIZES = {
@@ -82,7 +82,7 @@ def write_synthetic(directory: Path, size: str, max_shard_size: str = "5GB", num
         upstream_name, transpose = to_hf(name)
         tensors[upstream_name] = RandomTensor("bfloat16", tuple(shape[::-1] if transpose else shape), None)
     directory.mkdir(parents=True)
-    write_checkpoint(directory, tensors, "pt", max_shard_size=max_shard_size)
+    write_shards(directory, tensors, "pt", max_shard_size=max_shard_size)
     write_config(directory, config, "hf", "bfloat16")
     return sum(tensor.num_bytes for tensor in tensors.values())
 

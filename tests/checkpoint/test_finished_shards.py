@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from paddle_xc2.checkpoint.finished_shards import STATE_FILE, FinishedShards
+from paddle_xc2.checkpoint.finished_shards import FINISHED_FILE, FinishedShards
 from paddle_xc2.files.durable import sha256
 
 
@@ -32,14 +32,14 @@ def start_again(directory, attempt="a"):
 
 def test_what_is_whole_stays_and_is_found_again(tmp_path):
     said = interrupted(tmp_path, "model-1", "projector/model-1")
-    assert files(tmp_path) == [STATE_FILE, "model-1", "projector/model-1"]
+    assert files(tmp_path) == [FINISHED_FILE, "model-1", "projector/model-1"]
     assert said == [
         f"finished and kept: 2 shards (2.4e-05 GB) in {tmp_path}; the same command goes on after that, or delete the "
         "directory"
     ]
     finished, said, found = start_again(tmp_path)
     assert said == ["going on after 2 shards (2.4e-05 GB) that an earlier start finished"]
-    assert found == [STATE_FILE, "model-1", "projector/model-1"]
+    assert found == [FINISHED_FILE, "model-1", "projector/model-1"]
     assert finished.sha256_of(tmp_path / "model-1") == sha256(tmp_path / "model-1")
     assert finished.sha256_of(tmp_path / "model-2") is None
     assert finished.num_bytes == sum((tmp_path / name).stat().st_size for name in ("model-1", "projector/model-1"))
@@ -49,17 +49,17 @@ def test_killed(tmp_path):
     """Nothing was said or cleared away; the shard that was being written is there in part."""
     interrupted(tmp_path, "model-1")
     (tmp_path / "model-2").write_bytes(b"part of")
-    (tmp_path / f"{STATE_FILE}.new").write_bytes(b"{")
+    (tmp_path / f"{FINISHED_FILE}.new").write_bytes(b"{")
     _, said, found = start_again(tmp_path)
     assert said == ["going on after 1 shard (7e-06 GB) that an earlier start finished"]
-    assert found == [STATE_FILE, "model-1"]
+    assert found == [FINISHED_FILE, "model-1"]
 
 
 @pytest.mark.parametrize("state", [None, "{", "{}", '{"attempt": "a", "shards": 3}'])
 def test_killed_before_the_first_shard_was_finished(tmp_path, state):
     (tmp_path / "model-1").write_bytes(b"part of")
     if state is not None:
-        (tmp_path / STATE_FILE).write_text(state)
+        (tmp_path / FINISHED_FILE).write_text(state)
     assert start_again(tmp_path)[1:] == ([], [])
 
 
@@ -84,7 +84,7 @@ def test_a_damaged_shard_is_written_again(tmp_path, damage):
         shard.write_bytes(content[:-1] + b"x" * (damage == "change"))
     finished, said, found = start_again(tmp_path)
     assert finished.sha256_of(shard) is None and finished.sha256_of(tmp_path / "model-2") is not None
-    assert found == [STATE_FILE, "model-2"]
+    assert found == [FINISHED_FILE, "model-2"]
     assert said == ["going on after 1 shard (7e-06 GB) that an earlier start finished"]
 
 
@@ -101,7 +101,7 @@ def test_complete(tmp_path):
     with FinishedShards(tmp_path, "a", lambda line: None) as finished:
         (tmp_path / "model-1").write_bytes(b"1")
         finished.add(tmp_path / "model-1", "digest")
-        assert json.loads((tmp_path / STATE_FILE).read_text())["shards"] == {
+        assert json.loads((tmp_path / FINISHED_FILE).read_text())["shards"] == {
             "model-1": {"bytes": 1, "sha256": "digest"}
         }
         finished.complete()

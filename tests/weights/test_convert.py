@@ -96,15 +96,15 @@ def test_nothing_is_left_of_the_first_shard(original, tmp_path, monkeypatch, err
 
 def written_shards(monkeypatch):
     """The names of the shards that are written from now on."""
-    from paddle_xc2.checkpoint import shards as checkpoint_files
+    from paddle_xc2.checkpoint import shard_writer
 
-    write, names = checkpoint_files._write_safetensors, []
+    write, names = shard_writer.write_safetensors, []
 
     def watched(path, *args):
         names.append(path.name)
         return write(path, *args)
 
-    monkeypatch.setattr(checkpoint_files, "_write_safetensors", watched)
+    monkeypatch.setattr(shard_writer, "write_safetensors", watched)
     return names
 
 
@@ -168,14 +168,14 @@ class TestGoingOn:
         """With no chance to clear anything away; the second start is another process too."""
         script = (
             "import os, signal, sys\n"
-            "from paddle_xc2.checkpoint import shards as checkpoint_files\n"
+            "from paddle_xc2.checkpoint import shard_writer\n"
             "from paddle_xc2.weights.convert import convert\n"
-            "sync, calls = checkpoint_files.sync, []\n"
+            "sync, calls = shard_writer.sync, []\n"
             "def killed_at_the_third_shard(path):\n"
             "    calls.append(path)\n"
             "    if len(calls) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
             "    sync(path)\n"
-            "checkpoint_files.sync = killed_at_the_third_shard\n"
+            "shard_writer.sync = killed_at_the_third_shard\n"
             f"convert(sys.argv[1], sys.argv[2], max_shard_size={SHARD!r})\n"
         )
         command = [sys.executable, "-c", script, str(original), str(tmp_path / "ours")]
@@ -195,9 +195,9 @@ class TestGoingOn:
 
 def test_what_was_written_is_read_back(original, tmp_path, monkeypatch):
     """A disk that returns other bytes than were written to it."""
-    from paddle_xc2.checkpoint import shards as checkpoint_files
+    from paddle_xc2.checkpoint import shard_writer
 
-    write = checkpoint_files._write_safetensors
+    write = shard_writer.write_safetensors
 
     def write_and_damage(path, *args):
         written = write(path, *args)
@@ -206,7 +206,7 @@ def test_what_was_written_is_read_back(original, tmp_path, monkeypatch):
             file.write(b"\x55")
         return written
 
-    monkeypatch.setattr(checkpoint_files, "_write_safetensors", write_and_damage)
+    monkeypatch.setattr(shard_writer, "write_safetensors", write_and_damage)
     with pytest.raises(ValueError, match="model.safetensors: .* does not read back as it was written"):
         convert(original, tmp_path / "ours")
     assert list(tmp_path.iterdir()) == []
@@ -216,13 +216,13 @@ def test_what_was_written_is_a_checkpoint_of_the_model(original, tmp_path, monke
     """A tensor that would never be written."""
     from paddle_xc2.weights import save as saving
 
-    write = saving.write_checkpoint
+    write = saving.write_shards
 
     def forget_one(directory, tensors, *args):
         tensors.pop("output.weight")
         return write(directory, tensors, *args)
 
-    monkeypatch.setattr(saving, "write_checkpoint", forget_one)
+    monkeypatch.setattr(saving, "write_shards", forget_one)
     with pytest.raises(ValueError, match="1 tensors that the model needs are missing: output.weight"):
         convert(original, tmp_path / "ours")
     assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 from paddle_xc2 import XComposer2ForCausalLM, runtime
 from paddle_xc2.checkpoint import lazy_tensor
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor
-from paddle_xc2.checkpoint.shards import INDEX_FILE
+from paddle_xc2.hub.weight_files import INDEX_FILE
 from paddle_xc2.models.clip_vit import resize_position_table
 from paddle_xc2.weights import load as loading
 from paddle_xc2.weights.convert import convert

@@ -6,7 +6,9 @@ import pytest
 
 from paddle_xc2 import XComposer2ForCausalLM
 from paddle_xc2.checkpoint.names import to_paddle
-from paddle_xc2.checkpoint.shards import read_checkpoint, read_safetensors, write_checkpoint
+from paddle_xc2.checkpoint.safetensors_file import read_safetensors
+from paddle_xc2.checkpoint.shard_writer import write_shards
+from paddle_xc2.checkpoint.shards import read_checkpoint
 from paddle_xc2.models.lora import LoRALinear, is_lora, layer_at, merge_lora, replace_layer
 from paddle_xc2.models.nf4 import NF4Linear
 from paddle_xc2.weights import quantize as quantized
@@ -159,7 +161,7 @@ def test_what_quantizing_makes_of_a_file_is_what_is_written(original, tmp_path):
     name = "model.layers.0.attention.wqkv.weight"
     before = read_checkpoint(original)
     after = quantized.as_quantized(before, "hf")
-    write_checkpoint(tmp_path, {name: after[name].transposed()}, "pd")
+    write_shards(tmp_path, {name: after[name].transposed()}, "pd")
     written = read_safetensors(tmp_path / "model.safetensors")[name].read()
     np.testing.assert_array_equal(written, after[name].read().T)
     assert (written != before[name].read().T).any()

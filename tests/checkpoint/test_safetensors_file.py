@@ -1,0 +1,118 @@
+"""One file of safetensors: what is read of it, and what damage is seen."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from paddle_xc2.checkpoint.safetensors_file import read_safetensors
+
+ARRAYS = {
+    "a": np.arange(10, dtype=np.float32).reshape(2, 5),
+    "b": np.arange(3, dtype=np.float16),
+    "c": np.arange(4, dtype=np.int64).reshape(2, 1, 2),
+    "d": np.array(2.5, np.float32),
+    "e": np.zeros((0, 3), np.float32),
+}
+
+
+def raw_safetensors(path, header, data=b"", header_bytes=None):
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(raw) if header_bytes is None else header_bytes) + raw + data)
+    return path
+
+
+class TestReading:
+    def test_the_librarys_files(self, tmp_path):
+        save_file(ARRAYS, tmp_path / "m.safetensors", metadata={"format": "pt"})
+        found = read_safetensors(tmp_path / "m.safetensors")
+        assert found.keys() == ARRAYS.keys()
+        for name, array in ARRAYS.items():
+            assert (found[name].dtype, found[name].shape) == (str(array.dtype), array.shape)
+            np.testing.assert_array_equal(found[name].read(), array)
+
+    def test_bfloat16_as_bits(self, tmp_path):
+        path = raw_safetensors(
+            tmp_path / "m.safetensors",
+            {"x": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}},
+            struct.pack("<HH", 0x3F80, 0xC000),
+        )
+        tensor = read_safetensors(path)["x"]
+        assert tensor.dtype == "bfloat16"
+        np.testing.assert_array_equal(tensor.load("float32", "x"), np.float32([1, -2]))
+
+    def test_bfloat16_as_paddlenlp_tags_it(self, tmp_path):
+        """Written by PaddleNLP's writer: NumPy has uint16 in place of bfloat16."""
+        save_file({"x": np.uint16([0x3F80, 0xC000])}, tmp_path / "m.safetensors", metadata={"format": "np"})
+        assert b'"U16"' in (tmp_path / "m.safetensors").read_bytes()
+        tensor = read_safetensors(tmp_path / "m.safetensors")["x"]
+        assert tensor.dtype == "bfloat16"
+        np.testing.assert_array_equal(tensor.load("float32", "x"), np.float32([1, -2]))
+
+    def test_tensors_come_in_the_files_order(self, tmp_path):
+        header = {
+            "late": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]},
+            "early": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+        }
+        assert list(read_safetensors(raw_safetensors(tmp_path / "m.safetensors", header, b"12"))) == ["early", "late"]
+
+
+def _header(**entry):
+    return {"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **entry}}
+
+
+EIGHT = b"12345678"
+DAMAGED = {
+    "not safetensors": (b"<html>", None, r"is no safetensors file \(it starts with b'<html>'\)"),
+    "a header without end": (b"{}" * 5, 2**60, "is no safetensors file"),
+    "header cut off": (b'{"x": 1}', 500, "is cut off: it has 16 bytes, its header alone has 500"),
+    "no JSON": (b'{"x": }', None, "its header is damaged"),
+    "nested too deeply": (b'{"x":' + b"[" * 100_000, None, "its header is damaged"),
+    "a name twice": (b'{"x": 1, "x": 2}', None, r"its header is damaged \(a tensor stands in it twice\)"),
+    "dtype": (_header(dtype="F8_E4M3"), None, "x has dtype F8_E4M3; known are F64"),
+    "shape": (_header(shape=[-2]), None, r"x has no valid shape \(\[-2\]\)"),
+    "dtype is a list": (_header(dtype=["F32"]), None, r"x has dtype \['F32'\]; known are F64"),
+    "no offsets": ({"x": {"dtype": "F32", "shape": [2]}}, None, "x has no valid data_offsets"),
+    "no entry": ({"x": 3}, None, "x has no valid data_offsets"),
+    "size": (_header(shape=[3]), None, "x of shape .3. and dtype float32 stands at bytes 0 to 8, expected 0 to 12"),
+    "gap": (_header(data_offsets=[4, 12]), None, "stands at bytes 4 to 12, expected 0 to 8"),
+    "overflow": (_header(shape=[2**40, 2**40], data_offsets=[0, 0]), None, "the header is damaged"),
+}
+
+
+class TestDamage:
+    @pytest.mark.parametrize("kind", DAMAGED)
+    def test_header(self, tmp_path, kind):
+        header, header_bytes, message = DAMAGED[kind]
+        path = tmp_path / "model.safetensors"
+        if kind == "not safetensors":
+            path.write_bytes(header)
+        else:
+            raw_safetensors(path, header, EIGHT if isinstance(header, dict) else b"", header_bytes)
+        with pytest.raises(ValueError, match=message) as caught:
+            read_safetensors(path)
+        assert str(path) in str(caught.value)
+
+    def test_too_long(self, tmp_path):
+        path = raw_safetensors(tmp_path / "model.safetensors", _header(), EIGHT + b"9")
+        with pytest.raises(ValueError, match=r"has \d+ bytes, but its header announces \d+; it is damaged"):
+            read_safetensors(path)
+
+    @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(data=st.data())
+    def test_any_damage_gives_a_value_error_or_tensors(self, tmp_path, data):
+        save_file(ARRAYS, tmp_path / "whole.safetensors")
+        content = bytearray((tmp_path / "whole.safetensors").read_bytes())
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+        cut = data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))
+        path = tmp_path / "damaged.safetensors"
+        path.write_bytes(content[:cut])
+        try:
+            for found in read_safetensors(path).values():
+                assert found.read().shape == found.shape
+        except ValueError as error:
+            assert str(path) in str(error)
