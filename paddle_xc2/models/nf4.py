@@ -1,7 +1,5 @@
 """Linear layers whose weights are stored in four bits: NF4 with double quantization, in Paddle's own operations.
 
-A GPU's own kernel dequantizes where there is one (models/nf4_kernel.py), to the same bits.
-
 Follows QLoRA (arXiv:2305.14314) and the formats of bitsandbytes, so that a checkpoint becomes the same weights here as
 in training with PyTorch: blocks of 64 weights along the inputs of one output share a scale, their largest magnitude;
 256 of these scales, less the mean of all, share a scale of their own and are stored in eight bits.
@@ -19,8 +17,6 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer
-
-from paddle_xc2.models.nf4_kernel import find_kernel
 
 # Quantiles of a normal distribution, zero among them, scaled to [-1, 1]: appendix E of the paper.
 NF4_VALUES = (
@@ -45,8 +41,7 @@ class NF4Linear(nn.Layer):
 
     Attributes:
         packed: uint8 [in_features, out_features / 2]: each byte the codes of two neighbouring outputs, the first in
-            its upper half. With `by_output`, [out_features, in_features / 2]: of two neighbouring inputs.
-        by_output: whether the codes of a block lie one after the other, as a GPU's own kernel wants them.
+            its upper half.
         scale_codes: uint8 [out_features * blocks]: of one output after the other, as in bitsandbytes. The last block
             of an output is shorter where in_features is no multiple of 64.
         scale_scales: float32 [ceil(out_features * blocks / 256)].
@@ -62,7 +57,6 @@ class NF4Linear(nn.Layer):
             )
         self.in_features, self.out_features = in_features, out_features
         self.num_blocks = -(-in_features // BLOCK)
-        self.by_output = False
         num_scales = out_features * self.num_blocks
         zero = NF4_VALUES.index(0.0)
         self.register_buffer("packed", paddle.full([in_features, out_features // 2], zero * 17, "uint8"))
@@ -83,8 +77,6 @@ class NF4Linear(nn.Layer):
             pieces: the weight in order, in pieces of some of its rows: float [rows, out_features], rows a multiple of
                 BLOCK but for the last.
         """
-        if self.by_output:
-            self.packed, self.by_output = _regrouped(self.packed), False
         scales, start = [], 0
         for piece in pieces:
             piece = piece.astype("float32")
@@ -99,15 +91,10 @@ class NF4Linear(nn.Layer):
         for buffer, value in zip((self.scale_codes, self.scale_scales), _quantize_scales(scales - mean), strict=True):
             buffer.copy_(value, True)
         self.scale_mean.copy_(mean.reshape([1]), True)
-        if self._kernel() and self.in_features % BLOCK == 0:
-            self.packed, self.by_output = _regrouped(self.packed), True
 
     @paddle.no_grad()
     def dequantize(self, dtype: str = "float32"):
         """The weight, float [in_features, out_features]; computed in float32."""
-        if self.by_output and (kernel := self._kernel()):
-            return self._dequantize_by(kernel, dtype)
-        packed = _regrouped(self.packed) if self.by_output else self.packed
         pairs = _on_device(_pairs, paddle.device.get_device())
         scales = self._scales().T.contiguous()
         weight = paddle.empty([self.in_features, self.out_features], dtype)
@@ -117,7 +104,7 @@ class NF4Linear(nn.Layer):
         for start in range(0, self.in_features, rows):
             end = min(start + rows, self.in_features)
             # Pairs of outputs from a table of all bytes: half the look-ups, and no halves of bytes to take apart.
-            piece = paddle.gather(pairs, packed._slice(start, end).flatten().astype("int32"))
+            piece = paddle.gather(pairs, self.packed._slice(start, end).flatten().astype("int32"))
             piece = piece.reshape([end - start, self.out_features])
             scale = scales[start // BLOCK : -(-end // BLOCK)].unsqueeze(1)
             if (end - start) % BLOCK:
@@ -126,20 +113,6 @@ class NF4Linear(nn.Layer):
                 piece = (piece.reshape([-1, BLOCK, self.out_features]) * scale).reshape([-1, self.out_features])
             weight._slice(start, end).copy_(piece.astype(dtype), False)
         return weight
-
-    def _dequantize_by(self, kernel, dtype: str):
-        """`dequantize` of codes that lie by output."""
-        scales = self._scales()
-        weight = paddle.empty([self.out_features, self.in_features], dtype)
-        rows = max(1, GPU_CHUNK // self.in_features)
-        for start in range(0, self.out_features, rows):
-            end = min(start + rows, self.out_features)
-            piece = kernel(self.packed._slice(start, end), scales[start:end].flatten())
-            weight._slice(start, end).copy_(piece.astype(dtype), False)
-        return weight.T
-
-    def _kernel(self):
-        return find_kernel(paddle.device.get_device(), NF4_VALUES, BLOCK)
 
     def _scales(self):
         """float32 [out_features, blocks]."""
@@ -203,13 +176,6 @@ def _quantize_on_cpu(weight):
             codes += above[: len(block)].view(np.uint8)
         packed[rows] = codes[:, 0::2] * 16 + codes[:, 1::2]
     return paddle.to_tensor(packed), paddle.to_tensor(scales)
-
-
-def _regrouped(packed):
-    """Codes in pairs along the columns as codes in pairs along the rows: uint8 [m, n / 2] -> uint8 [n, m / 2]."""
-    codes = packed.astype("int32")
-    codes = paddle.stack([codes // 16, codes % 16], axis=-1).reshape([packed.shape[0], -1]).T
-    return (codes[:, 0::2] * 16 + codes[:, 1::2]).astype("uint8")
 
 
 def _quantize_scales(scales):

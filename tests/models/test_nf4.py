@@ -1,15 +1,12 @@
 """NF4: the published tables, what is stored, and gradients as those of a dense layer with the same weights."""
 
-import sys
-import types
-
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
 from paddle.distributed.fleet.utils import recompute
 
-from paddle_xc2.models import nf4, nf4_kernel
+from paddle_xc2.models import nf4
 from paddle_xc2.models.nf4 import NF4_VALUES, NF4Linear, dynamic_values
 
 TABLE = np.array(NF4_VALUES, np.float32)
@@ -186,80 +183,3 @@ def test_the_way_of_a_cpu_and_that_of_other_devices_are_one(shape):
     for ours, theirs in zip(*ways, strict=True):
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
-
-
-# The kernel that PaddleNLP uses on a GPU: what it computes, in NumPy, in its place
-
-
-def dequant_blockwise(codes, code, absmax, blocksize, quant_type):
-    """As paddleslim_ops states it: codes one after the other, blocks of them with a scale each; float32 [n, 1]."""
-    assert code is None and quant_type == "nf4" and codes.dtype == paddle.uint8 and len(codes.shape) == 2
-    codes = codes.numpy().flatten()
-    values = TABLE[np.stack([codes >> 4, codes & 15], axis=-1)].reshape([-1, blocksize])
-    return paddle.to_tensor((values * absmax.numpy()[:, None]).reshape([-1, 1]))
-
-
-@pytest.fixture
-def kernel(monkeypatch):
-    """Makes the kernel there be one; returns the arguments of its calls."""
-    calls = []
-
-    def operation(*arguments, **names):
-        calls.append(arguments)
-        return dequant_blockwise(*arguments, **names)
-
-    monkeypatch.setitem(sys.modules, "paddleslim_ops", types.SimpleNamespace(dequant_blockwise=operation))
-    nf4_kernel.find_kernel.cache_clear()
-    found = nf4_kernel.find_kernel("gpu:0", NF4_VALUES, 64)
-    assert found is not None
-    monkeypatch.setattr(nf4, "find_kernel", lambda *_: found)
-    calls.clear()
-    yield calls
-    nf4_kernel.find_kernel.cache_clear()
-
-
-@pytest.mark.parametrize("shape", [(128, 96), (192, 6), (100, 32)])
-def test_a_kernel_gives_the_same_bits(kernel, monkeypatch, shape):
-    monkeypatch.setattr(nf4, "GPU_CHUNK", 5 * shape[0])
-    weight = random_weight(*shape, seed=3)
-    layer = quantized(weight)
-    used = shape[0] % 64 == 0  # else blocks are not whole, which the kernel doesn't know
-    assert layer.by_output == used and bool(kernel) is False
-    got = layer.dequantize().numpy()
-    assert bool(kernel) == used
-    np.testing.assert_array_equal(got, by_the_paper(weight))
-    x = paddle.randn([3, shape[0]])
-    x.stop_gradient = False
-    y = layer(x)
-    np.testing.assert_allclose(y.numpy(), x.numpy() @ got, atol=1e-5)
-    y.sum().backward()
-    np.testing.assert_allclose(x.grad.numpy(), np.tile(got.sum(axis=1), [3, 1]), atol=1e-4)
-    # On another device, without the kernel, the stored codes are still the same weights; and they can be made anew.
-    monkeypatch.setattr(nf4, "find_kernel", lambda *_: None)
-    np.testing.assert_array_equal(layer.dequantize().numpy(), got)
-    layer.quantize([paddle.to_tensor(2 * weight)])
-    assert not layer.by_output
-    np.testing.assert_array_equal(layer.dequantize().numpy(), by_the_paper(2 * weight))
-
-
-@pytest.mark.parametrize(
-    ("operation", "told"),
-    [
-        (lambda *_, **__: paddle.zeros([512, 1]), "it gives other values than the published"),
-        (None, "no kernel image is available"),
-    ],
-)
-def test_a_kernel_that_does_not_work_is_not_used(monkeypatch, operation, told):
-    def fail(*_, **__):
-        raise RuntimeError("CUDA error\nno kernel image is available")
-
-    monkeypatch.setitem(sys.modules, "paddleslim_ops", types.SimpleNamespace(dequant_blockwise=operation or fail))
-    nf4_kernel.find_kernel.cache_clear()
-    with pytest.warns(UserWarning, match=f"paddleslim_ops is not used for NF4, Paddle's own operations are: {told}"):
-        assert nf4_kernel.find_kernel("gpu:0", NF4_VALUES, 64) is None
-    nf4_kernel.find_kernel.cache_clear()
-
-
-def test_there_is_no_kernel_on_a_cpu_or_without_the_package():
-    assert nf4_kernel.find_kernel("cpu", NF4_VALUES, 64) is None
-    assert nf4_kernel.find_kernel("gpu:0", NF4_VALUES, 64) is None
