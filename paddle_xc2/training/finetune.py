@@ -31,6 +31,7 @@ from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load_arguments
 from paddle_xc2.training.divergence import Diverged
+from paddle_xc2.training.evaluate import check_best_metric
 from paddle_xc2.training.learning.add_lora import check_starts_from_a_base
 from paddle_xc2.training.learning.new_tokens import token_row_lines
 from paddle_xc2.training.learning.parts import choose_trainable
@@ -52,7 +53,7 @@ from paddle_xc2.training.run_folder.start import (
 from paddle_xc2.training.sample_answers import TABLE_FILE, read_questions
 from paddle_xc2.training.shapes_only import model_of_shapes
 from paddle_xc2.training.starting_model import build_processor, load_model
-from paddle_xc2.training.trainer import STATE_FILE, StepTrainer, check_best_metric
+from paddle_xc2.training.trainer import TRAINER_STATE_FILE, StepTrainer
 
 EXIT_FAILURE, EXIT_INTERRUPTED = 1, 130
 
@@ -124,9 +125,9 @@ def run(
         return report_disk_error(arguments, error)
     try:
         # The bar ends where training does, so that what is said then has a line of its own.
-        with contextlib.closing(trainer.progress), trainer.stop.listening():
+        with contextlib.closing(trainer.run_log.progress), trainer.stop.listening():
             seconds = train_to_the_end(trainer)
-            if trainer.best and trainer.best["step"] != plan.num_steps:
+            if trainer.evaluator.best and trainer.evaluator.best["step"] != plan.num_steps:
                 load_best(trainer, model_dir, processor, original)
             save_results(trainer, seconds)
         return 0
@@ -226,15 +227,15 @@ def train_to_the_end(trainer: StepTrainer) -> float:
     """Trains what is left to train. Returns: seconds that it took."""
     started = time.perf_counter()
     start, arguments = trainer.plan.start, trainer.arguments
-    trainer.evaluate_what_is_due()
-    trainer.answer_what_is_due()
+    trainer.evaluate_at_the_start()
+    trainer.ask_sample_questions_at_the_start()
     if start.step < trainer.plan.num_steps:
         trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
     else:
-        trainer.state = TrainerState.load_from_json(str(start.checkpoint / STATE_FILE))
+        trainer.state = TrainerState.load_from_json(str(start.checkpoint / TRAINER_STATE_FILE))
         longer = train_longer(trainer.output_dir, arguments.lora)
-        trainer.progress.say(f"every step is trained already; {longer}")
-    trainer.progress.close()
+        trainer.run_log.progress.say(f"every step is trained already; {longer}")
+    trainer.run_log.progress.close()
     seconds = time.perf_counter() - started
     if arguments.do_eval and arguments.evaluation_strategy == "no" and start.step < trainer.plan.num_steps:
         trainer.evaluate_at_the_end()
@@ -245,7 +246,7 @@ def load_best(
     trainer: StepTrainer, model_dir: Path, processor: XComposer2Processor, original: XComposer2Tokenizer
 ) -> None:
     """Puts the best state in the place of the last one. Raises: ValueError if its checkpoint is damaged."""
-    plan, best = trainer.plan, trainer.best
+    plan, best = trainer.plan, trainer.evaluator.best
     if plan.rank > 0:
         return
     name = f"checkpoint-{best['step']}"
@@ -261,7 +262,7 @@ def load_best(
     trainer.model = load_model(plan_of_best, model_dir, processor, original)
     choose_trainable(trainer.model, plan.arguments)  # an adapter is saved with all that learns beside it
     trainer.model_step = best["step"]
-    trainer.answer_questions(best["step"])
+    trainer.ask_sample_questions(best["step"])
     metric, _ = trainer.arguments.best_metric
     print(f"{checkpoint} is taken, the best of all: {metric} {best[metric]:.4f}")
 
@@ -270,10 +271,10 @@ def save_results(trainer: StepTrainer, seconds: float) -> None:
     """Writes the trained model, which is at once a checkpoint for chat, and the course of the training."""
     if trainer.plan.rank > 0:
         return
-    output_dir, entries = trainer.output_dir, trainer.metrics.entries
-    trainer.reporters.close()
+    output_dir, entries = trainer.output_dir, trainer.run_log.entries
+    trainer.run_log.reporters.close()
     trainer.state.log_history = entries
-    trainer.state.save_to_json(str(output_dir / STATE_FILE))
+    trainer.state.save_to_json(str(output_dir / TRAINER_STATE_FILE))
     draw_metrics(entries, output_dir / LOSS_PLOT)
     losses = [entry["loss"] for entry in entries if entry.get("loss") is not None]
     steps = counted(trainer.plan.num_steps - trainer.plan.start.step, "step")

@@ -20,6 +20,7 @@ from pathlib import Path
 import paddle
 from paddle import nn
 from paddle.nn.clip import _squared_l2_norm as squared_l2_norm
+from paddlenlp.trainer.trainer_utils import get_scheduler
 
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor, tensor_in_memory
 from paddle_xc2.checkpoint.safetensors_file import read_safetensors
@@ -142,6 +143,20 @@ def build_optimizer(model, arguments: FinetuneArguments, schedule) -> paddle.opt
     # Now, not after the first step: whether memory lasts is seen in that one, which has the largest batch.
     optimizer._create_accumulators(paddle.base.framework.default_main_program().global_block(), learning)
     return optimizer
+
+
+def build_schedule(arguments: FinetuneArguments, num_steps: int, warmup_steps: int):
+    """The learning rate of every step, as a scheduler of Paddle's."""
+    return get_scheduler(
+        arguments.lr_scheduler_type,
+        learning_rate=arguments.learning_rate,
+        num_warmup_steps=warmup_steps,
+        # After a run that is all warm-up, polynomial would divide by the steps that are left.
+        num_training_steps=max(num_steps, warmup_steps + 1),
+        num_cycles=arguments.num_cycles,
+        lr_end=arguments.lr_end,
+        power=arguments.power,
+    )
 
 
 class StepGuard:

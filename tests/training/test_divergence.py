@@ -48,7 +48,7 @@ def breaks(monkeypatch):
             return loss
 
         def then(trainer):
-            if trainer.pending and trainer.state.global_step in wanted:
+            if trainer.state_check.pending and trainer.state.global_step in wanted:
                 states.append(state_of(trainer))
             settle(trainer)
 

@@ -20,6 +20,7 @@ from paddle_xc2.data.batches import TrainingSteps
 from paddle_xc2.hub.adapter_base import adapter_facts
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 from paddle_xc2.training.finetune import describe_end, finetune
+from paddle_xc2.training.log import TrainingLog
 from paddle_xc2.training.run_folder.interruption import StopRequest
 from paddle_xc2.training.trainer import StepTrainer
 
@@ -305,13 +306,13 @@ def evaluates_to(monkeypatch):
     """Has the evaluations of a run come to the given losses, by step."""
 
     def arrange(losses):
-        def report(trainer, entry):
+        def report(log, entry):
             if "eval_loss" in entry:
                 entry["eval_loss"] = losses[entry["step"]]
-            as_before(trainer, entry)
+            as_before(log, entry)
 
-        as_before = StepTrainer._report
-        monkeypatch.setattr(StepTrainer, "_report", report)
+        as_before = TrainingLog.report
+        monkeypatch.setattr(TrainingLog, "report", report)
 
     return arrange
 
@@ -474,7 +475,7 @@ def test_answers_that_can_not_be_written(config, monkeypatch, capsys):
     def refuse(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("paddle_xc2.training.trainer.write_predictions", refuse)
+    monkeypatch.setattr("paddle_xc2.training.evaluate.write_predictions", refuse)
     keys = {"eval_with_do_generation": True, "save_generation_output": True, "max_new_tokens": 1}
     assert main(["finetune", str(config(do_train=False, do_eval=True, **keys))]) == 1
     told = capsys.readouterr().err

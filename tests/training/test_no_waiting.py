@@ -1,6 +1,6 @@
 """A step of training waits for nothing on the device, of several data sets neither."""
 
-from paddle_xc2.training import trainer as module
+from paddle_xc2.training import log as module
 from paddle_xc2.training.finetune import finetune
 from paddle_xc2.training.trainer import StepTrainer
 from tests.no_waiting import no_waiting
@@ -10,7 +10,7 @@ def test_a_step(config, workspace, monkeypatch):
     step, to_device, uploaded = StepTrainer.training_step, module.to_device, []
 
     def watched(self, model, inputs):
-        places = [to_device(self.name_of_dataset[datasets], []) for datasets in inputs.token_datasets]
+        places = [to_device(self.run_log.name_of_dataset[datasets], []) for datasets in inputs.token_datasets]
 
         def uploads(array, sources):  # as from page-locked memory
             uploaded.append(len(array))

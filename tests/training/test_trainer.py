@@ -8,7 +8,7 @@ import pytest
 
 from paddle_xc2 import XComposer2Processor
 from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
-from paddle_xc2.training import trainer
+from paddle_xc2.training import evaluate
 from paddle_xc2.training.finetune import finetune
 
 # Batches of 2 and of 1 against batches of 4, 5 seeds, float32 on one CPU thread: losses differed by at most 9.5e-7,
@@ -164,8 +164,8 @@ def test_answers_as_long_as_the_longest_expected(train, monkeypatch, workspace):
     records = json.loads((workspace / "eval.json").read_text())
     num_trained_tokens = [processor.encode_sample(record, workspace).num_trained_tokens for record in records]
     seen = []
-    generate = trainer.generate
-    monkeypatch.setattr(trainer, "generate", lambda *a, **k: seen.append(k["max_new_tokens"]) or generate(*a, **k))
+    generate = evaluate.generate
+    monkeypatch.setattr(evaluate, "generate", lambda *a, **k: seen.append(k["max_new_tokens"]) or generate(*a, **k))
     train(do_eval=True, eval_with_do_generation=True, max_steps=1, max_evaluate_steps=1)
     assert seen == [max(num_trained_tokens)]
 

@@ -49,6 +49,11 @@ class FinetuneArguments(*reversed(GROUPS)):  # dataclasses list the fields of th
         return self.do_eval or self.evaluation_strategy != "no"
 
     @property
+    def steps_between_evaluations(self) -> int:
+        """If evaluation_strategy is steps."""
+        return self.eval_steps or self.logging_steps
+
+    @property
     def reporters(self) -> tuple[str, ...]:
         """The names in report_to."""
         names = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []

@@ -11,7 +11,7 @@ from paddle_xc2.models.token_rows import is_rows, row_layers
 from paddle_xc2.training.learning.add_lora import remember_trained
 
 # Parts of the model, by the names of their parameters; the first pattern that matches decides.
-PARTS = (
+MODEL_PARTS = (
     ("PLoRA", r"model\..*\.plora_[ab]\."),
     ("embeddings", r"(model\.tok_embeddings|output)\."),  # the output head is one of them
     ("language model", r"model\."),
@@ -32,7 +32,7 @@ PART_LEARNING_RATES = {
 
 def part_of(name: str) -> str:
     """The part of the model that a parameter belongs to; of LoRA's own, the part that it updates."""
-    return next(part for part, pattern in PARTS if re.match(pattern, name))
+    return next(part for part, pattern in MODEL_PARTS if re.match(pattern, name))
 
 
 def choose_trainable(model, arguments) -> dict[str, tuple[int, int]]:
@@ -71,7 +71,7 @@ def set_trainable(
     named = named_parameters(model)
     include = _matches(freeze_include, named, "freeze_include")
     exclude = _matches(freeze_exclude, named, "freeze_exclude")
-    counts = dict.fromkeys((LORA, TOKENS, *(part for part, _ in PARTS)), (0, 0))
+    counts = dict.fromkeys((LORA, TOKENS, *(part for part, _ in MODEL_PARTS)), (0, 0))
     for name, parameter in named.items():
         part = LORA if is_lora(name) else TOKENS if is_rows(name) else part_of(name)
         frozen = part == "ViT" and fix_vit or part == "projector" and fix_sampler

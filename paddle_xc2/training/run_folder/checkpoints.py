@@ -35,7 +35,7 @@ _SEAL = "sha256"  # in it, of the rest of it
 _WRITING = f"{SCRATCH}writing-"  # in front of the name of what is not whole yet
 
 
-def write_checkpoint(
+def save_checkpoint(
     output_dir: Path,
     step: int,
     write: Callable[[Path], None],
@@ -112,7 +112,7 @@ def newest_named(output_dir: Path) -> Path | None:
 
 
 def read_marker(path: Path) -> dict:
-    """What `write_checkpoint` remembered. Raises: FileNotFoundError; ValueError if it is no checkpoint of ours."""
+    """What `save_checkpoint` remembered. Raises: FileNotFoundError; ValueError if it is no checkpoint of ours."""
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: there is no such checkpoint")
     if not (path / MARKER).is_file():
@@ -186,7 +186,7 @@ def delete_superfluous(
     """Deletes the checkpoints that `newest` of the run `started` makes superfluous; others' directories stay.
 
     Args:
-        keep, best: as `write_checkpoint`.
+        keep, best: as `save_checkpoint`.
         given_up: later steps, and later runs, are of a course that was given up: the run went on from before them.
     """
     ours = {}

@@ -11,7 +11,7 @@ from paddle_xc2.training.run_folder.checkpoints import (
     newest_named,
     newest_whole,
     read_marker,
-    write_checkpoint,
+    save_checkpoint,
 )
 
 
@@ -25,7 +25,7 @@ def save(tmp_path):
             (directory / "optimizer").mkdir()
             (directory / "optimizer" / "state").write_text(f"state {step}")
 
-        return write_checkpoint(tmp_path, step, fill, {"started": started, "course": {"seed": 1}}, keep)
+        return save_checkpoint(tmp_path, step, fill, {"started": started, "course": {"seed": 1}}, keep)
 
     return write
 
@@ -51,7 +51,7 @@ def test_error_while_writing_leaves_no_checkpoint(save, tmp_path):
         raise OSError("No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        write_checkpoint(tmp_path, 2, fail, {"started": 1}, keep=1)
+        save_checkpoint(tmp_path, 2, fail, {"started": 1}, keep=1)
     assert names(tmp_path) == ["checkpoint-1"]  # what was half-written takes no room
     assert newest_whole(tmp_path) == (tmp_path / "checkpoint-1", [])
 
@@ -78,7 +78,7 @@ def test_keeps_exactly_as_many_as_asked(save, tmp_path):
 def test_the_best_is_one_of_them(tmp_path):
     kept = []
     for step, best in ((2, 2), (4, 2), (6, 2), (8, 8), (10, 8), (12, 8)):
-        write_checkpoint(tmp_path, step, lambda path: (path / "a").write_text("x"), {"started": 1}, 2, best)
+        save_checkpoint(tmp_path, step, lambda path: (path / "a").write_text("x"), {"started": 1}, 2, best)
         kept.append([int(name.rpartition("-")[2]) for name in names(tmp_path)])
     assert [sorted(steps) for steps in kept] == [[2], [2, 4], [2, 6], [6, 8], [8, 10], [8, 12]]
 
@@ -86,7 +86,7 @@ def test_the_best_is_one_of_them(tmp_path):
 def test_nothing_is_deleted_before_the_successor_is_whole(tmp_path, save):
     save(1, keep=1)
     seen = []
-    write_checkpoint(tmp_path, 2, lambda _: seen.extend(names(tmp_path)), {"started": 1}, keep=1)
+    save_checkpoint(tmp_path, 2, lambda _: seen.extend(names(tmp_path)), {"started": 1}, keep=1)
     assert "checkpoint-1" in seen and names(tmp_path) == ["checkpoint-2"]
 
 

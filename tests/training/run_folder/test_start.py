@@ -8,7 +8,7 @@ import pytest
 from paddle_xc2.checkpoint.whole_directory import whole_directory
 from paddle_xc2.files.replacement import JOURNAL, replace_files
 from paddle_xc2.training.arguments import FinetuneArguments
-from paddle_xc2.training.run_folder.checkpoints import check_whole, write_checkpoint
+from paddle_xc2.training.run_folder.checkpoints import check_whole, save_checkpoint
 from paddle_xc2.training.run_folder.predictions import write_predictions
 from paddle_xc2.training.run_folder.start import (
     PICTURES,
@@ -42,7 +42,7 @@ def ours(tmp_path):
         out = tmp_path / "out"
         claim(out, {"paddle_xc2": "0.1.0"})
         for step in steps:
-            write_checkpoint(
+            save_checkpoint(
                 out, step, lambda path: (path / "a").write_text("x"), {"started": started, "course": COURSE}
             )
         return out
@@ -101,7 +101,7 @@ def test_killed_in_the_midst_of_a_replacement(ours, monkeypatch):
         patch.setattr("paddle_xc2.training.run_folder.checkpoints.replace_files", lambda *args: interrupt(args))
         interrupt = _interrupted_after_the_journal(patch)
         with pytest.raises(KeyboardInterrupt):
-            write_checkpoint(out, 6, lambda path: (path / "a").write_text("y"), {"started": 5, "course": COURSE})
+            save_checkpoint(out, 6, lambda path: (path / "a").write_text("y"), {"started": 5, "course": COURSE})
     assert (out / ".paddle_xc2-writing-checkpoint-6" / JOURNAL).exists()
     with held(FinetuneArguments("model", output_dir=str(out))):
         assert (out / "checkpoint-6" / "a").read_text() == "y"
