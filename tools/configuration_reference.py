@@ -39,14 +39,15 @@ WORDS = {
             "`--learning_rate 2e-5`, which wins over the file. A key that is left out has its default. Lengths are in "
             "tokens, image slots included; a step is an optimizer step. Which file to start from: "
             "[config/README.md](../config/README.md); how to reach a goal: [finetuning.md](finetuning.md).\n\n"
-            "**F**: fixed once a run has begun: with another value, its checkpoints can't be gone on from. The training "
-            "data, the number of steps, the warm-up and the precision are fixed too, whichever keys set them. "
+            "**F**: fixed once a run has begun: with another value, its checkpoints can't be gone on from. The "
+            "same holds for training data, number of steps, warm-up and precision, whichever keys set them. "
             '**L**: only with `"lora": true`.\n\n'
             "This page is written by `python tools/configuration_reference.py` from the program's own texts; "
             "`paddle-xc2 finetune --help` shows the same."
         ),
         "table": ("key", "type", "default", "", "what it is"),
         "or": " or ",
+        "between": " ",
         "range": "From {} to {}.",
         "above": "Above {} and up to {}.",
         "below": "From {} to below {}.",
@@ -68,15 +69,19 @@ WORDS = {
         "title": "# 参数文件逐项说明",
         "other": "[English](configuration.md)",
         "introduction": (
-            "`paddle-xc2 finetune CONFIG.json` 读取以下各键；每个键也可以写在命令行上，如 `--learning_rate 2e-5`，命令行优先于文件。"
+            "`paddle-xc2 finetune CONFIG.json` 读取以下各键；每个键也可以写在命令行上，如 `--learning_rate 2e-5`，"
+            "命令行优先于文件。"
             "没有写的键取默认值。长度以 token 计，含图像占位；一步指优化器的一步。从哪个文件开始："
             "[config/README.md](../config/README.md)；按目标选择设置：[finetuning_zh-CN.md](finetuning_zh-CN.md)。\n\n"
-            "**F**：训练开始后不可再改，改了就不能从已有的检查点继续；训练数据、步数、预热步数和精度同样不可改，无论由哪些键决定。"
-            "**L**：只在 `\"lora\": true` 时可用。\n\n"
-            "本页由 `python tools/configuration_reference.py` 根据程序中的声明生成；英文说明与 `paddle-xc2 finetune --help` 相同。"
+            "**F**：训练开始后不可再改，改了就不能从已有的检查点继续；训练数据、步数、预热步数和精度同样不可改，"
+            "无论由哪些键决定。"
+            '**L**：只在 `"lora": true` 时可用。\n\n'
+            "本页由 `python tools/configuration_reference.py` 根据程序中的声明生成；"
+            "英文说明与 `paddle-xc2 finetune --help` 相同。"
         ),
         "table": ("键", "类型", "默认值", "", "含义"),
         "or": "或",
+        "between": "",
         "range": "取值 {} 至 {}。",
         "above": "大于 {}，至多 {}。",
         "below": "不小于 {}，小于 {}。",
@@ -85,7 +90,9 @@ WORDS = {
         "also": "也可写作 {}。",
         "switches": "`{}` 相当于 `{}`。",
         "neutral": "## 其他程序的键：只接受“什么也不要求”的取值",
-        "neutral_introduction": "以下取值会被接受，因此 PaddleMIX 的参数文件可以原样使用；写其他值会报错，并给出右栏的说明。",
+        "neutral_introduction": (
+            "以下取值会被接受，因此 PaddleMIX 的参数文件可以原样使用；写其他值会报错，并给出右栏的说明。"
+        ),
         "neutral_table": ("键", "接受的值", "否则"),
         "without": "## 接受但不起作用",
         "without_table": ("键", "原因"),
@@ -159,7 +166,8 @@ def key_row(name: str, default, words: dict, said) -> tuple[str, ...]:
         if key == name
     ]
     told = [said(declared.help), bounds(declared, words), words["also"].format(", ".join(others)) if others else ""]
-    return f"`{name}`", words["or"].join(kinds), code(default), marks, " ".join(filter(None, [*told, *switches]))
+    meaning = words["between"].join(filter(None, [*told, *switches]))
+    return f"`{name}`", words["or"].join(kinds), code(default), marks, meaning
 
 
 def kinds_of(name: str) -> tuple:
