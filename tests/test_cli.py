@@ -166,13 +166,13 @@ def test_wrong_arguments_are_exit_2(command, capsys):
     [
         (
             "fly",
-            'there is no command "fly"; there are finetune, convert, merge, check-data, convert-data, chat, config',
+            'there is no command "fly"; there are finetune, convert, merge, check-data, convert-data, chat, generate',
         ),
         ("finetun", 'there is no command "finetun"; did you mean "finetune"?'),
         ("train", 'there is no command "train"; paddle-xc2 finetune CONFIG.json trains'),
         ("infer", 'there is no command "infer"; paddle-xc2 chat --from_pretrained MODEL'),
         ("web", 'there is no command "web"; there is no server yet; paddle-xc2 chat asks'),
-        ("generate", "there is no batch inference yet"),
+        ("batch", "paddle-xc2 generate IN.jsonl OUT.jsonl answers a data set"),
         ("evaluate", "there are no benchmarks yet"),
         ("estimate_memory", "paddle-xc2 finetune CONFIG.json --plan says what a run would do and need"),
         ("profile", "there is no profiler yet"),
@@ -357,6 +357,7 @@ def test_output_onto_a_full_disk(unbuffered):
         ("tools/merge_lora.py", "merge"),
         ("tools/check_data.py", "check-data"),
         ("tools/convert_data.py", "convert-data"),
+        ("tools/generate.py", "generate"),
         ("tools/doctor.py", "doctor"),
         ("examples/chat_demo.py", "chat"),
     ],

@@ -14,10 +14,7 @@ COMMANDS_INSTEAD = {
     **dict.fromkeys(("train", "sft", "lora", "qlora", "tune", "fine-tune", "fit", "run"), _FINETUNE),
     **dict.fromkeys(("infer", "inference", "ask", "demo", "predict", "cli", "query", "vqa"), _CHAT),
     **dict.fromkeys(("serve", "server", "api", "deploy", "web", "webui", "gradio", "ui"), _NO_SERVER),
-    **dict.fromkeys(
-        ("generate", "batch"),
-        "there is no batch inference yet; finetune with do_train false and eval_with_do_generation answers a data set",
-    ),
+    **dict.fromkeys(("batch", "answer"), "paddle-xc2 generate IN.jsonl OUT.jsonl answers a data set"),
     **dict.fromkeys(
         ("evaluate", "eval", "test", "benchmark"),
         'there are no benchmarks yet; finetune with "do_train": false, "do_eval": true evaluates a data set',

@@ -281,7 +281,10 @@ class XComposer2Processor:
 
     def encode_chat(self, query: str, images=(), history=(), meta_instruction: str | None = None) -> Example:
         """The prompt of a chat. Arguments as of `read_request`, but for tensors. Raises: DataError."""
-        request = read_request(query, images, history, meta_instruction)
+        return self.encode_chat_request(read_request(query, images, history, meta_instruction))
+
+    def encode_chat_request(self, request: ChatRequest) -> Example:
+        """The prompt of a request whose images are no tensors. Raises: DataError."""
         count = len(request.images)
         image_tokens = [self.num_image_tokens(image, num_images=count) for image in request.images]
         example = self.encode_request(request, image_tokens)

@@ -57,7 +57,7 @@ class Engine:
     def __init__(
         self, model, max_rows: int = MAX_ROWS, max_waiting: int = MAX_WAITING, max_positions: int | None = None
     ):
-        self.max_waiting = max_waiting
+        self.max_rows, self.max_waiting = max_rows, max_waiting
         self.max_positions = _positions_in_memory(model) if max_positions is None else max_positions
         self._batch = RunningBatch(model, max_rows, self.max_positions)
         self._waiting: deque[Answer] = deque()

@@ -1,0 +1,80 @@
+"""What the commands that ask a model have in common: which model, and how its tokens are chosen."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+
+RELEASED = "internlm/internlm-xcomposer2-7b"  # what is proposed where no model is named
+SIZE = "about 17 GB"
+
+
+def add_model_arguments(parser: ArgumentParser, required: bool = False) -> None:
+    """Which model is asked, in which layout and dtype."""
+    parser.add_argument(
+        "--from_pretrained",
+        "--model_name_or_path",
+        dest="path",
+        required=required,
+        help=f"checkpoint directory, or a released name such as {RELEASED}, which is fetched ({SIZE})",
+    )
+    parser.add_argument("--base", metavar="DIR", help="of an adapter, if it is not where the adapter remembers it")
+    parser.add_argument(
+        "--chat_layout", choices=["official", "as_trained"], help="prompt layout; the checkpoint's own by default"
+    )
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="default: what the device computes best"
+    )
+
+
+def add_sampling_arguments(parser: ArgumentParser) -> None:
+    """How long answers become, and how their tokens are chosen; and the system turn."""
+    parser.add_argument(
+        "--max_new_tokens", type=int, default=1024, help="longest answer, in tokens (default: %(default)s)"
+    )
+    parser.add_argument("--greedy", action="store_true", help="always take the likeliest token, do not sample")
+    parser.add_argument("--temperature", type=float, default=1.0, help="default: %(default)s")
+    parser.add_argument("--top_p", type=float, default=0.8, help="default: %(default)s")
+    parser.add_argument("--top_k", type=int, default=50, help="default: %(default)s; 0 is off")
+    parser.add_argument("--repetition_penalty", type=float, default=1.005, help="default: %(default)s; 1 is off")
+    parser.add_argument("--meta_instruction", help='system turn; the checkpoint\'s own by default, "" for none')
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: %(default)s)")
+
+
+def sampling_of(args: Namespace):
+    """SamplingSettings of `add_sampling_arguments`. Raises: ValueError for a value out of range."""
+    from paddle_xc2.generation.sampling import SamplingSettings
+
+    return SamplingSettings(not args.greedy, args.temperature, args.top_k, args.top_p, args.repetition_penalty)
+
+
+def load_model(path: str, args: Namespace) -> tuple:
+    """(model, tokenizer), said to be loaded. args: of `add_model_arguments`. Raises: ValueError, FileNotFoundError."""
+    from paddle_xc2 import runtime
+    from paddle_xc2.hub.find import resolve_model_path
+    from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+    from paddle_xc2.text.tokenizer import XComposer2Tokenizer
+
+    start = time.perf_counter()
+    precisions = runtime.prepare().precisions
+    if args.dtype not in (None, *precisions):
+        raise ValueError(
+            f"dtype {args.dtype} can't be computed in here, only {', '.join(precisions)}; leave --dtype out"
+        )
+    path = resolve_model_path(path)
+    tokenizer = XComposer2Tokenizer.from_pretrained(path, args.base)
+    model = XComposer2ForCausalLM.from_pretrained(path, dtype=args.dtype, base=args.base)
+    model.eval()
+    if args.chat_layout:
+        model.config.chat_layout = args.chat_layout
+    size = sum(parameter.size for parameter in model.parameters()) / 1e6
+    dtype = str(model.output.weight.dtype).removeprefix("paddle.")
+    print(
+        f"{model.config.family.name} from {path}: {size:,.1f} M parameters, {dtype}, "
+        f"loaded in {time.perf_counter() - start:.1f} s",
+        file=sys.stderr,
+    )
+    if model.adapter_report:
+        print(f"adapter on {model.source_dir}: {model.adapter_report}", file=sys.stderr)
+    return model, tokenizer
