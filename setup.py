@@ -54,12 +54,13 @@ EXTRAS = {
     "demo": ["scikit-learn>=1.3,<2"],
     # report_to tensorboard.
     "tensorboard": ["tensorboardX>=2.6,<3"],
-    # tests/run.sh. A ruff release may format differently, so only its patches.
+    # tests/run.sh. A ruff release may format differently, and a mypy release find other faults, so only their patches.
     "test": [
         "av>=17,<18",
         "pytest>=8,<10",
         "pytest-timeout>=2.2,<3",
         "hypothesis>=6.100,<7",
+        "mypy>=2.4,<2.5",
         "ruff>=0.17,<0.18",
         "scikit-learn>=1.3,<2",
     ],

@@ -60,9 +60,9 @@ class AskedAs:
                 f"pad_image_to_square is {short_repr(pad_image_to_square)}, but {family.name} neither pads nor crops "
                 "images; leave it out"
             )
-        for name, value in (("pad_image_to_square", pad_image_to_square), ("exif", exif)):
-            if not isinstance(value, bool | None):
-                raise ValueError(f"{name} is {short_repr(value)}, but must be true, false or left out")
+        for name, choice in (("pad_image_to_square", pad_image_to_square), ("exif", exif)):
+            if not isinstance(choice, bool | None):
+                raise ValueError(f"{name} is {short_repr(choice)}, but must be true, false or left out")
         if chat_layout not in (None, *CHAT_LAYOUTS):
             raise ValueError(f'chat_layout "{shown(chat_layout)}" is not one of {", ".join(CHAT_LAYOUTS)}')
         for name, value in (("max_length", max_length), ("img_size", img_size), ("hd_num", hd_num)):

@@ -70,7 +70,7 @@ def _expected(name: str, value: object, settings: dict) -> str | None:
         return f"{_COUNTS[name]} at most" if value > _COUNTS[name] else None
     if name in _RANGES:
         least, most = _RANGES[name]
-        sound = type(value) in (int, float) and least <= value <= most
+        sound = isinstance(value, (int, float)) and type(value) is not bool and least <= value <= most
         return None if sound else f"a number from {least:g} to {most:g}"
     if name in _KINDS:
         kinds, expected = _KINDS[name]

@@ -62,7 +62,7 @@ class ModelSettings:
         max_length: tokens of a training sample, image slots included; None takes the family's.
         vision_config: sizes of the ViT, keys as in `VisionConfig`.
         rope_scaling: None or {"type": "linear" | "dynamic", "factor": float}.
-        xc2_family: name of the row in `families.py`; None detects it.
+        xc2_family: name of the row in `families/table.py`; None detects it.
         hd_num: tiles that an image may take, where the model was fine-tuned here with another number than upstream's.
         pad_image_to_square: of LLaVA, where the model was fine-tuned here with another choice than upstream's chat.
         exif, background: how pictures are read (`PictureReading`), where the model was fine-tuned here otherwise than
@@ -71,6 +71,27 @@ class ModelSettings:
         chat_layout: None (upstream's own chat layout) or "as_trained" (the layout of the fine-tuning data).
     Raises: ValueError naming every value that contradicts another.
     """
+
+    architectures: list[str] | None
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    hidden_act: str
+    max_position_embeddings: int
+    rms_norm_eps: float
+    bias: bool
+    rope_theta: float
+    rope_scaling: dict | None
+    chat_layout: str | None
+    hd_num: int | None
+    pad_image_to_square: bool | None
+    exif: bool | None
+    background: str | None
+    plora_dropout: float
+    tie_word_embeddings: bool
 
     def __init__(
         self,
@@ -200,7 +221,7 @@ class ModelSettings:
             kind, factor = self.rope_scaling.get("type"), self.rope_scaling.get("factor")
             if kind not in ROPE_SCALING_TYPES:
                 wrong.append(f'rope_scaling: type "{shown(kind)}" is not one of {", ".join(ROPE_SCALING_TYPES)}')
-            if type(factor) not in (int, float) or not 1 <= factor <= 1e6:
+            if not isinstance(factor, (int, float)) or isinstance(factor, bool) or not 1 <= factor <= 1e6:
                 wrong.append(f"rope_scaling: factor is {short_repr(factor)}, but must be a number of at least 1")
             if kind == "dynamic" and self.head_dim == 2:
                 wrong.append('rope_scaling: type "dynamic" needs heads of more than 2 numbers')

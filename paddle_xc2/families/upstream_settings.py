@@ -124,12 +124,14 @@ def _misspelt(values: dict) -> list[str]:
 
 def _head_dim(values: dict, settings: dict) -> list[str]:
     """Upstream has no such setting, later versions of its code would use it."""
-    sizes = [settings.get(name) for name in ("hidden_size", "num_attention_heads")]
-    if "head_dim" not in values or not all(type(size) is int and size > 0 for size in sizes):
+    hidden, heads = settings.get("hidden_size"), settings.get("num_attention_heads")
+    if "head_dim" not in values or not (
+        isinstance(hidden, int) and isinstance(heads, int) and hidden > 0 and heads > 0
+    ):
         return []
-    if values["head_dim"] == sizes[0] // sizes[1]:
+    if values["head_dim"] == hidden // heads:
         return []
     return [
         f"head_dim is {short_repr(values['head_dim'])}, which is not supported, only hidden_size / num_attention_heads "
-        f"= {sizes[0] // sizes[1]}"
+        f"= {hidden // heads}"
     ]

@@ -81,7 +81,7 @@ def _keys_once(pairs: list[tuple[str, object]]) -> dict:
 
 def _check_depth(content: object) -> None:
     """Raises: RecursionError. Level by level, so that the check itself has no depth."""
-    level = [content]
+    level: list = [content]
     for _ in range(MAX_DEPTH):
         inner = (value for outer in level for value in (outer.values() if isinstance(outer, dict) else outer))
         level = [value for value in inner if isinstance(value, (dict, list))]
