@@ -9,9 +9,11 @@ __version__ = "0.1.0"
 
 _HOME = {
     "XComposer2Config": "paddle_xc2.families.config",
-    "XComposer2ForCausalLM": "paddle_xc2.models.xcomposer2",
+    "XComposer2ForCausalLM": "paddle_xc2.model",
     "XComposer2Tokenizer": "paddle_xc2.text.tokenizer",
     "XComposer2Processor": "paddle_xc2.data.processor",
+    "load_model": "paddle_xc2.model",
+    "load_processor": "paddle_xc2.model",
 }
 __all__ = [*_HOME, "__version__"]
 

@@ -30,15 +30,7 @@ ORDER = [
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
 # Arrows that still point up or sideways: (module, imported module).
-EXCEPTIONS: set[tuple[str, str]] = {
-    ("models.xcomposer2", "data.processor"),
-    ("models.xcomposer2", "generation.chat"),
-    ("models.xcomposer2", "generation.generate"),
-    ("models.xcomposer2", "weights.load"),
-    ("models.xcomposer2", "weights.load_adapter"),
-    ("models.xcomposer2", "weights.save"),
-    ("models.xcomposer2", "weights.save_adapter"),
-}
+EXCEPTIONS: set[tuple[str, str]] = set()
 
 
 def modules(package: Path) -> dict[str, Path]:
@@ -180,18 +172,7 @@ STAYS_UNLOADED = {
     "psutil": "importing the package is cheap",
 }
 # Imports of our own modules in functions: (module, imported module).
-LATE: set[tuple[str, str]] = {
-    ("models.xcomposer2", "paddle_xc2.data.processor"),
-    ("models.xcomposer2", "paddle_xc2.generation.chat"),
-    ("models.xcomposer2", "paddle_xc2.generation.generate"),
-    ("models.xcomposer2", "paddle_xc2.weights.load"),
-    ("models.xcomposer2", "paddle_xc2.weights.load_adapter"),
-    ("models.xcomposer2", "paddle_xc2.weights.save"),
-    ("models.xcomposer2", "paddle_xc2.weights.save_adapter"),
-    ("weights.load", "paddle_xc2.weights.load_adapter"),
-    ("weights.merging", "paddle_xc2.weights.load"),
-    ("weights.merging", "paddle_xc2.weights.quantize"),
-}
+LATE: set[tuple[str, str]] = set()
 
 
 def inner_imports(path: Path) -> Iterator[str]:

@@ -94,7 +94,7 @@ def tiny_model(seed=0, **changes):
     """
     import paddle
 
-    from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+    from paddle_xc2.model import XComposer2ForCausalLM
 
     paddle.seed(seed)
     model = XComposer2ForCausalLM(tiny_config(**changes))

@@ -26,7 +26,7 @@ def answer_questions(checkpoint: Path, questions: list[Question]) -> list[str]:
 
     from paddle_xc2.data.processor import XComposer2Processor
     from paddle_xc2.generation.chat import decode_answer, stop_ids
-    from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+    from paddle_xc2.model import XComposer2ForCausalLM
 
     model = XComposer2ForCausalLM.from_pretrained(checkpoint)
     processor = XComposer2Processor.from_pretrained(checkpoint, chat_layout="as_trained")

@@ -43,7 +43,7 @@ def write_small_checkpoint(directory: Path, texts: list[str], seed: int):
     """
     from paddle_xc2 import runtime
     from paddle_xc2.families.config import XComposer2Config
-    from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+    from paddle_xc2.model import XComposer2ForCausalLM
     from paddle_xc2.text.tokenizer import MODEL_FILE, XComposer2Tokenizer
 
     runtime.prepare()

@@ -8,10 +8,11 @@ of folders.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from paddle_xc2.checkpoint.adapter_files import merge, read_adapter
+from paddle_xc2.checkpoint.adapter_files import Adapter, merge, read_adapter
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor
 from paddle_xc2.families.llava_settings import CLIP_MEAN, CLIP_STD, check_pixels, check_projector, clip_settings
 from paddle_xc2.families.settings import ModelSettings
@@ -166,3 +167,18 @@ def part_files(config: ModelSettings) -> dict[str, dict]:
         if pixels in originals:
             originals[pixels] = {**originals[pixels], **sides}
     return {**defaults, **originals}
+
+
+def with_our_prefixes(adapter: Adapter, config) -> Adapter:
+    """XTuner's adapter of a vision encoder names its tensors as CLIP does, without where it is in the model."""
+    if not config.family.in_parts:
+        return adapter
+    vision = next(part for part in PARTS if part.theirs == "vision_model.")
+
+    def renamed(tensors: dict) -> dict:
+        return {
+            vision.ours + name.removeprefix(vision.theirs) if name.startswith(vision.theirs) else name: tensor
+            for name, tensor in tensors.items()
+        }
+
+    return replace(adapter, updates=renamed(adapter.updates), replaced=renamed(adapter.replaced))

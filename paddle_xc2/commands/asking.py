@@ -53,7 +53,7 @@ def load_model(path: str, args: Namespace) -> tuple:
     """(model, tokenizer), said to be loaded. args: of `add_model_arguments`. Raises: ValueError, FileNotFoundError."""
     from paddle_xc2 import runtime
     from paddle_xc2.hub.find import resolve_model_path
-    from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+    from paddle_xc2.model import XComposer2ForCausalLM
     from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 
     start = time.perf_counter()
@@ -75,6 +75,6 @@ def load_model(path: str, args: Namespace) -> tuple:
         f"loaded in {time.perf_counter() - start:.1f} s",
         file=sys.stderr,
     )
-    if model.adapter_report:
-        print(f"adapter on {model.source_dir}: {model.adapter_report}", file=sys.stderr)
+    if model.provenance.adapter_report:
+        print(f"adapter on {model.provenance.directory}: {model.provenance.adapter_report}", file=sys.stderr)
     return model, tokenizer

@@ -100,8 +100,8 @@ def compare(adapter, base, merged, quantize: str | None = None) -> None:
     from paddle_xc2 import runtime
     from paddle_xc2.checkpoint.shards import read_checkpoint
     from paddle_xc2.data.processor import XComposer2Processor
+    from paddle_xc2.model import XComposer2ForCausalLM
     from paddle_xc2.models.not_finite import describe_not_finite
-    from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 
     runtime.prepare()
     stored = read_checkpoint(Path(merged)).values()
@@ -122,7 +122,7 @@ def compare(adapter, base, merged, quantize: str | None = None) -> None:
             return model.output(model(**batch).hidden_states[:, -_POSITIONS:]).astype("float32").numpy()
 
     model = XComposer2ForCausalLM.from_pretrained(adapter, "float32", base=base, quantize=quantize)
-    on, change = logits(model), model.adapter_report
+    on, change = logits(model), model.provenance.adapter_report
     if not np.isfinite(on).all():
         told = describe_not_finite(model, **batch)
         raise ValueError(f"{base} with {adapter}: {told}; {merged} is no better, delete it")

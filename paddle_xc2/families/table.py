@@ -77,6 +77,7 @@ class Family:
         name: the row's name, written into converted checkpoints.
         released_names: hub names whose checkpoints belong to it.
         image_size: pixels, side of the square that an image is squashed to, or of a tile.
+        network: what computes it; the classes that belong to it stand in paddle_xc2/model.py under this name.
         tiling: None squashes every image to one square.
         takes_video: a video may stand for an image; its frames become one picture, a tile wide
             (`data/images/video.py`).
@@ -99,6 +100,7 @@ class Family:
     name: str
     released_names: tuple[str, ...]
     image_size: int
+    network: str = "xcomposer2"
     tiling: Tiling | None = None
     takes_video: bool = False
     merge: int = 1

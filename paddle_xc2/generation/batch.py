@@ -124,7 +124,7 @@ def answer_file(
     """
     identity = {
         "input": sha256(questions.path),
-        "model": str(Path(served.model.source_dir or ".").resolve()),
+        "model": str(Path(served.model.provenance.directory or ".").resolve()),
         "settings": asdict(settings),
     }
     with locked(output):

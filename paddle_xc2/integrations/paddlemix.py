@@ -27,7 +27,7 @@ from paddlenlp.transformers.auto.configuration import CONFIG_MAPPING
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.families.config import XComposer2Config
 from paddle_xc2.families.table import XCOMPOSER2_ARCHITECTURE
-from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+from paddle_xc2.model import XComposer2ForCausalLM
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 
 MODEL_TYPES = ("internlmxcomposer2", "internlm")  # of config.json

@@ -1,4 +1,4 @@
-"""The whole model: fill image slots, run the decoder, compute the loss.
+"""The whole network: fill image slots, run the decoder, compute the loss. Tensors in, tensors out.
 
 Follows `modeling_internlm_xcomposer2.py` of the upstream checkpoints (arXiv:2401.16420).
 """
@@ -10,7 +10,6 @@ from functools import cached_property
 import paddle
 from paddlenlp.transformers import PretrainedModel
 
-from paddle_xc2 import runtime
 from paddle_xc2.batch_layout import BatchLayout
 from paddle_xc2.families.config import XComposer2Config
 from paddle_xc2.models.clip_vit import ClipVisionTransformer
@@ -21,7 +20,7 @@ from paddle_xc2.models.lora import LoRALinear
 from paddle_xc2.models.loss import token_loss_sum
 from paddle_xc2.models.plora import linear
 from paddle_xc2.models.segments import Segments
-from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows
+from paddle_xc2.models.token_rows import HeadRows
 
 
 class CausalLMOutput:
@@ -51,31 +50,20 @@ class CausalLMOutput:
         return self._head(self.hidden_states).astype("float32")
 
 
-class XComposer2ForCausalLM(PretrainedModel):
+class XComposer2Network(PretrainedModel):
     """InternLM-XComposer2: InternLM2 with PLoRA, a CLIP ViT, and a projector between them.
+
+    `paddle_xc2.model.XComposer2ForCausalLM` is this and what users do with it: load, ask, adapt, save.
 
     Attributes:
         run_vision_always: in training with several processes, a batch without images still passes one (blank, weighted
             by zero) through ViT and projector, so that every rank reduces the same gradients.
-        source_dir: the directory it was loaded from, or None.
-        source_name: the released name that it was loaded by, or None.
-        source_fingerprint: of the weights in source_dir (`weights.base_fingerprint`), where it was taken already; else
-            None. An adapter remembers it.
-        is_source: whether the weights, but for an adapter that is on, are those of source_dir.
-        tokenizer: what is saved with it in place of source_dir's tokenizer, because it has tokens more; or None.
-        quantization: "nf4" if the decoder's linear layers are models/nf4.py's, or None.
-        replaced: parameters that its adapter holds whole, by name, with the values that they had without it (None where
-            they were not kept).
-        adapter_report: what loading its adapter did (`weights.adapter_loading.AdapterReport`), or None.
-        rslora: whether the scaling of its LoRA layers is alpha / sqrt(rank).
     """
 
     config_class = XComposer2Config
     base_model_prefix = "model"
-    # PaddleNLP would look for its own file layout; loading and saving go through `paddle_xc2.weights`.
 
     def __init__(self, config: XComposer2Config):
-        runtime.prepare()
         super().__init__(config)
         std = config.initializer_range
         self.model = InternLM2Model(config)
@@ -87,15 +75,6 @@ class XComposer2ForCausalLM(PretrainedModel):
             self.plora_glb_GN = self.create_parameter([1, 1, config.projector_inputs])
             self.plora_sub_GN = self.create_parameter([1, 1, 1, config.projector_inputs])
         self.run_vision_always = False
-        self.source_dir = None
-        self.source_name = None
-        self.source_fingerprint = None
-        self.is_source = True
-        self.tokenizer = None
-        self.quantization = None
-        self.replaced = {}
-        self.rslora = False
-        self.adapter_report = None
 
     def get_input_embeddings(self):
         return self.model.tok_embeddings
@@ -190,92 +169,6 @@ class XComposer2ForCausalLM(PretrainedModel):
     def _blank_image(self):
         side = self.config.img_size
         return paddle.zeros([3, side, side], "float32")
-
-    @paddle.no_grad()
-    def encode_img(self, image, hd_num: int | None = None):
-        """Image tokens of one image, as upstream's `encode_img`.
-
-        Args:
-            image: in any form that `data/images/given_images.py` knows, or the float32 tensor [3, height, width] or
-                [1, 3, height, width] of the processor.
-            hd_num: tiles that the image may take; None is chat's default.
-        Returns: float [1, image tokens, hidden].
-        """
-        if not (isinstance(image, paddle.Tensor) and image.is_floating_point()):
-            from paddle_xc2.data.processor import XComposer2Processor  # data and models meet only here and in the batch
-
-            processor = XComposer2Processor.for_config(self.config, hd_num=hd_num)
-            image = paddle.to_tensor(processor.image_transform(image))
-        if len(image.shape) == 4:
-            image = image[0]
-        return self.image_tokens([image]).unsqueeze(0)
-
-    def generate(self, input_ids, **kwargs):
-        """New tokens only: see `paddle_xc2.generation.generate.generate`."""
-        from paddle_xc2.generation.generate import generate
-
-        return generate(self, input_ids, **kwargs)
-
-    def chat(self, tokenizer, query, image=None, history=(), **kwargs):
-        """One answer: see `paddle_xc2.generation.chat.chat`."""
-        from paddle_xc2.generation.chat import chat
-
-        return chat(self, tokenizer, query, image, history, **kwargs)
-
-    def stream_chat(self, tokenizer, query, image=None, history=(), **kwargs):
-        """A growing answer: see `paddle_xc2.generation.chat.stream_chat`."""
-        from paddle_xc2.generation.chat import stream_chat
-
-        return stream_chat(self, tokenizer, query, image, history, **kwargs)
-
-    @classmethod
-    def from_pretrained(cls, path, dtype=None, **kwargs):
-        """Loads a checkpoint: see `paddle_xc2.weights.load.load_model`."""
-        from paddle_xc2.weights.load import load_model
-
-        return load_model(path, dtype=dtype, **kwargs)
-
-    def load_adapter(self, path):
-        """Applies an adapter: see `paddle_xc2.weights.load_adapter.load_adapter`."""
-        from paddle_xc2.weights.load_adapter import load_adapter
-
-        return load_adapter(self, path)
-
-    def merge_adapter(self):
-        """Writes the adapter into the weights: see `paddle_xc2.weights.load_adapter.merge_adapter`."""
-        from paddle_xc2.weights.load_adapter import merge_adapter
-
-        merge_adapter(self)
-
-    def unload_adapter(self):
-        """Takes the adapter away again: see `paddle_xc2.weights.load_adapter.unload_adapter`."""
-        from paddle_xc2.weights.load_adapter import unload_adapter
-
-        unload_adapter(self)
-
-    @property
-    def has_adapter(self) -> bool:
-        """Whether an adapter is on: LoRA layers, rows of new tokens, or parameters that one holds whole."""
-        kinds = (LoRALinear, EmbeddingRows, HeadRows)
-        return bool(self.replaced) or any(isinstance(layer, kinds) for layer in self.sublayers())
-
-    def save_adapter(self, save_dir, **kwargs):
-        """Writes the adapter alone: see `paddle_xc2.weights.save_adapter.save_adapter`."""
-        from paddle_xc2.weights.save_adapter import save_adapter
-
-        save_adapter(self, save_dir, **kwargs)
-
-    def save_pretrained(self, save_dir, to="paddle", **kwargs):
-        """Writes a checkpoint: see `paddle_xc2.weights.save.save_model`.
-
-        Of a model with an adapter it writes the adapter, as PEFT does; merge_adapter() first for a whole checkpoint.
-        """
-        if self.has_adapter:
-            self.save_adapter(save_dir, **kwargs)
-            return
-        from paddle_xc2.weights.save import save_model
-
-        save_model(self, save_dir, to=to, **kwargs)
 
 
 def _on_device(places):

@@ -27,7 +27,7 @@ from paddle_xc2.files.durable import NoRoom
 from paddle_xc2.files.file_identity import model_identity
 from paddle_xc2.hub.find import resolve_model_path
 from paddle_xc2.messages import counted
-from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+from paddle_xc2.model import XComposer2ForCausalLM
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load_arguments
 from paddle_xc2.training.divergence import Diverged

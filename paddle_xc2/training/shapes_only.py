@@ -7,14 +7,16 @@ from pathlib import Path
 
 import paddle
 
+from paddle_xc2.checkpoint.config_files import load_config
 from paddle_xc2.checkpoint.shards import read_checkpoint
 from paddle_xc2.families.config import XComposer2Config
 from paddle_xc2.hub.adapter_base import find_base, is_adapter
 from paddle_xc2.hub.find import resolve_model_path
-from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+from paddle_xc2.model import XComposer2ForCausalLM
 from paddle_xc2.training.learning.add_lora import add_lora, continue_adapter
 from paddle_xc2.training.plan import Plan
-from paddle_xc2.weights.load import build_without_memory, change_image_size, load_config
+from paddle_xc2.weights.load import build_without_memory
+from paddle_xc2.weights.position_table import change_image_size
 
 
 def model_of_shapes(plan: Plan, model_dir: Path) -> XComposer2ForCausalLM:
@@ -30,7 +32,7 @@ def model_of_shapes(plan: Plan, model_dir: Path) -> XComposer2ForCausalLM:
     config = load_config(base, read_checkpoint(base), XComposer2Config)
     if arguments.img_size is not None:
         change_image_size(config, arguments.img_size)
-    model = build_without_memory(config, plan.weight_dtype)
+    model = build_without_memory(XComposer2ForCausalLM, config, plan.weight_dtype)
     if arguments.lora:
         with paddle.LazyGuard():
             if adapter := plan.start.checkpoint or arguments.lora_path:

@@ -10,8 +10,8 @@ from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.families.asked_as import AS_TRAINED
 from paddle_xc2.files.local_path import local_path
 from paddle_xc2.hub.find import resolve_model_path
+from paddle_xc2.model import XComposer2ForCausalLM
 from paddle_xc2.models.token_rows import merge_rows
-from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer, with_tokens_of_run
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.divergence import check_starting_weights
@@ -61,10 +61,10 @@ def load_model(
         )
     is_base = not model.has_adapter  # else nothing is trained
     if arguments.lora and plan.train:
-        model.source_fingerprint = base_fingerprint(model_dir)  # now: it may be gone when an adapter is saved
+        model.provenance.fingerprint = base_fingerprint(model_dir)  # now: it may be gone when an adapter is saved
     if arguments.lora and (adapter := plan.start.checkpoint or arguments.lora_path):
         if is_base:
-            check_base(resolve_model_path(adapter), model_dir, "as model_name_or_path", model.source_fingerprint)
+            check_base(resolve_model_path(adapter), model_dir, "as model_name_or_path", model.provenance.fingerprint)
         continue_adapter(model, resolve_model_path(adapter), arguments)
         if not plan.start.checkpoint:
             check_continues(model, adapter, arguments)
@@ -79,11 +79,11 @@ def load_model(
             start_new_tokens(model, processor.tokenizer, original, arguments.new_tokens or ())
     check_starting_weights(model, plan.start.checkpoint or arguments.lora_path or model_dir)
     if processor.tokenizer is not original:
-        model.tokenizer = processor.tokenizer
+        model.provenance.tokenizer = processor.tokenizer
     # Tokenizer and the like are copied from it when saving; a checkpoint may be gone by then.
-    model.source_dir = model_dir
+    model.provenance.directory = model_dir
     is_path = local_path(arguments.model_name_or_path).is_dir()
-    model.source_name = None if is_path else arguments.model_name_or_path
+    model.provenance.name = None if is_path else arguments.model_name_or_path
     # So that chat lays out text and shows images as training did.
     replace(processor.asked_as, chat_layout=AS_TRAINED).record(model.config)
     if arguments.recompute:

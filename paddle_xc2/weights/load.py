@@ -27,27 +27,29 @@ from paddle_xc2.checkpoint.names import POSITION_TABLE, layout_of
 from paddle_xc2.checkpoint.shapes import parameter_shapes
 from paddle_xc2.checkpoint.shards import read_checkpoint, read_shard
 from paddle_xc2.checkpoint.xtuner import llm_folder
-from paddle_xc2.families.asked_as import check_image_size
-from paddle_xc2.families.config import XComposer2Config
+from paddle_xc2.families.settings import ModelSettings
 from paddle_xc2.hub.adapter_base import adapter_settings, base_name, find_base, is_adapter, take_settings
 from paddle_xc2.hub.find import resolve_model_path
 from paddle_xc2.hub.generation_settings import check_generation
-from paddle_xc2.models.clip_vit import resize_position_table
-from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+from paddle_xc2.weights.load_adapter import load_adapter
+from paddle_xc2.weights.position_table import change_image_size, resized_table
+from paddle_xc2.weights.provenance import Provenance
 from paddle_xc2.weights.quantize import check_quantization, fill_quantized, quantizable_layers
 
 
-def load_model(
+def load_checkpoint(
+    cls,
     path: str | Path,
     dtype: str | None = None,
     img_size: int | None = None,
     verify: bool = False,
     quantize: str | None = None,
     base: str | Path | None = None,
-) -> XComposer2ForCausalLM:
+):
     """A model with the weights of a checkpoint in any layout; tensor by tensor, and ready for inference (`eval`).
 
     Args:
+        cls: a class of paddle_xc2/model.py, which is built.
         path: a directory or a released name. An adapter's directory is a model too: its base is loaded first.
         dtype: "float32", "bfloat16" or "float16"; None is the checkpoint's own, or what the device has in its place: a
             V100 float16, a CPU float32.
@@ -63,7 +65,7 @@ def load_model(
     check_dtype(dtype)
     check_quantization(quantize)
     if is_adapter(directory):
-        return _load_with_adapter(directory, base, dtype, img_size, verify, quantize)
+        return _load_with_adapter(cls, directory, base, dtype, img_size, verify, quantize)
     if base is not None:
         raise ValueError(f"base {base} is given, but {directory} is no adapter; leave it out")
     if verify:
@@ -71,7 +73,7 @@ def load_model(
     stored = dtype or prevailing_dtype(read_checkpoint(directory).values())  # headers only
     dtype = runtime.choose_weight_dtype(stored, dtype)
     tensors = read_checkpoint(directory, dtype)
-    config = load_config(directory, tensors, XComposer2Config)
+    config = load_config(directory, tensors, cls.config_class)
     check_generation(llm_folder(directory))
     stored_rows = 1 + config.patches_per_side**2
     if img_size is not None:
@@ -80,7 +82,7 @@ def load_model(
     shapes = parameter_shapes(config)
     shapes[POSITION_TABLE][0] = stored_rows
     fitting = balance(tensors, layout_of(tensors), shapes, directory).parameters
-    model = build_without_memory(config, dtype)  # of sizes that the files have been seen to hold
+    model = build_without_memory(cls, config, dtype)  # of sizes that the files have been seen to hold
     parameters = dict(model.named_parameters())
     quantizable = quantizable_layers(model) if quantize else {}
     for name, tensor in fitting.items():
@@ -90,27 +92,24 @@ def load_model(
         if name == POSITION_TABLE and img_size is not None:
             tensor = resized_table(tensor, config.patches_per_side, name)
         _fill(parameters[name], tensor, dtype, name)
-    model.source_dir = directory
-    model.source_name = None if Path(path).expanduser().is_dir() else str(path)
-    model.quantization = quantize
+    name = None if Path(path).expanduser().is_dir() else str(path)
+    model.provenance = Provenance(directory, name, quantization=quantize)
     model.eval()
     return model
 
 
-def _load_with_adapter(directory: Path, base, dtype, img_size, verify, quantize) -> XComposer2ForCausalLM:
-    from paddle_xc2.weights.load_adapter import load_adapter
-
+def _load_with_adapter(cls, directory: Path, base, dtype, img_size, verify, quantize):
     base_dir = find_base(directory, base)
     adapter = read_adapter(directory, read_shard)  # before the base, which takes longer
     fingerprint = check_base(directory, base_dir)
     settings = adapter_settings(directory)
     if img_size is None:
         img_size = settings.get("img_size")
-    model = load_model(base_dir, dtype, img_size, verify, quantize)
+    model = load_checkpoint(cls, base_dir, dtype, img_size, verify, quantize)
     take_settings(model.config, settings)
     name = base_name(directory)
-    model.source_name = name if name and not Path(name).expanduser().is_dir() and base is None else None
-    model.source_fingerprint = fingerprint
+    model.provenance.name = name if name and not Path(name).expanduser().is_dir() and base is None else None
+    model.provenance.fingerprint = fingerprint
     load_adapter(model, directory, adapter)
     return model
 
@@ -140,24 +139,12 @@ def _numpy_view(tensor, dtype: str) -> np.ndarray:
     return np.frombuffer(memory, NUMPY_DTYPES[dtype]).reshape(tensor.shape)
 
 
-def resized_table(table: LazyTensor, patches_per_side: int, name: str) -> LazyTensor:
-    """A position table for images of another size, float32."""
-    resized = resize_position_table(paddle.to_tensor(table.load("float32", name)), patches_per_side).numpy()
-    return LazyTensor("float32", resized.shape, lambda: resized)
-
-
-def change_image_size(config: XComposer2Config, img_size: int) -> None:
-    """Raises: ValueError if the model can't have it."""
-    check_image_size(config, img_size)
-    config.img_size = img_size
-
-
-def build_without_memory(config: XComposer2Config, dtype: str = "float32") -> XComposer2ForCausalLM:
-    """A model whose parameters have shapes and no values yet, and no memory."""
+def build_without_memory(cls, config: ModelSettings, dtype: str = "float32"):
+    """A model of the class whose parameters have shapes and no values yet, and no memory."""
     default = paddle.get_default_dtype()
     paddle.set_default_dtype(dtype)
     try:
         with paddle.LazyGuard():
-            return XComposer2ForCausalLM(config)
+            return cls(config)
     finally:
         paddle.set_default_dtype(default)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import paddle
 
@@ -13,8 +12,8 @@ from paddle_xc2.checkpoint.base_fingerprint import check_base
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor
 from paddle_xc2.checkpoint.names import to_hf, to_paddle
 from paddle_xc2.checkpoint.shards import read_shard
+from paddle_xc2.checkpoint.xtuner import with_our_prefixes
 from paddle_xc2.hub.find import resolve_model_path
-from paddle_xc2.messages import counted
 from paddle_xc2.models.lora import (
     LoRALinear,
     is_linear,
@@ -27,30 +26,7 @@ from paddle_xc2.models.lora import (
 )
 from paddle_xc2.models.token_rows import ROW_LAYERS, merge_rows, row_layers
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer, has_tokenizer
-from paddle_xc2.weights.merging import with_our_prefixes
-
-
-class AdapterReport(NamedTuple):
-    """What loading an adapter did.
-
-    Attributes:
-        num_updates: weights that got a low-rank update.
-        num_replaced: tensors that were replaced whole.
-        num_rows: rows of token tables that were replaced.
-        change_norm: Frobenius norm of all changes together.
-    """
-
-    num_updates: int
-    num_replaced: int
-    num_rows: int
-    change_norm: float
-
-    def __str__(self) -> str:
-        parts = [counted(self.num_updates, "low-rank update")]
-        parts += [counted(self.num_replaced, "tensor") + " replaced whole"] if self.num_replaced else []
-        parts += [counted(self.num_rows, "row") + " of token tables replaced"] if self.num_rows else []
-        nothing = "; it changes nothing yet" if self.change_norm == 0.0 else ""
-        return f"{', '.join(parts)}, norm of the change {self.change_norm:.4g}{nothing}"
+from paddle_xc2.weights.provenance import AdapterReport
 
 
 def load_adapter(model, path: str | Path, adapter: Adapter | None = None) -> AdapterReport:
@@ -63,13 +39,14 @@ def load_adapter(model, path: str | Path, adapter: Adapter | None = None) -> Ada
         then the model is as before.
     """
     directory = resolve_model_path(path)
-    if model.source_dir is not None and model.is_source:
-        known = model.source_fingerprint
-        model.source_fingerprint = check_base(directory, Path(model.source_dir), "to from_pretrained", known)
+    provenance = model.provenance
+    if provenance.directory is not None and provenance.holds_the_weights:
+        known = provenance.fingerprint
+        provenance.fingerprint = check_base(directory, provenance.directory, "to from_pretrained", known)
     tokenizer = XComposer2Tokenizer.from_pretrained(directory) if has_tokenizer(directory) else None
-    model.adapter_report = apply_adapter(model, adapter or read_adapter(directory, read_shard), directory)
-    model.tokenizer = tokenizer or model.tokenizer
-    return model.adapter_report
+    provenance.adapter_report = apply_adapter(model, adapter or read_adapter(directory, read_shard), directory)
+    provenance.tokenizer = tokenizer or provenance.tokenizer
+    return provenance.adapter_report
 
 
 @paddle.no_grad()
@@ -77,7 +54,7 @@ def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = Tr
     """Wraps the layers that the adapter updates or holds rows of, and replaces the parameters that it holds whole.
 
     Args:
-        model: XComposer2ForCausalLM without an adapter. Afterwards its `replaced` names the parameters that the adapter
+        model: XComposer2ForCausalLM without an adapter. Its provenance then names the parameters that the adapter
             holds whole, with the values that they had.
         where: the adapter, for messages.
         keep_replaced: whether those values are kept, for `unload_adapter`.
@@ -100,7 +77,7 @@ def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = Tr
             f"{where}: holds rows of {unknown[0]}, which is no token table, or which it updates too; merge the adapter "
             "with PEFT"
         )
-    model.rslora = adapter.rslora
+    model.provenance.rslora = adapter.rslora
     square = 0.0
     for path, update in updates.items():
         layer = _wrap(model, path, update, adapter.dropout)
@@ -111,7 +88,7 @@ def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = Tr
         before = parameter.clone()
         _set(parameter, tensor.transposed() if transpose else tensor, name)
         square += float((parameter.astype("float32") - before.astype("float32")).square().sum())
-        model.replaced[ours] = before if keep_replaced else None
+        model.provenance.replaced[ours] = before if keep_replaced else None
     for path, (token_ids, tensor) in rows.items():
         layer = ROW_LAYERS[path](layer_at(model, path), token_ids, model.config.dtype)
         _set(layer.rows, tensor, path)
@@ -119,9 +96,9 @@ def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = Tr
         replace_layer(model, path, layer)
     if not math.isfinite(square):
         if keep_replaced:
-            tokenizer = model.tokenizer
+            tokenizer = model.provenance.tokenizer
             unload_adapter(model)
-            model.tokenizer = tokenizer
+            model.provenance.tokenizer = tokenizer
         raise ValueError(f"{where}: holds numbers that are not finite; its training went wrong, or the file is damaged")
     num_rows = sum(len(token_ids) for token_ids, _ in rows.values())
     return AdapterReport(len(updates), len(adapter.replaced), num_rows, math.sqrt(square))
@@ -132,25 +109,25 @@ def merge_adapter(model) -> None:
     _check_has_adapter(model, "merge")
     merge_lora(model)
     merge_rows(model)
-    model.replaced = {}
-    model.is_source = False
+    model.provenance.replaced = {}
+    model.provenance.holds_the_weights = False
 
 
 @paddle.no_grad()
 def unload_adapter(model) -> None:
     """Makes the model what it was before its adapter was loaded, to the bit."""
     _check_has_adapter(model, "unload")
-    lost = [name for name, before in model.replaced.items() if before is None]
+    lost = [name for name, before in model.provenance.replaced.items() if before is None]
     if lost:
         raise ValueError(f"the base's values of {lost[0]} were not kept while training; load the base again")
     remove_lora(model)
     for path, layer in row_layers(model).items():
         replace_layer(model, path, layer.base)
     parameters = dict(model.named_parameters())
-    for name, before in model.replaced.items():
+    for name, before in model.provenance.replaced.items():
         parameters[name].set_value(before)
-    model.replaced = {}
-    model.tokenizer = None
+    model.provenance.replaced = {}
+    model.provenance.tokenizer = None
 
 
 def _check_has_adapter(model, what: str) -> None:

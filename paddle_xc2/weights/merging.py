@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-from paddle_xc2.checkpoint.adapter_files import Adapter, merge, read_adapter
+from paddle_xc2.checkpoint.adapter_files import merge, read_adapter
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor
 from paddle_xc2.checkpoint.names import POSITION_TABLE, layout_of, to_hf, to_paddle
 from paddle_xc2.checkpoint.shards import read_shard
-from paddle_xc2.checkpoint.xtuner import PARTS
+from paddle_xc2.checkpoint.xtuner import with_our_prefixes
 from paddle_xc2.hub.adapter_base import adapter_settings, take_settings, was_quantized
+from paddle_xc2.weights.position_table import resized_table
+from paddle_xc2.weights.quantize import as_quantized
 
 
 def merge_into_base(
@@ -51,24 +52,7 @@ def as_trained_with(
             f"{adapter_dir}: --dequantize is for adapters that were trained on a base in four bits, which this one "
             "does not say of itself; leave it out"
         )
-    from paddle_xc2.weights.quantize import as_quantized
-
     return as_quantized(tensors, layout_of(tensors), dtype)
-
-
-def with_our_prefixes(adapter: Adapter, config) -> Adapter:
-    """XTuner's adapter of a vision encoder names its tensors as CLIP does, without where it is in the model."""
-    if not config.family.in_parts:
-        return adapter
-    vision = next(part for part in PARTS if part.theirs == "vision_model.")
-
-    def renamed(tensors: dict) -> dict:
-        return {
-            vision.ours + name.removeprefix(vision.theirs) if name.startswith(vision.theirs) else name: tensor
-            for name, tensor in tensors.items()
-        }
-
-    return replace(adapter, updates=renamed(adapter.updates), replaced=renamed(adapter.replaced))
 
 
 def _in_upstream_layout(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
@@ -88,6 +72,4 @@ def _in_upstream_layout(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]
 
 def _resized(table: LazyTensor, patches_per_side: int, name: str, dtype: str | None) -> LazyTensor:
     """The position table for images of another size; dtype: None is its own."""
-    from paddle_xc2.weights.load import resized_table
-
     return resized_table(table, patches_per_side, name).as_dtype(dtype or table.dtype, name)

@@ -48,15 +48,15 @@ def save_model(
     check_dtype(dtype)
     parameters = {name: tensor_in_memory(parameter) for name, parameter in model.named_parameters()}
     parameters |= dequantized_tensors(model, dtype or prevailing_dtype(parameters.values()))
-    brings = [] if model.source_dir is None else companions(model.source_dir)
+    brings = [] if model.provenance.directory is None else companions(model.provenance.directory)
     with whole_directory(directory, overwrite, brings=brings) as partial:
         write_files(
             partial,
             parameters,
             model.config,
             to,
-            source_dir=model.source_dir,
-            tokenizer=model.tokenizer,
+            source_dir=model.provenance.directory,
+            tokenizer=model.provenance.tokenizer,
             dtype=dtype,
             config_dtype=dtype or prevailing_dtype(parameters.values()),
             max_shard_size=max_shard_size,

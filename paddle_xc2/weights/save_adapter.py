@@ -32,7 +32,7 @@ def save_adapter(model, directory: str | Path, overwrite: bool = True, dtype: st
     own. `merge` makes a checkpoint of all that every program reads. A tokenizer with new tokens is written beside it.
 
     Args:
-        model: XComposer2ForCausalLM with LoRA layers, or parameters that `model.replaced` names.
+        model: XComposer2ForCausalLM with LoRA layers, or parameters that its provenance says are replaced.
         overwrite: as `whole_directory`.
         dtype: "float32", "bfloat16" or "float16"; None is each parameter's own.
     Raises: ValueError as `whole_directory`, for values that don't fit into `dtype`, or if there is nothing to write.
@@ -43,12 +43,12 @@ def save_adapter(model, directory: str | Path, overwrite: bool = True, dtype: st
         raise ValueError("the model has no adapter to save")
     destination = local_path(directory).resolve()
     with whole_directory(destination, overwrite) as partial:
-        if model.tokenizer is not None:
-            model.tokenizer.save_pretrained(partial)
+        if model.provenance.tokenizer is not None:
+            model.provenance.tokenizer.save_pretrained(partial)
         digest = write_tensors(partial / ADAPTER_FILES[0], tensors, "pt")
         write_json(partial / ADAPTER_CONFIG_FILE, peft_config(model))
         write_json(partial / ADAPTER_FACTS_FILE, _facts(model, destination))
-        write_manifest(partial, "adapter", _base_name(model), {ADAPTER_FILES[0]: digest})
+        write_manifest(partial, "adapter", model.provenance.base_name, {ADAPTER_FILES[0]: digest})
 
 
 def adapter_tensors(model) -> dict[str, LazyTensor]:
@@ -64,7 +64,7 @@ def adapter_tensors(model) -> dict[str, LazyTensor]:
         name = f"{_PREFIX}{_upstream_module(path)}.token_adapter.trainable_tokens_delta"
         tensors[name] = tensor_in_memory(layer.rows)
     parameters = named_parameters(model)
-    for name in model.replaced:
+    for name in model.provenance.replaced:
         upstream, transpose = to_hf(name)
         tensor = tensor_in_memory(parameters[name])
         tensors[_PREFIX + upstream] = tensor.transposed() if transpose else tensor
@@ -74,7 +74,7 @@ def adapter_tensors(model) -> dict[str, LazyTensor]:
 def peft_config(model) -> dict:
     """adapter_config.json: the keys of peft 0.12, which later ones read too; with rows of tokens, one of 0.15 too."""
     layers = {_upstream_module(path): layer for path, layer in lora_layers(model).items()}
-    rslora = bool(getattr(model, "rslora", False))
+    rslora = model.provenance.rslora
     ranks = {module: layer.rank for module, layer in layers.items()}
     alphas = {module: _alpha(layer, rslora) for module, layer in layers.items()}
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] if values else 8 for values in (ranks, alphas))
@@ -83,7 +83,7 @@ def peft_config(model) -> dict:
         **({"trainable_token_indices": rows} if rows else {}),
         "alpha_pattern": {module: value for module, value in alphas.items() if value != alpha},
         "auto_mapping": None,
-        "base_model_name_or_path": _base_name(model),
+        "base_model_name_or_path": model.provenance.base_name,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -106,22 +106,16 @@ def peft_config(model) -> dict:
 
 def _facts(model, destination: Path) -> dict:
     """What PEFT's files have no place for: where the base is and which one it is, and how the model is to be asked."""
-    base: dict = {"name": _base_name(model)}
-    if model.source_dir is not None:
-        base["relative_path"] = os.path.relpath(Path(model.source_dir).resolve(), destination)
-        if model.is_source:
-            base["fingerprint"] = model.source_fingerprint or base_fingerprint(Path(model.source_dir))
+    base: dict = {"name": model.provenance.base_name}
+    provenance = model.provenance
+    if provenance.directory is not None:
+        base["relative_path"] = os.path.relpath(provenance.directory.resolve(), destination)
+        if provenance.holds_the_weights:
+            base["fingerprint"] = provenance.fingerprint or base_fingerprint(provenance.directory)
     settings = {name: getattr(model.config, name) for name in SETTINGS}
     # The base's own values, or what quantizing made of them: `merge --dequantize` gives the latter.
-    base["quantization"] = model.quantization
+    base["quantization"] = provenance.quantization
     return {"format_version": FACTS_VERSION, "base": base, "settings": settings}
-
-
-def _base_name(model) -> str:
-    """The released name that the base was loaded by, else its directory."""
-    if model.source_name:
-        return model.source_name
-    return "" if model.source_dir is None else str(Path(model.source_dir).resolve())
 
 
 def _upstream_module(path: str) -> str:
@@ -149,7 +143,7 @@ def _target_modules(model, wrapped: set[str]) -> list[str]:
 def _modules_to_save(model) -> list[str]:
     """The modules of upstream's model whose tensors are saved whole; a whole part by its own name."""
     upstream = {name: to_hf(name)[0] for name in named_parameters(model) if to_hf(name) is not None}
-    saved = {upstream[name] for name in model.replaced}
+    saved = {upstream[name] for name in model.provenance.replaced}
     modules = set()
     for part in ("vit", "vision_proj"):
         inside = {name for name in upstream.values() if name.startswith(f"{part}.")}

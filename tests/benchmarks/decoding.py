@@ -28,7 +28,7 @@ def build_model(args):
 
     from examples.demo.small_checkpoint import train_tokenizer
     from paddle_xc2.families.config import XComposer2Config
-    from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+    from paddle_xc2.model import XComposer2ForCausalLM
     from paddle_xc2.text.tokenizer import MODEL_FILE, XComposer2Tokenizer
 
     paddle.seed(0)

@@ -188,7 +188,7 @@ def logits_of(directory: Path) -> str:
     from PIL import Image
 
     from paddle_xc2.data.processor import XComposer2Processor
-    from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+    from paddle_xc2.model import XComposer2ForCausalLM
 
     processor = XComposer2Processor.from_pretrained(directory)
     model = XComposer2ForCausalLM.from_pretrained(directory)
@@ -271,7 +271,7 @@ def make_adapter(directory: Path, base: Path) -> None:
     import paddle
 
     from paddle_xc2.checkpoint.manifest import MANIFEST_FILE
-    from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+    from paddle_xc2.model import XComposer2ForCausalLM
     from paddle_xc2.training.arguments import FinetuneArguments
     from paddle_xc2.training.learning.add_lora import add_lora
 

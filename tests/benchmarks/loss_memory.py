@@ -33,7 +33,7 @@ def measure(way: str, args) -> dict:
     import paddle.nn.functional as F
 
     from paddle_xc2.families.config import XComposer2Config
-    from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+    from paddle_xc2.model import XComposer2ForCausalLM
 
     paddle.seed(0)
     model = XComposer2ForCausalLM(

@@ -67,7 +67,7 @@ def build_model():
     import paddle
 
     from paddle_xc2.families.config import XComposer2Config
-    from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+    from paddle_xc2.model import XComposer2ForCausalLM
 
     paddle.seed(0)
     vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}

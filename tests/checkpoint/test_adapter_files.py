@@ -168,11 +168,11 @@ def test_whole_tensors_are_replaced_and_come_back(tmp_path):
     }
     report = model.load_adapter(write_peft(tmp_path / "adapter", tensors, modules_to_save=["vision_proj", "output"]))
     assert (report.num_updates, report.num_replaced) == (2, 3) and "3 tensors replaced whole" in str(report)
-    assert model.replaced.keys() == {"vision_proj.0.weight", "output.weight", "vit.layers.0.mlp.fc1.bias"}
+    assert model.provenance.replaced.keys() == {"vision_proj.0.weight", "output.weight", "vit.layers.0.mlp.fc1.bias"}
     np.testing.assert_array_equal(model.vision_proj[0].weight.numpy(), weight.T)
     np.testing.assert_array_equal(model.output.weight.numpy(), head.T)
     model.unload_adapter()
-    assert not lora_layers(model) and not model.replaced
+    assert not lora_layers(model) and not model.provenance.replaced
     for name, parameter in model.named_parameters():
         np.testing.assert_array_equal(parameter.numpy(), before[name])
     np.testing.assert_array_equal(logits(model), plain)

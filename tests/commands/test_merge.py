@@ -35,7 +35,7 @@ def place(request, tmp_path):
         layer.lora_b.set_value(0.05 * paddle.randn(layer.lora_b.shape))
         replace_layer(model, path, layer)
     model.vision_proj[0].bias.set_value(model.vision_proj[0].bias + 0.1)
-    model.replaced = {"vision_proj.0.bias": None}
+    model.provenance.replaced = {"vision_proj.0.bias": None}
     model.config.chat_layout = "as_trained"
     model.eval()
     model.save_pretrained(tmp_path / "adapter")

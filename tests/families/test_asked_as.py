@@ -7,7 +7,7 @@ import pytest
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.families.asked_as import SETTINGS, AskedAs
 from paddle_xc2.families.table import FAMILIES, family_named
-from paddle_xc2.weights.load import change_image_size
+from paddle_xc2.weights.position_table import change_image_size
 from tests.tiny import tiny_checkpoint, tiny_config
 
 LLAVA, TILED = family_named("llava-internlm2"), family_named("xcomposer2-4khd-7b")

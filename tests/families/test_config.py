@@ -4,7 +4,7 @@ import pytest
 
 from paddle_xc2 import XComposer2Config
 from paddle_xc2.families.settings import VisionConfig
-from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+from paddle_xc2.model import XComposer2ForCausalLM
 from tests.tiny import tiny_config
 
 

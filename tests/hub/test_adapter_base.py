@@ -31,7 +31,7 @@ def train(model, dora=False):
     name = "model.layers.0.attention.wo.plora_b.weight"
     parameters = dict(model.named_parameters())
     parameters[name].set_value(parameters[name] + 0.1)
-    model.replaced = {name: None}
+    model.provenance.replaced = {name: None}
     model.config.chat_layout, model.config.max_length = "as_trained", 123
     model.eval()
     return model
@@ -52,7 +52,7 @@ def test_an_adapter_loads_with_its_base(place):
     model = XComposer2ForCausalLM.from_pretrained(folder / "adapter")
     np.testing.assert_array_equal(logits(model), want)
     assert model.config.chat_layout == "as_trained" and model.config.max_length == 123
-    assert model.adapter_report.num_updates == 4 and model.adapter_report.num_replaced == 1
+    assert model.provenance.adapter_report.num_updates == 4 and model.provenance.adapter_report.num_replaced == 1
     tokenizer = XComposer2Tokenizer.from_pretrained(folder / "adapter")
     assert tokenizer("digit")["input_ids"] == XComposer2Tokenizer.from_pretrained(folder / "base")("digit")["input_ids"]
     assert XComposer2Processor.from_pretrained(folder / "adapter").chat_layout == "as_trained"

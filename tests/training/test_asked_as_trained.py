@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
     """Holds model/, of the family whose pictures are followed by a line break, and four pictures."""
     folder = tmp_path_factory.mktemp("asked")
     model = tiny_model(xc2_family="llava-internlm2", vocab_size=TINY_VOCAB_SIZE)
-    model.tokenizer = XComposer2Tokenizer.from_pretrained(tiny_tokenizer(folder / "tokenizer"))
+    model.provenance.tokenizer = XComposer2Tokenizer.from_pretrained(tiny_tokenizer(folder / "tokenizer"))
     model.save_pretrained(folder / "model")
     random = np.random.default_rng(0)
     for index in range(4):

@@ -18,7 +18,7 @@ from paddle_xc2.checkpoint.base_fingerprint import base_fingerprint
 from paddle_xc2.cli import main
 from paddle_xc2.data.batches import TrainingSteps
 from paddle_xc2.hub.adapter_base import adapter_facts
-from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+from paddle_xc2.model import XComposer2ForCausalLM
 from paddle_xc2.training.finetune import describe_end, finetune
 from paddle_xc2.training.log import TrainingLog
 from paddle_xc2.training.run_folder.interruption import StopRequest

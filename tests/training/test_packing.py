@@ -13,7 +13,7 @@ from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.records.conversations import load_conversations
 from paddle_xc2.data.samples import fit_samples
 from paddle_xc2.data.step_order import Layout, StepOrder
-from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+from paddle_xc2.model import XComposer2ForCausalLM
 from paddle_xc2.training.finetune import finetune
 from paddle_xc2.training.trainer import StepTrainer
 from tests.conftest import ROOT

@@ -7,13 +7,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from paddle_xc2 import XComposer2ForCausalLM
+from paddle_xc2.model import load_model
 from paddle_xc2.models.nf4 import NF4Linear
 from paddle_xc2.training.arguments import FinetuneArguments, load_arguments
 from paddle_xc2.training.finetune import finetune
 from paddle_xc2.training.learning.add_lora import add_lora
 from paddle_xc2.training.learning.parts import choose_trainable
 from paddle_xc2.training.memory import num_decoder_weights
-from paddle_xc2.weights.load import load_model
 
 QLORA = {"lora": True, "lora_rank": 4, "lora_alpha": 8, "quantization": "nf4"}
 

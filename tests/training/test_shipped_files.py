@@ -74,7 +74,7 @@ def released():
     found = {}
     for family in FAMILIES.values():
         config = XComposer2Config(xc2_family=family)
-        model = build_without_memory(config)
+        model = build_without_memory(XComposer2ForCausalLM, config)
         shapes = [layer.linear.weight.shape for layer in quantizable_layers(model).values()]
         assert num_decoder_weights(config) == sum(rows * columns for rows, columns in shapes) > 6.5e9
         num_parameters = sum(int(np.prod(parameter.shape)) for parameter in model.parameters())
@@ -159,4 +159,4 @@ def test_a_file_runs_on_a_cpu_through_overrides(name, tiny_models, workspace, tm
     model = XComposer2ForCausalLM.from_pretrained(tmp_path / "out")
     assert model.config.family.name == family
     if method != "sft":
-        assert model.adapter_report.num_updates == 10
+        assert model.provenance.adapter_report.num_updates == 10

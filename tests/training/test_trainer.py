@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from paddle_xc2 import XComposer2Processor
-from paddle_xc2.models.xcomposer2 import XComposer2ForCausalLM
+from paddle_xc2.model import XComposer2ForCausalLM
 from paddle_xc2.training import evaluate
 from paddle_xc2.training.finetune import finetune
 

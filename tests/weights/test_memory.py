@@ -13,8 +13,8 @@ import pytest
 
 from paddle_xc2.checkpoint import lazy_tensor
 from paddle_xc2.checkpoint.shards import read_checkpoint
+from paddle_xc2.model import load_model
 from paddle_xc2.weights.convert import convert
-from paddle_xc2.weights.load import load_model
 from tests.benchmarks.synthetic_checkpoint import write_synthetic
 from tests.conftest import ROOT
 
@@ -68,7 +68,7 @@ def test_loading(original):
     """
     script = (
         "import sys\n"
-        "from paddle_xc2.weights.load import load_model\n"
+        "from paddle_xc2.model import load_model\n"
         "from tests.weights.test_memory import PeakMemory\n"
         "with PeakMemory() as peak:\n"
         "    model = load_model(sys.argv[1], 'float32')\n"
@@ -86,7 +86,7 @@ def test_loading_quantized(original):
     """What is quantized is never in memory as it was: what stays dense, four bits of the rest, and one piece."""
     script = (
         "import sys\n"
-        "from paddle_xc2.weights.load import load_model\n"
+        "from paddle_xc2.model import load_model\n"
         "from tests.weights.test_memory import PeakMemory\n"
         "with PeakMemory() as peak:\n"
         "    model = load_model(sys.argv[1], 'bfloat16', quantize='nf4')\n"

@@ -10,9 +10,9 @@ from paddle_xc2.checkpoint.config_files import load_config
 from paddle_xc2.checkpoint.names import from_paddle, to_hf
 from paddle_xc2.checkpoint.shards import read_checkpoint
 from paddle_xc2.data.processor import XComposer2Processor
+from paddle_xc2.model import load_model
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 from paddle_xc2.weights.convert import convert
-from paddle_xc2.weights.load import load_model
 from tests.tiny import tiny_config, tiny_model, tiny_tokenizer
 from tests.weights.paddlemix_port import port, save_port
 

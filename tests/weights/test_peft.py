@@ -75,7 +75,7 @@ def test_adapters_written_here(run_peft, base, tmp_path, settings):
     for layer in lora_layers(model).values():
         layer.lora_b.set_value(0.05 * paddle.randn(layer.lora_b.shape))
     parameters = dict(model.named_parameters())
-    for name in model.replaced:
+    for name in model.provenance.replaced:
         parameters[name].set_value(parameters[name] + 0.1)
     before, ours, theirs = merged_on_both_sides(model, run_peft, base[1], tmp_path)
     assert ours.keys() == theirs.keys() == before.keys()

@@ -9,11 +9,11 @@ from paddle_xc2.checkpoint.names import to_paddle
 from paddle_xc2.checkpoint.safetensors_file import read_safetensors
 from paddle_xc2.checkpoint.shard_writer import write_shards
 from paddle_xc2.checkpoint.shards import read_checkpoint
+from paddle_xc2.model import load_model
 from paddle_xc2.models.lora import LoRALinear, is_lora, layer_at, merge_lora, replace_layer
 from paddle_xc2.models.nf4 import NF4Linear
 from paddle_xc2.weights import quantize as quantized
 from paddle_xc2.weights.convert import convert
-from paddle_xc2.weights.load import load_model
 from tests.tiny import tiny_checkpoint
 
 LINEARS = {"attention.wqkv", "attention.wo", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3"}
@@ -52,7 +52,7 @@ def test_the_decoders_linear_layers_alone(dense, model):
     for name, parameter in dense.named_parameters():
         if name in kept:
             np.testing.assert_array_equal(kept[name], parameter.numpy(), err_msg=name)
-    assert (model.quantization, dense.quantization) == ("nf4", None)
+    assert (model.provenance.quantization, dense.provenance.quantization) == ("nf4", None)
 
 
 @pytest.mark.parametrize("layout", ["hf", "paddle"])

@@ -60,7 +60,7 @@ def add_lora(model, arguments) -> None:
     """
     if model.has_adapter:
         raise ValueError(_has_one_already(arguments))
-    model.rslora = arguments.rslora
+    model.provenance.rslora = arguments.rslora
     runtime.set_seed(arguments.seed)  # the same on every process
     paths = target_layers(model, arguments.lora_target_modules or DEFAULT_TARGETS)
     for name in ("vit_lora_rank", "vit_lora_alpha"):
@@ -85,7 +85,7 @@ def continue_adapter(model, directory, arguments) -> None:
     """
     apply_adapter(model, read_adapter(directory, read_shard), directory, keep_replaced=False)
     if has_tokenizer(directory):
-        model.tokenizer = XComposer2Tokenizer.from_pretrained(directory)
+        model.provenance.tokenizer = XComposer2Tokenizer.from_pretrained(directory)
     for layer in lora_layers(model).values():
         layer.dropout.p = arguments.lora_dropout
 
@@ -95,9 +95,9 @@ def check_continues(model, directory, arguments) -> None:
         model: with the adapter of `directory`, which lora_path names.
     Raises: ValueError naming what is set otherwise than in the adapter, which decides it.
     """
-    layers = lora_layers(model)
+    layers, rslora = lora_layers(model), model.provenance.rslora
     wrong = []
-    if arguments.rslora and not model.rslora:
+    if arguments.rslora and not rslora:
         wrong.append('"rslora" is true, and its updates are scaled by alpha / rank')
     if arguments.use_dora and not any(layer.magnitude is not None for layer in layers.values()):
         wrong.append('"use_dora" is true, and it is LoRA')
@@ -111,7 +111,7 @@ def check_continues(model, directory, arguments) -> None:
     rank, alpha = arguments.vit_lora_rank, arguments.vit_lora_alpha
     if rank is not None and {layer.rank for layer in of_vit} != {rank}:
         wrong.append(f'"vit_lora_rank" is {rank}, and it has another, or none')
-    scales = {lora_scaling(alpha, layer.rank, model.rslora) / layer.scaling for layer in of_vit} if alpha else {1.0}
+    scales = {lora_scaling(alpha, layer.rank, rslora) / layer.scaling for layer in of_vit} if alpha else {1.0}
     if alpha is not None and (not of_vit or any(abs(scale - 1) > 1e-6 for scale in scales)):
         wrong.append(f'"vit_lora_alpha" is {alpha:g}, and it has another, or none')
     if wrong:
@@ -123,7 +123,7 @@ def remember_trained(model) -> None:
     learning = {name for name, parameter in model.named_parameters() if not parameter.stop_gradient}
     whole = {name for name in learning if not is_rows(name)}
     own = {f"{path}.{name}" for path, layer in lora_layers(model).items() for name, _ in layer.named_parameters()}
-    model.replaced |= dict.fromkeys(sorted(whole - own - model.replaced.keys()))
+    model.provenance.replaced |= dict.fromkeys(sorted(whole - own - model.provenance.replaced.keys()))
 
 
 def target_layers(model, targets) -> list[str]:

@@ -176,7 +176,7 @@ def token_row_lines(model, tokenizer: XComposer2Tokenizer) -> list[str]:
         more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
         table = "the embedding" if path == EMBEDDING else "the output head"
         lines.append(f"rows of {table} for {counted(len(ids), 'token')}: {' '.join(map(_visible, pieces))}{more}")
-    if any(f"{path}.weight" in model.replaced for path in row_layers(model)):
+    if any(f"{path}.weight" in model.provenance.replaced for path in row_layers(model)):
         lines.append("lora_path holds the whole table too; PEFT does not read both together: merge first")
     return lines
 

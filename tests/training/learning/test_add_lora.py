@@ -34,7 +34,7 @@ def test_defaults_are_upstreams():
     assert len(layers) == 10 and all(layer.scaling == 1.0 and layer.rank == 64 for layer in layers.values())
     counts = choose_trainable(model, arguments)
     learning = {name for name, parameter in named_parameters(model).items() if not parameter.stop_gradient}
-    assert learning and all(is_lora(name) for name in learning) and model.replaced == {}
+    assert learning and all(is_lora(name) for name in learning) and model.provenance.replaced == {}
     assert counts["LoRA"][0] == counts["LoRA"][1] and not any(counts[part][0] for part in counts if part != "LoRA")
 
 
@@ -198,7 +198,7 @@ def test_a_run_saves_an_adapter_that_is_the_model(config, workspace, tmp_path, m
     assert report.num_updates == 10 and report.change_norm > 0
     after = named_parameters(base)
     changed = {name for name in before if np.abs(after[name].numpy() - before[name]).max() > 0}
-    assert changed <= set(base.replaced)
+    assert changed <= set(base.provenance.replaced)
     assert {name.split(".")[0] for name in changed} == {"vit", "vision_proj", "model"}
     assert all("plora" in name for name in changed if name.startswith("model."))
 

@@ -298,7 +298,11 @@ def test_whole_tables_beside_lora(config, roomy, lesson, tmp_path, capsys):
     content = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert content["modules_to_save"] == ["model.tok_embeddings", "output"] and "trainable_token_indices" not in content
     model = XComposer2ForCausalLM.from_pretrained(tmp_path / "out")
-    assert not row_layers(model) and model.replaced.keys() == {"model.tok_embeddings.weight", "output.weight"}
+    assert not row_layers(model)
+    assert model.provenance.replaced.keys() == {
+        "model.tok_embeddings.weight",
+        "output.weight",
+    }
 
 
 def test_new_tokens_that_nothing_teaches(config, roomy, workspace, tmp_path):
@@ -314,7 +318,7 @@ def test_rows_of_a_table_that_an_adapter_holds_whole(roomy):
     model, tokenizer = tiny_model(), XComposer2Tokenizer.from_pretrained(roomy)
     token_rows.learn_token_rows(model, tokenizer, FinetuneArguments(lora=True, train_tokens=["e"]), None, tokenizer)
     assert len(token_rows.token_row_lines(model, tokenizer)) == 2
-    model.replaced = {"output.weight": None}
+    model.provenance.replaced = {"output.weight": None}
     assert token_rows.token_row_lines(model, tokenizer)[2].endswith("PEFT does not read both together: merge first")
 
 

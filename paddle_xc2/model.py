@@ -1,0 +1,149 @@
+"""The front door: networks, and what users do with them. Load, ask, adapt, save.
+
+`ModelVerbs` is the same for every network; the class of a model is no more than both of them together. Another network
+is one more such class, and one more row in CLASSES, under the name that its families have in `Family.network`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import paddle
+
+from paddle_xc2 import runtime
+from paddle_xc2.data.processor import XComposer2Processor
+from paddle_xc2.families.table import Family, detect_family
+from paddle_xc2.generation.chat import chat, stream_chat
+from paddle_xc2.generation.generate import generate
+from paddle_xc2.hub.adapter_base import find_base, is_adapter
+from paddle_xc2.hub.config_json import config_path, read_checkpoint_config, read_tensor_names
+from paddle_xc2.hub.find import resolve_model_path
+from paddle_xc2.models.lora import LoRALinear
+from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows
+from paddle_xc2.models.xcomposer2 import XComposer2Network
+from paddle_xc2.weights.load import load_checkpoint
+from paddle_xc2.weights.load_adapter import load_adapter, merge_adapter, unload_adapter
+from paddle_xc2.weights.provenance import AdapterReport, Provenance
+from paddle_xc2.weights.save import save_model
+from paddle_xc2.weights.save_adapter import save_adapter
+
+
+class ModelVerbs:
+    """What users do with a model. It stands before the network among the bases of a class.
+
+    Loading and saving go through `paddle_xc2.weights`: PaddleNLP's own, which the network inherits, would look for its
+    own file layout.
+
+    Attributes:
+        provenance: where the weights come from, and what was done to them since.
+    """
+
+    def __init__(self, config):
+        runtime.prepare()
+        super().__init__(config)
+        self.provenance = Provenance()
+
+    @classmethod
+    def from_pretrained(cls, path, dtype=None, **kwargs):
+        """Loads a checkpoint: see `paddle_xc2.weights.load.load_checkpoint`."""
+        return load_checkpoint(cls, path, dtype=dtype, **kwargs)
+
+    def save_pretrained(self, save_dir, to="paddle", **kwargs) -> None:
+        """Writes a checkpoint: see `paddle_xc2.weights.save.save_model`.
+
+        Of a model with an adapter it writes the adapter, as PEFT does; merge_adapter() first for a whole checkpoint.
+        """
+        if self.has_adapter:
+            save_adapter(self, save_dir, **kwargs)
+        else:
+            save_model(self, save_dir, to=to, **kwargs)
+
+    @paddle.no_grad()
+    def encode_img(self, image, hd_num: int | None = None):
+        """Image tokens of one image, as upstream's `encode_img`.
+
+        Args:
+            image: in any form that `data/images/given_images.py` knows, or the float32 tensor [3, height, width] or
+                [1, 3, height, width] of the processor.
+            hd_num: tiles that the image may take; None is chat's default.
+        Returns: float [1, image tokens, hidden].
+        """
+        if not (isinstance(image, paddle.Tensor) and image.is_floating_point()):
+            processor = XComposer2Processor.for_config(self.config, hd_num=hd_num)
+            image = paddle.to_tensor(processor.image_transform(image))
+        if len(image.shape) == 4:
+            image = image[0]
+        return self.image_tokens([image]).unsqueeze(0)
+
+    def generate(self, input_ids, **kwargs):
+        """New tokens only: see `paddle_xc2.generation.generate.generate`."""
+        return generate(self, input_ids, **kwargs)
+
+    def chat(self, tokenizer, query, image=None, history=(), **kwargs):
+        """One answer: see `paddle_xc2.generation.chat.chat`."""
+        return chat(self, tokenizer, query, image, history, **kwargs)
+
+    def stream_chat(self, tokenizer, query, image=None, history=(), **kwargs):
+        """A growing answer: see `paddle_xc2.generation.chat.stream_chat`."""
+        return stream_chat(self, tokenizer, query, image, history, **kwargs)
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is on: LoRA layers, rows of new tokens, or parameters that one holds whole."""
+        kinds = (LoRALinear, EmbeddingRows, HeadRows)
+        return bool(self.provenance.replaced) or any(isinstance(layer, kinds) for layer in self.sublayers())
+
+    def load_adapter(self, path) -> AdapterReport:
+        """Applies an adapter: see `paddle_xc2.weights.load_adapter.load_adapter`."""
+        return load_adapter(self, path)
+
+    def merge_adapter(self) -> None:
+        """Writes the adapter into the weights: see `paddle_xc2.weights.load_adapter.merge_adapter`."""
+        merge_adapter(self)
+
+    def unload_adapter(self) -> None:
+        """Takes the adapter away again: see `paddle_xc2.weights.load_adapter.unload_adapter`."""
+        unload_adapter(self)
+
+    def save_adapter(self, save_dir, **kwargs) -> None:
+        """Writes the adapter alone: see `paddle_xc2.weights.save_adapter.save_adapter`."""
+        save_adapter(self, save_dir, **kwargs)
+
+
+class XComposer2ForCausalLM(ModelVerbs, XComposer2Network):
+    """InternLM-XComposer2, 2.5, 4KHD, and LLaVA on InternLM2."""
+
+
+class FamilyClasses(NamedTuple):
+    """The classes of the families that have a network in common."""
+
+    model: type[ModelVerbs]
+    processor: type[XComposer2Processor]
+
+
+CLASSES = {"xcomposer2": FamilyClasses(XComposer2ForCausalLM, XComposer2Processor)}  # by Family.network
+
+
+def load_model(path: str | Path, dtype: str | None = None, **kwargs) -> ModelVerbs:
+    """A model of the class that the family of a directory, or of a released name, has.
+
+    Args and raises: as of `paddle_xc2.weights.load.load_checkpoint`.
+    """
+    return CLASSES[_family_of(path, kwargs.get("base")).network].model.from_pretrained(path, dtype, **kwargs)
+
+
+def load_processor(path: str | Path, **kwargs) -> XComposer2Processor:
+    """A processor of the class that the family of a directory, or of a released name, has.
+
+    Args and raises: as of `XComposer2Processor.from_pretrained`.
+    """
+    return CLASSES[_family_of(path, kwargs.get("base")).network].processor.from_pretrained(path, **kwargs)
+
+
+def _family_of(path: str | Path, base: str | Path | None) -> Family:
+    directory = resolve_model_path(path)
+    if is_adapter(directory):
+        directory = find_base(directory, base)
+    content = read_checkpoint_config(directory)
+    return detect_family(content, read_tensor_names(directory), str(config_path(directory)))
