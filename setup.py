@@ -25,6 +25,8 @@ REQUIRES = [
     "sentencepiece>=0.2.3,<0.3",
     # Checkpoints; 0.6 reads bfloat16 into Paddle, and Paddle 3.3 asks for it.
     "safetensors>=0.6,<1",
+    # bfloat16 in NumPy; PaddleNLP brings it along.
+    "ml_dtypes>=0.4,<1",
     # Hashes of converted tensors and of data, as fast as memory; datasets brings it along.
     "xxhash>=3,<5",
     # Images and data given by address.

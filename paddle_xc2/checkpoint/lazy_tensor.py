@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 from xxhash import xxh3_128
 
@@ -32,6 +33,7 @@ NUMPY_DTYPES = {
     "uint8": np.dtype("u1"),
     "bool": np.dtype("?"),
 }
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)  # to compute with these bits
 FLOATING = ("float64", "float32", "float16", "bfloat16")
 MODEL_DTYPES = ("float32", "float16", "bfloat16")  # that a model can be loaded or written in
 
@@ -344,31 +346,15 @@ def cast(array: np.ndarray, source: str, target: str, name: str) -> np.ndarray:
     """
     if source == target:
         return array
-    values = _from_bfloat16(array) if source == "bfloat16" else array
-    if target == "bfloat16":
-        result = _to_bfloat16(values.astype(np.float32, copy=False))
-        infinite = (result & 0x7FFF) == 0x7F80
-    else:
-        with np.errstate(over="ignore"):
-            result = values.astype(NUMPY_DTYPES[target], copy=False)
-        if result.itemsize > array.itemsize:
-            return result
-        infinite = np.isinf(result)
-    overflown = infinite & np.isfinite(values)
-    if overflown.any():
+    values = array.view(_BFLOAT16) if source == "bfloat16" else array
+    with np.errstate(over="ignore", invalid="ignore"):  # infinities are looked for below, and NaN stays what it is
+        result = values.astype(_BFLOAT16 if target == "bfloat16" else NUMPY_DTYPES[target], copy=False)
+    if result.itemsize > array.itemsize:
+        return result
+    infinite = np.isinf(result)
+    if infinite.any() and (overflown := infinite & np.isfinite(values)).any():
         raise ValueError(
             f"{name}: {int(overflown.sum())} values do not fit into {target} (the largest is "
-            f"{np.abs(values[overflown]).max():.4g}); choose another dtype"
+            f"{float(np.abs(values[overflown]).max()):.4g}); choose another dtype"
         )
-    return result
-
-
-def _from_bfloat16(bits: np.ndarray) -> np.ndarray:
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def _to_bfloat16(values: np.ndarray) -> np.ndarray:
-    bits = values.view(np.uint32)
-    rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
-    # Rounding would carry some NaNs over into infinity or zero.
-    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
+    return result.view(NUMPY_DTYPES[target])

@@ -32,14 +32,26 @@ def bits(values):
     return paddle.to_tensor(values).astype("bfloat16").numpy()
 
 
-def test_bfloat16_is_rounded_as_paddle_does():
-    # Every exponent, ties both ways, subnormals, infinities.
+def to_nearest_even(values):
+    """float32 array -> bfloat16 bits, in whole numbers."""
+    pattern = values.view(np.uint32)
+    return ((pattern + (0x7FFF + ((pattern >> 16) & 1))) >> 16).astype(np.uint16)
+
+
+def test_bfloat16_is_rounded_to_nearest_even_as_paddle_does():
+    # Every exponent, every value that has to be rounded by a half, subnormals, infinities.
     patterns = np.random.randint(0, 2**32, 20000, dtype=np.uint32)
     ties = (np.arange(2**16, dtype=np.uint32) << 16) | 0x8000
-    values = np.concatenate([patterns, ties]).view(np.float32)
+    values = np.concatenate([patterns, ties, ties - 1, ties + 1]).view(np.float32)
     values = values[np.isfinite(values) & (np.abs(values) < 3.38e38)]
     values = np.append(values, np.float32([np.inf, -np.inf, 0.0, -0.0, 1e-45]))
-    np.testing.assert_array_equal(cast(values, "float32", "bfloat16", "x"), bits(values))
+    got = cast(values, "float32", "bfloat16", "x")
+    np.testing.assert_array_equal(got, bits(values))
+    np.testing.assert_array_equal(got, to_nearest_even(values))
+    # From float64 as Paddle and PyTorch, by way of float32.
+    wide = np.random.randn(20000) * 10.0 ** np.random.randint(-40, 38, 20000)
+    narrow = to_nearest_even(wide.astype(np.float32))
+    np.testing.assert_array_equal(cast(wide, "float64", "bfloat16", "x"), narrow)
 
 
 def test_bfloat16_keeps_nan():
