@@ -33,6 +33,8 @@ REQUIRES = [
     "requests>=2.28,<3",
     # How much memory is free; VisualDL brings it along.
     "psutil>=5.9,<8",
+    # Version ranges, for doctor; PaddleNLP and matplotlib bring it along.
+    "packaging>=22",
     # Progress bars.
     "tqdm>=4.65,<5",
     # The report of check-data, its texts escaped; PaddleNLP brings it along.

@@ -360,7 +360,7 @@ def peak_memory_gb() -> float:
 
     if paddle.device.get_device().startswith("gpu"):
         return paddle.device.cuda.max_memory_allocated() / 1e9
-    # Linux counts in KiB, macOS in bytes.
+    # psutil tells no peak but on Windows. Linux counts in KiB, macOS in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
@@ -370,4 +370,6 @@ def device_memory() -> int:
 
     if paddle.device.get_device().startswith("gpu"):
         return paddle.device.cuda.get_device_properties().total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    import psutil
+
+    return psutil.virtual_memory().total

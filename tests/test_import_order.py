@@ -23,7 +23,7 @@ ORDER = [
     {"data", "models"},
     {"weights", "generation"},
     {"model"},
-    {"training", "serving", "integrations"},
+    {"training", "serving", "integrations", "installation"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from packaging.utils import canonicalize_name
 
 import paddle_xc2
-from paddle_xc2.commands.doctor import normalized
 from tests.conftest import ROOT
 from tests.test_install import setup_lists
 
@@ -79,7 +79,7 @@ def test_modules_import_what_setup_lists(path):
     required = {name_of(line) for line in requires + extras["cpu"]}
     optional = {name_of(line) for lines in extras.values() for line in lines}
     for line, module, at_import in third_party_imports(path):
-        package = normalized(PACKAGES.get(module, module))
+        package = canonicalize_name(PACKAGES.get(module, module))
         allowed = required if at_import else required | optional | IF_PRESENT
         assert package in allowed, (
             f"{path.name}:{line}: {module} is not in setup.py, or optional and imported at the top"
@@ -88,4 +88,4 @@ def test_modules_import_what_setup_lists(path):
 
 def name_of(requirement):
     """ "datasets>=2.14,<4" -> "datasets"."""
-    return normalized(requirement.replace("=", "<").replace(">", "<").split("<")[0])
+    return canonicalize_name(requirement.replace("=", "<").replace(">", "<").split("<")[0])

@@ -1,231 +1,67 @@
+"""What doctor prints, and its exit status."""
+
+import builtins
 import json
 import sys
-from dataclasses import replace
-from importlib import metadata
 
 import pytest
 
 from paddle_xc2 import cli
 from paddle_xc2.commands import doctor
-from paddle_xc2.commands.doctor import Facts
+from paddle_xc2.installation import faults
+from paddle_xc2.installation.faults import Installation
 
-PADDLE = {"device": "cpu", "lines": ["device: cpu, A CPU"], "gflops": 100.0, "seconds": 2.0}
-
-
-def healthy() -> Facts:
-    """An installation without a fault."""
-    versions = {
-        **{"paddlepaddle": "3.3.1", "paddlenlp": "3.0.0b4", "aistudio-sdk": "0.2.6", "datasets": "3.6.0"},
-        **{"pyarrow": "20.0.0", "numpy": "1.26.4", "protobuf": "6.33.6", "huggingface-hub": "0.36.2"},
-        **{"pillow": "12.3.0", "sentencepiece": "0.2.3", "safetensors": "0.8.0", "requests": "2.34.2"},
-        **{"tqdm": "4.70.1", "matplotlib": "3.10.9", "setuptools": "84.2.1", "xxhash": "4.1.0"},
-        **{"jinja2": "3.1.6", "visualdl": "2.5.3"},
-    }
-    probe = {"paddle": PADDLE, "paddlenlp": {"version": "3.0.0b4", "seconds": 3.0}}
-    return Facts(versions, doctor.read_requirements(), probe, has_gpu=False)
+VERSIONS = {"paddlepaddle": "3.3.1", "numpy": "1.26.4", "paddlemix": "0.1.0"}
+REQUIRED = {"paddlepaddle": ">=3.0,<3.4", "numpy": ">=1.24,<2"}
+PROBE = {
+    "paddle": {"device": "cpu", "lines": ["device: cpu, A CPU"], "gflops": 100.0, "seconds": 2.0},
+    "paddlenlp": {"version": "3.0.0b4", "seconds": 3.0},
+}
 
 
-def problems(facts):
-    """[(state, text, mend)] of what is not as it should be."""
-    return [
-        (found.state, found.text, found.mend.replace(doctor.PIP, "pip"))
-        for found in doctor.examine(facts)
-        if found.state != "ok"
-    ]
-
-
-def with_versions(**versions):
-    """The healthy installation with other versions; None takes a package out."""
-    changed = {**healthy().versions, **{name.replace("_", "-"): version for name, version in versions.items()}}
-    return replace(healthy(), versions={name: version for name, version in changed.items() if version})
-
-
-def with_error(facts, error, library="paddlenlp"):
-    return replace(facts, probe={**facts.probe, library: {"error": error, "seconds": 1.0}})
-
-
-def test_healthy():
-    assert problems(healthy()) == []
-    assert len(list(doctor.examine(healthy()))) == len(healthy().requirements) + 2
-
-
-@pytest.mark.parametrize(
-    "name, version, error, says, mend",
-    [
-        (
-            "aistudio_sdk",
-            "0.3.9",
-            "ImportError: cannot import name 'download'",
-            "has no download",
-            '"aistudio-sdk==0.2.6"',
-        ),
-        ("datasets", "5.2.0", "ImportError: BucketNotFoundError", "datasets wants another", '"datasets>=2.14,<4"'),
-        ("pyarrow", "26.0.1", "ImportError: pyarrow requires NumPy 2.0", "pyarrow wants NumPy 2", '"pyarrow>=12,<21"'),
-        ("protobuf", "7.36.2", None, "training with report_to visualdl stops", '"protobuf>=3.20.2,<7"'),
-    ],
-)
-def test_known_faults(name, version, error, says, mend):
-    facts = with_versions(**{name: version})
-    if error:
-        facts = with_error(facts, error)
-    state, text, command = problems(facts)[0]
-    assert state == "fault" and version in text and says in text
-    assert command == f"pip install {mend}"
-
-
-def test_untested_version_that_works_is_only_noted():
-    ((state, text, command),) = problems(with_versions(numpy="2.2.6"))
-    assert state == "note" and "numpy 2.2.6 is not >=1.24,<2" in text and command == 'pip install "numpy>=1.24,<2"'
-
-
-def test_missing_package():
-    facts = with_error(with_versions(sentencepiece=None), "ModuleNotFoundError: No module named 'sentencepiece'")
-    first, second = problems(facts)
-    assert first == ("fault", "sentencepiece is not installed", 'pip install "sentencepiece>=0.2.3,<0.3"')
-    assert second[1] == "PaddleNLP can't be imported: ModuleNotFoundError: No module named 'sentencepiece'"
-
-
-def test_missing_package_of_paddlenlp(monkeypatch):
-    asked = ['tokenizers<=0.20.3; python_version <= "3.8"', 'tokenizers<0.22,>=0.21; python_version > "3.8"']
-    monkeypatch.setattr(metadata, "requires", lambda name: asked)
-    ((_, _, command),) = problems(with_error(healthy(), "ModuleNotFoundError: No module named 'tokenizers'"))
-    assert command == 'pip install "tokenizers<0.22,>=0.21"'
-
-
-def test_unknown_import_error_points_to_the_lock_file():
-    ((_, text, command),) = problems(with_error(healthy(), "RuntimeError: something new"))
-    assert text == "PaddleNLP can't be imported: RuntimeError: something new"
-    assert command.startswith("mend what is above; if nothing is, pip install --no-deps -r ")
-    assert "requirements.lock" in command
-
-
-def test_no_paddle():
-    (found, *_) = problems(with_versions(paddlepaddle=None))
-    assert found == ("fault", "Paddle is not installed", 'pip install "paddlepaddle>=3.0,<3.4"')
-    (found, *_) = problems(replace(with_versions(paddlepaddle=None), has_gpu=True))
-    assert "paddlepaddle-gpu >=3.0,<3.4 from Paddle's own package index" in found[2]
-
-
-def test_gpu_build_of_the_public_index():
-    ((state, text, command),) = problems(with_versions(paddlepaddle=None, paddlepaddle_gpu="2.6.2"))
-    assert state == "fault" and "paddlepaddle-gpu 2.6.2" in text and "the public package index ends at 2.6.2" in text
-    assert command.startswith(
-        "pip uninstall -y paddlepaddle-gpu; then install paddlepaddle-gpu >=3.0,<3.4 from Paddle's own"
-    )
-
-
-def test_old_cpu_build():
-    ((_, text, command),) = problems(with_versions(paddlepaddle="2.6.2"))
-    assert text == "paddlepaddle 2.6.2 is not >=3.0,<3.4" and command == 'pip install "paddlepaddle>=3.0,<3.4"'
-
-
-def test_two_builds_of_paddle():
-    ((state, text, command),) = problems(with_versions(paddlepaddle_gpu="3.3.1"))
-    assert state == "fault" and "overwrite each other's files: paddlepaddle 3.3.1, paddlepaddle-gpu 3.3.1" in text
-    assert command.startswith("pip uninstall -y paddlepaddle paddlepaddle-gpu; then pip install")
-
-
-def test_cpu_build_on_a_machine_with_a_gpu():
-    ((state, text, command),) = problems(replace(healthy(), has_gpu=True))
-    assert state == "note" and "computes on the CPU though this machine has a GPU" in text
-    assert command.startswith("pip uninstall -y paddlepaddle; then install paddlepaddle-gpu")
-    ((_, _, command),) = problems(replace(with_versions(paddlepaddle=None, paddlepaddle_gpu="3.3.1"), has_gpu=True))
-    assert "CUDA_VISIBLE_DEVICES" in command
-
-
-@pytest.mark.parametrize(
-    "build, mend", [("paddlepaddle", "--force-reinstall"), ("paddlepaddle_gpu", "own package index")]
-)
-def test_paddle_that_crashes(build, mend):
-    facts = with_versions(**{"paddlepaddle": None, build: "3.3.1"})
-    ((state, text, command),) = problems(with_error(facts, "the process was ended by signal 4", "paddle"))
-    assert state == "fault" and "can't be used: the process was ended by signal 4" in text and mend in command
-
-
-def test_python_that_is_too_new(monkeypatch):
-    assert doctor.examine_python((3, 10)).state == "ok"
-    found = doctor.examine_python((3, 13))
-    assert found.state == "fault" and "need 3.10 to 3.12" in found.text
-
-
-@pytest.mark.parametrize(
-    "version, allowed, expected",
-    [
-        ("3.0.0b4", "==3.0.0b4", True),
-        ("3.0.0", "==3.0.0b4", False),
-        ("3.6.0", ">=2.14,<4", True),
-        ("4.0.0", ">=2.14,<4", False),
-        ("2.9", ">=2.14,<4", False),
-        ("3.4.0.dev20260101", ">=3.0,<3.4", False),
-        ("unknown", ">=3.0,<3.4", False),
-    ],
-)
-def test_is_in_range(version, allowed, expected):
-    assert doctor.is_in_range(version, allowed) == expected
-
-
-def test_requirements_of_an_installation_are_those_of_the_checkout(monkeypatch, tmp_path):
-    requires = [f"{name}{allowed}" for name, allowed in doctor.read_requirements().items() if name != "paddlepaddle"]
-    extras = ['paddlepaddle<3.4,>=3.0; extra == "cpu"', 'paddlepaddle-gpu<3.4,>=3.0; extra == "gpu"']
-    expected = {**doctor.read_requirements(), "paddlepaddle": "<3.4,>=3.0"}
-    monkeypatch.setattr(doctor, "PACKAGE", tmp_path / "paddle_xc2")
-    monkeypatch.setattr(metadata, "requires", lambda name: requires + extras)
-    assert doctor.read_requirements() == expected
-    assert doctor.install_all().endswith('pip install --force-reinstall "paddle_xc2[cpu]"')
-
-
-@pytest.mark.parametrize("fault, status", [(None, 0), ("5.2.0", 1)])
-def test_report_and_exit_status(monkeypatch, capsys, fault, status):
-    facts = with_versions(paddlemix="0.1.0", **({"protobuf": fault + "9"} if fault else {}))
-    facts = with_versions(protobuf="7.36.2") if fault else facts
-    monkeypatch.setattr(doctor, "gather_facts", lambda: facts)
+@pytest.mark.parametrize("version, status", [("3.3.1", 0), ("2.6.2", 1)])
+def test_report_and_exit_status(monkeypatch, capsys, version, status):
+    installed = Installation({**VERSIONS, "paddlepaddle": version}, REQUIRED, PROBE, has_gpu=False)
+    monkeypatch.setattr(faults, "read_installation", lambda: installed)
     assert cli.main(["doctor"]) == status
     text = capsys.readouterr().out
-    assert "device: cpu, A CPU" in text and "ok    numpy 1.26.4" in text
-    assert ("1 to mend, from the top" if fault else "Nothing to mend.") in text
+    assert "device: cpu, A CPU" in text and "ok    numpy 1.26.4" in text and "also here: paddlemix 0.1.0" in text
+    assert ("1 to mend, from the top" if status else "Nothing to mend.") in text
     assert cli.main(["doctor", "--json"]) == status
     assert json.loads(capsys.readouterr().out)["versions"]["numpy"] == "1.26.4"
 
 
-def probe_with(monkeypatch, program):
-    """What `run_probe` makes of a probe that is `program`."""
-    run = doctor.subprocess.run
-    monkeypatch.setattr(
-        doctor.subprocess, "run", lambda command, **settings: run([sys.executable, "-c", program], **settings)
-    )
-    return doctor.run_probe()
+def test_memory():
+    free, total = map(float, doctor.memory_text().removesuffix(" GB available").split(" of "))
+    assert 0 < free <= total
 
 
-def test_probe_that_crashes_keeps_what_it_found(monkeypatch):
-    mark = doctor.PROBE_MARK
-    program = f"""import os, json
-print("noise")
-print({mark!r} + json.dumps({{"paddle": {{"device": "cpu"}}}}), flush=True)
-os.kill(os.getpid(), 4)"""
-    assert probe_with(monkeypatch, program) == {
-        "paddle": {"device": "cpu"},
-        "paddlenlp": {"error": "the process was ended by signal 4"},
-    }
+@pytest.fixture
+def missing(monkeypatch):
+    """Makes a package one that is not installed."""
+    real = builtins.__import__
+
+    def without(name):
+        def refuse(asked, *arguments, **names):
+            if asked.split(".")[0] == name:
+                raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+            return real(asked, *arguments, **names)
+
+        for module in [one for one in sys.modules if one.startswith("paddle_xc2.installation")]:
+            monkeypatch.delitem(sys.modules, module)
+        monkeypatch.setattr(builtins, "__import__", refuse)
+
+    return without
 
 
-def test_probe_that_hangs(monkeypatch):
-    monkeypatch.setattr(doctor, "PROBE_SECONDS", 0.5)
-    found = probe_with(monkeypatch, "import time; time.sleep(60)")
-    assert found["paddle"] == {"error": "it was still running after 0.5 s"}
+def test_without_psutil_the_memory_is_unknown(missing):
+    missing("psutil")
+    assert doctor.memory_text() == "unknown, because psutil is not installed"
 
 
-def test_probe_reports_what_an_import_says(monkeypatch, capsys):
-    def fail():
-        raise ImportError("first line\nsecond line")
-
-    monkeypatch.setattr(doctor, "probe_paddle", fail)
-    monkeypatch.setattr(doctor, "probe_paddlenlp", lambda: {"version": "1"})
-    doctor.probe()
-    lines = [json.loads(line.removeprefix(doctor.PROBE_MARK)) for line in capsys.readouterr().out.splitlines()]
-    assert lines[0]["paddle"]["error"] == "ImportError: first line"
-    assert lines[1]["paddlenlp"]["version"] == "1"
-
-
-def test_real_probe():
-    found = doctor.run_probe()
-    assert found["paddle"]["gflops"] > 0 and found["paddlenlp"]["version"] == "3.0.0b4"
+def test_without_packaging_it_says_what_to_install(missing, capsys):
+    missing("packaging")
+    assert cli.main(["doctor"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("paddle-xc2 doctor: No module named 'packaging', by which doctor itself compares versions")
+    assert line.endswith("-m pip install packaging")
