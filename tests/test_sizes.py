@@ -18,7 +18,6 @@ FUNCTIONS: set[str] = {
     "data/mixture.py: read_data_list",
     "data/samples.py: fit_samples",
     "generation/generate.py: generate",
-    "training/finetune.py: run",
     "weights/convert.py: convert",
 }
 # A command has the name of the verb that it calls.

@@ -25,10 +25,8 @@ from paddle_xc2.data.worker_processes import WorkersKilled
 from paddle_xc2.device_errors import device_message
 from paddle_xc2.files.durable import NoRoom
 from paddle_xc2.files.file_identity import model_identity
-from paddle_xc2.hub.find import resolve_model_path
 from paddle_xc2.messages import counted
 from paddle_xc2.model import XComposer2ForCausalLM
-from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load_arguments
 from paddle_xc2.training.divergence import Diverged
 from paddle_xc2.training.evaluate import check_best_metric
@@ -37,6 +35,7 @@ from paddle_xc2.training.learning.new_tokens import token_row_lines
 from paddle_xc2.training.learning.parts import choose_trainable
 from paddle_xc2.training.optimizer import learn_in_float32
 from paddle_xc2.training.outcome import answer_to_first_sample, outcome_lines, train_longer
+from paddle_xc2.training.parallel import wait_for_processes
 from paddle_xc2.training.plan import Plan
 from paddle_xc2.training.plan_text import first_sample_text, plan_lines
 from paddle_xc2.training.plot import LOSS_PLOT, draw_metrics
@@ -44,15 +43,16 @@ from paddle_xc2.training.reporting import check_installed
 from paddle_xc2.training.run_folder.checkpoints import check_whole
 from paddle_xc2.training.run_folder.interruption import Stopped, is_disk_error
 from paddle_xc2.training.run_folder.start import (
+    StartingPoint,
+    begin_run_folder,
     check_none_in_the_way,
-    check_same_course,
+    check_settings_match,
     choose_start,
-    claim,
     held,
 )
 from paddle_xc2.training.sample_answers import TABLE_FILE, read_questions
 from paddle_xc2.training.shapes_only import model_of_shapes
-from paddle_xc2.training.starting_model import build_processor, load_model
+from paddle_xc2.training.starting_model import ModelSource, find_model, load_model
 from paddle_xc2.training.trainer import TRAINER_STATE_FILE, StepTrainer
 
 EXIT_FAILURE, EXIT_INTERRUPTED = 1, 130
@@ -76,8 +76,7 @@ def finetune(config_path: str | Path, overrides: list[str] = (), plan_only: bool
     check_installed(arguments.reporters)
     writes = dist.get_rank() == 0 and not plan_only
     with held(arguments) if writes else contextlib.nullcontext():
-        if dist.get_world_size() > 1:
-            dist.barrier()  # what a killed run left is as it will be, before anybody looks at it
+        wait_for_processes()  # what a killed run left is as it will be, before anybody looks at it
         return run(arguments, precision, config_path, overrides, plan_only)
 
 
@@ -86,77 +85,33 @@ def run(
 ) -> int:
     """The run, in a folder that no other writes into. Returns, raises: as `finetune`."""
     start = choose_start(arguments)
-    model_dir = resolve_model_path(arguments.model_name_or_path)
-    processor, original = build_processor(arguments, model_dir, start)
-    train = read_samples(arguments, "train", config_path, processor) if arguments.do_train else None
-    evaluation = read_samples(arguments, "eval", config_path, processor)
-    questions = read_questions(arguments, config_path, processor)
-    if evaluation:
-        check_best_metric(arguments, evaluation)
-    if train:
-        check_starts_from_a_base(arguments, model_dir)
-    # Some of its bytes are read: for a plan only if there is something to compare.
-    base = model_identity(model_dir) if arguments.lora and train and (start.checkpoint or not plan_only) else None
-    place = (dist.get_world_size(), dist.get_rank())
-    plan = Plan(arguments, precision, start, train, evaluation, *place, questions, base)
+    source = find_model(arguments, start)
+    plan = make_plan(arguments, precision, start, source, config_path, plan_only)
     if plan_only:
-        show_plan(plan, model_dir, processor)
+        show_plan(plan, source)
         return 0
-    check_none_in_the_way(arguments, start, plan.num_steps if train else 0, model_dir)
-    if not train:
-        try:
-            StepTrainer(load_model(plan, model_dir, processor, original), processor, plan).evaluate()
-        except OSError as error:
-            return report_disk_error(arguments, error)
-        return 0
-    check_same_course(start, plan.course)
-    model = load_model(plan, model_dir, processor, original)
+    check_none_in_the_way(arguments, start, plan.num_steps if plan.train else 0, source.directory)
+    if not plan.train:
+        return evaluate_only(plan, source)
+    check_settings_match(start, plan.resume_settings)
+    model = load_model(plan, source)
     learning = choose_trainable(model, arguments)
     learn_in_float32(model, plan.weight_dtype, start.checkpoint)
-    if plan.num_processes > 1:
-        dist.barrier()  # every process has looked at output_dir before the first one writes into it
+    wait_for_processes()  # every process has looked at output_dir before the first one writes into it
     if plan.rank == 0:
-        print_plan(plan, model, learning, processor)
+        print_plan(plan, model, learning, source.processor)
     try:
         if plan.rank == 0:
-            claim(Path(arguments.output_dir), facts_of(plan))
-        trainer = StepTrainer(model, processor, plan)
+            begin_run_folder(Path(arguments.output_dir), run_record(plan))
+        trainer = StepTrainer(model, source.processor, plan)
     except OSError as error:
         return report_disk_error(arguments, error)
-    try:
-        # The bar ends where training does, so that what is said then has a line of its own.
-        with contextlib.closing(trainer.run_log.progress), trainer.stop.listening():
-            seconds = train_to_the_end(trainer)
-            if trainer.evaluator.best and trainer.evaluator.best["step"] != plan.num_steps:
-                load_best(trainer, model_dir, processor, original)
-            save_results(trainer, seconds)
-        return 0
-    except Diverged as error:
-        if plan.rank == 0:
-            print(f"{arguments.output_dir}: {error}", file=sys.stderr)
-        return EXIT_FAILURE
-    except Stopped:
-        told, status = f"stopped by {trainer.stop.by or 'a signal to another process'}", 0
-    except KeyboardInterrupt:
-        told, status = "stopped by Ctrl-C in the midst of it", EXIT_INTERRUPTED
-    except WorkersKilled as error:
-        told, status = str(error), EXIT_FAILURE
-        if plan.num_processes == 1:  # else the others would have to take part
-            with suppress(Diverged):  # what is not worth keeping is none to tell of here
-                trainer.save_what_is_trained()
-    except (OSError, NoRoom, MemoryError) as error:
-        told, status = device_message(error), EXIT_FAILURE
-        if told is None and not is_disk_error(error):
-            raise
-        told = told or f"{arguments.output_dir} can't be written to ({error}); make room, or mend the disk"
-    if plan.rank == 0:
-        print(describe_end(trainer, told, config_path, overrides), file=sys.stderr)
-    return status
+    return train(trainer, source, config_path, overrides)
 
 
 def prepare_device(arguments: FinetuneArguments) -> str:
     """Sets the device, joins the other processes and quiets PaddleNLP. Returns: the precision to compute in."""
-    logging.getLogger("PaddleNLP").setLevel(logging.ERROR)  # it would tell every argument and every file
+    logging.getLogger("PaddleNLP").setLevel(logging.ERROR)  # it would report every argument and every file
     if arguments.device:
         try:
             paddle.set_device(arguments.device)
@@ -166,6 +121,29 @@ def prepare_device(arguments: FinetuneArguments) -> str:
         dist.init_parallel_env()
     device = runtime.prepare().device
     return runtime.choose_precision(arguments.bf16, arguments.fp16, device, arguments.allow_precision_fallback)
+
+
+def make_plan(
+    arguments: FinetuneArguments,
+    precision: str,
+    start: StartingPoint,
+    source: ModelSource,
+    config_path: str | Path,
+    plan_only: bool,
+) -> Plan:
+    """Reads the data, and decides everything that needs no model. Raises: as `finetune`."""
+    train = read_samples(arguments, "train", config_path, source.processor) if arguments.do_train else None
+    evaluation = read_samples(arguments, "eval", config_path, source.processor)
+    questions = read_questions(arguments, config_path, source.processor)
+    if evaluation:
+        check_best_metric(arguments, evaluation)
+    if train:
+        check_starts_from_a_base(arguments, source.directory)
+    # Some of its bytes are read: for a plan only if there is something to compare.
+    compares_base = arguments.lora and train and (start.checkpoint or not plan_only)
+    base = model_identity(source.directory) if compares_base else None
+    place = (dist.get_world_size(), dist.get_rank())
+    return Plan(arguments, precision, start, train, evaluation, *place, questions, base)
 
 
 def read_samples(arguments: FinetuneArguments, part: str, config_path, processor) -> Samples | None:
@@ -178,14 +156,14 @@ def read_samples(arguments: FinetuneArguments, part: str, config_path, processor
     return fit_samples(load_datasets(specs), processor, leave_out[0], silent, leave_bad_out=leave_out[1])
 
 
-def show_plan(plan: Plan, model_dir: Path, processor: XComposer2Processor) -> None:
+def show_plan(plan: Plan, source: ModelSource) -> None:
     """Prints the plan of a run whose model is not loaded."""
     if not plan.train:
         print(f"an evaluation of {counted(len(plan.evaluation), 'sample')}; nothing is trained")
         return
-    check_same_course(plan.start, plan.course)
-    model = model_of_shapes(plan, model_dir)
-    print_plan(plan, model, choose_trainable(model, plan.arguments), processor)
+    check_settings_match(plan.start, plan.resume_settings)
+    model = model_of_shapes(plan, source.directory)
+    print_plan(plan, model, choose_trainable(model, plan.arguments), source.processor)
     print("this was the plan: nothing is trained or written; leave --plan out to do it")
 
 
@@ -209,8 +187,17 @@ def print_plan(
     sys.stdout.flush()
 
 
-def facts_of(plan: Plan) -> dict:
-    """What run.json tells: enough to do the run again."""
+def evaluate_only(plan: Plan, source: ModelSource) -> int:
+    """Returns: exit status."""
+    try:
+        StepTrainer(load_model(plan, source), source.processor, plan).evaluate()
+    except OSError as error:
+        return report_disk_error(plan.arguments, error)
+    return 0
+
+
+def run_record(plan: Plan) -> dict:
+    """What run.json holds: enough to do the run again."""
     return {
         "paddle_xc2": paddle_xc2.__version__,
         "paddle": paddle.__version__,
@@ -221,6 +208,47 @@ def facts_of(plan: Plan) -> dict:
         "num_processes": plan.num_processes,
         "arguments": asdict(plan.arguments),
     }
+
+
+def train(trainer: StepTrainer, source: ModelSource, config_path: str | Path, overrides: list[str]) -> int:
+    """Trains to the end, or until something ends it, which is said with how to go on. Returns: exit status."""
+    try:
+        # The bar ends where training does, so that what is said then has a line of its own.
+        with contextlib.closing(trainer.run_log.progress), trainer.stop.listening():
+            seconds = train_to_the_end(trainer)
+            best = trainer.evaluator.best
+            if best and best["step"] != trainer.plan.num_steps:
+                load_best(trainer, source)
+            save_results(trainer, seconds)
+        return 0
+    except Diverged as error:
+        if trainer.plan.rank == 0:
+            print(f"{trainer.arguments.output_dir}: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+    except (Stopped, KeyboardInterrupt, WorkersKilled, OSError, NoRoom, MemoryError) as error:
+        reason, status = early_end(trainer, error)
+        if reason is None:
+            raise
+    if trainer.plan.rank == 0:
+        print(describe_early_end(trainer, reason, config_path, overrides), file=sys.stderr)
+    return status
+
+
+def early_end(trainer: StepTrainer, error: BaseException) -> tuple[str | None, int]:
+    """(what ended the run early, or None for an error that says all by itself; the exit status)."""
+    if isinstance(error, Stopped):
+        return f"stopped by {trainer.stop.by or 'a signal to another process'}", 0
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by Ctrl-C in the midst of it", EXIT_INTERRUPTED
+    if isinstance(error, WorkersKilled):
+        if trainer.plan.num_processes == 1:  # else the others would have to take part
+            with suppress(Diverged):  # what is not worth keeping is none to speak of here
+                trainer.save_what_is_trained()
+        return str(error), EXIT_FAILURE
+    reason = device_message(error)
+    if reason is None and is_disk_error(error):
+        reason = f"{trainer.arguments.output_dir} can't be written to ({error}); make room, or mend the disk"
+    return reason, EXIT_FAILURE
 
 
 def train_to_the_end(trainer: StepTrainer) -> float:
@@ -242,9 +270,7 @@ def train_to_the_end(trainer: StepTrainer) -> float:
     return seconds
 
 
-def load_best(
-    trainer: StepTrainer, model_dir: Path, processor: XComposer2Processor, original: XComposer2Tokenizer
-) -> None:
+def load_best(trainer: StepTrainer, source: ModelSource) -> None:
     """Puts the best state in the place of the last one. Raises: ValueError if its checkpoint is damaged."""
     plan, best = trainer.plan, trainer.evaluator.best
     if plan.rank > 0:
@@ -258,8 +284,7 @@ def load_best(
     except ValueError as error:
         raise ValueError(f'{error}; it was the best, set "load_best_model_at_end" to false to save the last') from None
     trainer.model = trainer.model_wrapped = trainer.optimizer = None  # there may be no memory for two models
-    plan_of_best = replace(plan, start=replace(plan.start, checkpoint=checkpoint))
-    trainer.model = load_model(plan_of_best, model_dir, processor, original)
+    trainer.model = load_model(replace(plan, start=replace(plan.start, checkpoint=checkpoint)), source)
     choose_trainable(trainer.model, plan.arguments)  # an adapter is saved with all that learns beside it
     trainer.model_step = best["step"]
     trainer.ask_sample_questions(best["step"])
@@ -268,7 +293,7 @@ def load_best(
 
 
 def save_results(trainer: StepTrainer, seconds: float) -> None:
-    """Writes the trained model, which is at once a checkpoint for chat, and the course of the training."""
+    """Writes the trained model, which is at once a checkpoint for chat, and what was measured."""
     if trainer.plan.rank > 0:
         return
     output_dir, entries = trainer.output_dir, trainer.run_log.entries
@@ -278,35 +303,41 @@ def save_results(trainer: StepTrainer, seconds: float) -> None:
     draw_metrics(entries, output_dir / LOSS_PLOT)
     losses = [entry["loss"] for entry in entries if entry.get("loss") is not None]
     steps = counted(trainer.plan.num_steps - trainer.plan.start.step, "step")
-    told = f"trained {steps} in {seconds:.0f} s" + (f", last loss {losses[-1]:.4f}" if losses else "")
-    print(f"{told}; {output_dir} holds metrics.jsonl and {LOSS_PLOT}")
+    last_loss = f", last loss {losses[-1]:.4f}" if losses else ""
+    print(f"trained {steps} in {seconds:.0f} s{last_loss}; {output_dir} holds metrics.jsonl and {LOSS_PLOT}")
     if compared := trainer.answers.before_and_after(trainer.model_step):
         print("\n".join([f"sample answers, all of them in {output_dir / TABLE_FILE}:", *compared]))
     if not trainer.arguments.benchmark:
-        trainer.model.save_pretrained(output_dir, dtype=trainer.plan.weight_dtype)
-        trainer.model.eval()
-        with trainer.autocast_smart_context_manager():
-            question, answer = answer_to_first_sample(trainer.model, trainer.processor, trainer.plan)
-        print("\n".join(outcome_lines(trainer.plan, entries, question, answer)))
-        print(f"the model is saved, ask it: paddle-xc2 chat --from_pretrained {shlex.quote(str(output_dir))}")
+        save_model(trainer)
+
+
+def save_model(trainer: StepTrainer) -> None:
+    """Writes the trained model, and says what came of the run."""
+    output_dir, plan = trainer.output_dir, trainer.plan
+    trainer.model.save_pretrained(output_dir, dtype=plan.weight_dtype)
+    trainer.model.eval()
+    with trainer.autocast_smart_context_manager():
+        question, answer = answer_to_first_sample(trainer.model, trainer.processor, plan)
+    print("\n".join(outcome_lines(plan, trainer.run_log.entries, question, answer)))
+    print(f"the model is saved, ask it: paddle-xc2 chat --from_pretrained {shlex.quote(str(output_dir))}")
 
 
 def report_disk_error(arguments: FinetuneArguments, error: OSError) -> int:
     """Says that nothing could be written. Returns: the exit status. Raises: `error` if it is another one."""
     if not is_disk_error(error):
         raise error
-    told = f"output_dir {arguments.output_dir} can't be written to: {error}; mend that, or choose another folder"
-    print(told, file=sys.stderr)
+    where = f"output_dir {arguments.output_dir} can't be written to"
+    print(f"{where}: {error}; mend that, or choose another folder", file=sys.stderr)
     return EXIT_FAILURE
 
 
-def describe_end(trainer: StepTrainer, told: str, config_path, overrides: list[str]) -> str:
+def describe_early_end(trainer: StepTrainer, reason: str, config_path, overrides: list[str]) -> str:
     """What ended the run early, how far it came, and how to go on.
 
     Args:
-        told: the first of these.
+        reason: the first of these.
     """
-    message = f"{told}; {trainer.state.global_step} of {trainer.plan.num_steps} steps are done, "
+    message = f"{reason}; {trainer.state.global_step} of {trainer.plan.num_steps} steps are done, "
     if trainer.last_checkpoint is None:
         return message + "there is no checkpoint yet (save_strategy, save_steps)"
     # Nothing is written yet where the checkpoint that the run began with lies elsewhere.

@@ -20,7 +20,7 @@ from paddle_xc2.training.parallel import sum_over_processes
 from paddle_xc2.training.plan import Plan
 from paddle_xc2.training.progress import Progress
 from paddle_xc2.training.reporting import Reporters
-from paddle_xc2.training.run_folder.checkpoints import read_marker
+from paddle_xc2.training.run_folder.checkpoints import INTERVAL, read_marker
 
 
 @dataclass
@@ -208,7 +208,7 @@ class TrainingLog:
     def _interval_of_checkpoint(self) -> LogInterval:
         """The interval that the checkpoint to go on from was written in."""
         checkpoint = self.plan.start.checkpoint
-        record = read_marker(checkpoint).get("window") if checkpoint else None
+        record = read_marker(checkpoint).get(INTERVAL) if checkpoint else None
         if record is None:
             return LogInterval()
         interval = LogInterval(record["losses"], record["trained_tokens"], num_skipped=record.get("num_skipped", 0))

@@ -9,8 +9,8 @@ from functools import cached_property
 from paddle_xc2.data.mixture import Mixture, OfficialMixture
 from paddle_xc2.data.samples import Samples
 from paddle_xc2.data.step_order import Layout, StepOrder
-from paddle_xc2.training.arguments import COURSE, LORA_COURSE, FinetuneArguments
-from paddle_xc2.training.run_folder.start import BASE, EVALUATION, PICTURES, Start
+from paddle_xc2.training.arguments import LORA_RESUME_KEYS, RESUME_KEYS, FinetuneArguments
+from paddle_xc2.training.run_folder.start import BASE, EVALUATION, PICTURES, StartingPoint
 from paddle_xc2.training.sample_answers import Question
 
 
@@ -31,7 +31,7 @@ class Plan:
 
     arguments: FinetuneArguments
     precision: str
-    start: Start
+    start: StartingPoint
     train: Samples | None
     evaluation: Samples | None
     num_processes: int = 1
@@ -40,8 +40,8 @@ class Plan:
     base: str | None = None
 
     @cached_property
-    def asked(self) -> list[int]:
-        """Samples of an epoch, of each data set."""
+    def quotas(self) -> list[int]:
+        """Samples that each data set gives to an epoch."""
         usable = self.train.usable_records.tolist()
         return [dataset.spec.asked_of(number) for dataset, number in zip(self.train.datasets, usable, strict=True)]
 
@@ -51,8 +51,8 @@ class Plan:
         if arguments.mixture == "official":
             with_images = [dataset.starts_with_image for dataset in train.datasets]
             batch_size = arguments.per_device_train_batch_size
-            return OfficialMixture(train.dataset_of, self.asked, with_images, batch_size, arguments.seed)
-        return Mixture(train.dataset_of, self.asked, arguments.seed)
+            return OfficialMixture(train.dataset_of, self.quotas, with_images, batch_size, arguments.seed)
+        return Mixture(train.dataset_of, self.quotas, arguments.seed)
 
     @cached_property
     def layout(self) -> Layout:
@@ -106,22 +106,22 @@ class Plan:
         return self.precision if self.arguments.fp16_opt_level == "O2" else "float32"
 
     @cached_property
-    def course(self) -> dict:
-        """Everything that decides how the run goes, as JSON values.
+    def resume_settings(self) -> dict:
+        """Everything that must match when the run goes on from a checkpoint, as JSON values.
 
         How the samples of a step are spread over batches and processes is not in it: that changes last digits only.
         """
         return {
             "training data": self.train.fingerprint,
-            "samples of each data set": self.asked,
+            "samples of each data set": self.quotas,
             f"{'batches' if self.layout.batch_tokens else 'rows'} per step": self.layout.rows_per_step,
             "tokens per row": self.layout.row_tokens,
             "steps": self.num_steps,
             "warm-up steps": self.warmup_steps,
             "precision": self.precision,
-            **{name: getattr(self.arguments, name) for name in COURSE},
+            **{name: getattr(self.arguments, name) for name in RESUME_KEYS},
             "lora": self.arguments.lora or None,
-            **{name: getattr(self.arguments, name) for name in LORA_COURSE if self.arguments.lora},
+            **{name: getattr(self.arguments, name) for name in LORA_RESUME_KEYS if self.arguments.lora},
             PICTURES: self.train.contents,
             **({BASE: self.base} if self.arguments.lora else {}),
             **({EVALUATION: self._evaluation_data} if self.arguments.load_best_model_at_end else {}),

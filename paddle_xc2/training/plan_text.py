@@ -65,18 +65,18 @@ def plan_lines(
 def _mixture_rows(plan: Plan) -> list[tuple[str, str]]:
     """What each data set gives to the first epoch, if there is anything to tell."""
     train = plan.train
-    if len(train.datasets) == 1 and plan.asked == [len(train)] and plan.arguments.mixture is None:
+    if len(train.datasets) == 1 and plan.quotas == [len(train)] and plan.arguments.mixture is None:
         return []
     drawn = plan.mixture.draw(0)
-    counts = np.bincount(train.dataset_of[drawn], minlength=len(plan.asked))
-    unique = np.bincount(train.dataset_of[np.unique(drawn)], minlength=len(plan.asked))
+    counts = np.bincount(train.dataset_of[drawn], minlength=len(plan.quotas))
+    unique = np.bincount(train.dataset_of[np.unique(drawn)], minlength=len(plan.quotas))
     header = ("data set", "records", "asked", "drawn", "unique")
     table = [header] + [
         (dataset.spec.name, *(f"{number:,}" for number in numbers))
         for dataset, *numbers in zip(
             train.datasets,
             [dataset.num_records for dataset in train.datasets],
-            plan.asked,
+            plan.quotas,
             counts.tolist(),
             unique.tolist(),
             strict=True,

@@ -1,8 +1,8 @@
-"""What a run starts from: its processor, its model with what learns beside it, and later the best state of it."""
+"""What a run starts from: its processor, and its model with what learns beside it; later on the best state of it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from paddle_xc2.checkpoint.base_fingerprint import base_fingerprint, check_base
@@ -18,18 +18,33 @@ from paddle_xc2.training.divergence import check_starting_weights
 from paddle_xc2.training.learning.add_lora import add_lora, check_continues, continue_adapter
 from paddle_xc2.training.learning.new_tokens import fresh_tokens, learn_token_rows, start_new_tokens
 from paddle_xc2.training.plan import Plan
-from paddle_xc2.training.run_folder.start import Start
+from paddle_xc2.training.run_folder.start import StartingPoint
 
 
-def build_processor(
-    arguments: FinetuneArguments, model_dir: Path, start: Start
-) -> tuple[XComposer2Processor, XComposer2Tokenizer]:
-    """What encodes the samples, and the tokenizer of what the run starts from, without what new_tokens adds.
+@dataclass(frozen=True)
+class ModelSource:
+    """Where the model of a run comes from, and what encodes its samples.
 
-    Raises: ValueError if new_tokens can't be tokens, or are new and nothing is trained.
+    Attributes:
+        directory: of the model that model_name_or_path names.
+        processor: of the run.
+        original_tokenizer: of what the run starts from, without what new_tokens adds.
     """
+
+    directory: Path
+    processor: XComposer2Processor
+    original_tokenizer: XComposer2Tokenizer
+
+
+def find_model(arguments: FinetuneArguments, start: StartingPoint) -> ModelSource:
+    """Finds the model, or fetches it, and builds its processor.
+
+    Raises: FileNotFoundError if there is none; ValueError if new_tokens can't be tokens, or are new and nothing is
+        trained.
+    """
+    directory = resolve_model_path(arguments.model_name_or_path)
     processor = XComposer2Processor.from_pretrained(
-        model_dir,
+        directory,
         max_length=arguments.max_length,
         hd_num=arguments.hd_num,
         truncation="turns" if arguments.truncation == "turns" else "refuse",
@@ -45,50 +60,69 @@ def build_processor(
             f'"new_tokens" are not all tokens of {arguments.lora_path or arguments.model_name_or_path}, and "do_train" '
             "is false: nothing teaches them; leave new_tokens out"
         )
-    return processor, original
+    return ModelSource(directory, processor, original)
 
 
-def load_model(
-    plan: Plan, model_dir: Path, processor: XComposer2Processor, original: XComposer2Tokenizer
-) -> XComposer2ForCausalLM:
-    """The model in the state to start from. original: the tokenizer of that state."""
+def load_model(plan: Plan, source: ModelSource) -> XComposer2ForCausalLM:
+    """The model in the state to start from, with LoRA and rows of tokens where they learn.
+
+    Raises: FileNotFoundError, ValueError for a checkpoint or an adapter that can't be used; for weights that are not
+        finite.
+    """
     arguments = plan.arguments
     if plan.start.checkpoint and not arguments.lora:
         model = XComposer2ForCausalLM.from_pretrained(plan.start.checkpoint, dtype=plan.weight_dtype)
     else:
         model = XComposer2ForCausalLM.from_pretrained(
-            model_dir, dtype=plan.weight_dtype, img_size=arguments.img_size, quantize=arguments.quantization
+            source.directory, dtype=plan.weight_dtype, img_size=arguments.img_size, quantize=arguments.quantization
         )
-    is_base = not model.has_adapter  # else nothing is trained
-    if arguments.lora and plan.train:
-        model.provenance.fingerprint = base_fingerprint(model_dir)  # now: it may be gone when an adapter is saved
-    if arguments.lora and (adapter := plan.start.checkpoint or arguments.lora_path):
-        if is_base:
-            check_base(resolve_model_path(adapter), model_dir, "as model_name_or_path", model.provenance.fingerprint)
-        continue_adapter(model, resolve_model_path(adapter), arguments)
-        if not plan.start.checkpoint:
-            check_continues(model, adapter, arguments)
-    elif arguments.lora and plan.train:
-        add_lora(model, arguments)
+    if arguments.lora:
+        _take_adapter(model, plan, source.directory)
     if plan.train and not plan.start.checkpoint:  # what checkpoints hold has begun already
-        if arguments.train_embeddings:
-            merge_rows(model)  # those of lora_path: whole tables hold all rows
-        if arguments.lora and not arguments.train_embeddings:
-            learn_token_rows(model, processor.tokenizer, arguments, plan.train, original)
-        else:
-            start_new_tokens(model, processor.tokenizer, original, arguments.new_tokens or ())
-    check_starting_weights(model, plan.start.checkpoint or arguments.lora_path or model_dir)
-    if processor.tokenizer is not original:
-        model.provenance.tokenizer = processor.tokenizer
-    # Tokenizer and the like are copied from it when saving; a checkpoint may be gone by then.
-    model.provenance.directory = model_dir
-    is_path = local_path(arguments.model_name_or_path).is_dir()
-    model.provenance.name = None if is_path else arguments.model_name_or_path
-    # So that chat lays out text and shows images as training did.
-    replace(processor.asked_as, chat_layout=AS_TRAINED).record(model.config)
+        _begin_tokens(model, plan, source)
+    check_starting_weights(model, plan.start.checkpoint or arguments.lora_path or source.directory)
+    _note_origin(model, plan, source)
     if arguments.recompute:
         model.recompute_enable()
     else:
         model.recompute_disable()
     model.run_vision_always = plan.num_processes > 1
     return model
+
+
+def _take_adapter(model: XComposer2ForCausalLM, plan: Plan, model_dir: Path) -> None:
+    """Goes on with the adapter of the checkpoint or of lora_path, or begins one."""
+    arguments, is_base = plan.arguments, not model.has_adapter
+    if plan.train:
+        model.provenance.fingerprint = base_fingerprint(model_dir)  # now: it may be gone when an adapter is saved
+    if adapter := plan.start.checkpoint or arguments.lora_path:
+        if is_base:  # else nothing is trained
+            check_base(resolve_model_path(adapter), model_dir, "as model_name_or_path", model.provenance.fingerprint)
+        continue_adapter(model, resolve_model_path(adapter), arguments)
+        if not plan.start.checkpoint:
+            check_continues(model, adapter, arguments)
+    elif plan.train:
+        add_lora(model, arguments)
+
+
+def _begin_tokens(model: XComposer2ForCausalLM, plan: Plan, source: ModelSource) -> None:
+    """Gives new tokens their first rows, and lets rows of tokens learn beside LoRA."""
+    arguments, tokenizer, original = plan.arguments, source.processor.tokenizer, source.original_tokenizer
+    if arguments.train_embeddings:
+        merge_rows(model)  # those of lora_path: whole tables hold all rows
+    if arguments.lora and not arguments.train_embeddings:
+        learn_token_rows(model, tokenizer, arguments, plan.train, original)
+    else:
+        start_new_tokens(model, tokenizer, original, arguments.new_tokens or ())
+
+
+def _note_origin(model: XComposer2ForCausalLM, plan: Plan, source: ModelSource) -> None:
+    """Notes what is written beside the weights: tokenizer, source, and how the model is asked."""
+    if source.processor.tokenizer is not source.original_tokenizer:
+        model.provenance.tokenizer = source.processor.tokenizer
+    # Tokenizer and the like are copied from it when saving; a checkpoint may be gone by then.
+    model.provenance.directory = source.directory
+    name = plan.arguments.model_name_or_path
+    model.provenance.name = None if local_path(name).is_dir() else name
+    # So that chat lays out text and shows images as training did.
+    replace(source.processor.asked_as, chat_layout=AS_TRAINED).record(model.config)

@@ -261,7 +261,11 @@ class StepTrainer(PaddleNLPEngine):
         interval, step = self.run_log.interval_record(), self.state.global_step
         with self.run_log.not_training():
             if self.plan.rank == 0:
-                marker = {"started": self.plan.start.started, "course": self.plan.course, "window": interval}
+                marker = {
+                    "started": self.plan.start.started,
+                    checkpoints.SETTINGS: self.plan.resume_settings,
+                    checkpoints.INTERVAL: interval,
+                }
                 keep, best = self.arguments.save_total_limit, self._best_step()
                 self.last_checkpoint = checkpoints.save_checkpoint(
                     self.output_dir, step, self._write_state, marker, keep, best

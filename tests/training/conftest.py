@@ -27,11 +27,11 @@ def samples(workspace, processor):
 def plan_of():
     """Makes the plan of a run on the given samples."""
     from paddle_xc2.training.plan import Plan
-    from paddle_xc2.training.run_folder.start import Start
+    from paddle_xc2.training.run_folder.start import StartingPoint
 
     def make(samples, evaluation=None, start=None, precision="float32", **arguments):
         values = {"output_dir": "out", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, **arguments}
-        start = start or Start(None, 0, {}, 1)
+        start = start or StartingPoint(None, 0, {}, 1)
         return Plan(FinetuneArguments("model", **values), precision, start, samples, evaluation)
 
     return make

@@ -19,7 +19,7 @@ from paddle_xc2.cli import main
 from paddle_xc2.data.batches import TrainingSteps
 from paddle_xc2.hub.adapter_base import adapter_facts
 from paddle_xc2.model import XComposer2ForCausalLM
-from paddle_xc2.training.finetune import describe_end, finetune
+from paddle_xc2.training.finetune import describe_early_end, finetune
 from paddle_xc2.training.log import TrainingLog
 from paddle_xc2.training.run_folder.interruption import StopRequest
 from paddle_xc2.training.trainer import StepTrainer
@@ -276,7 +276,7 @@ def test_folder_that_can_not_be_written_to(config, tmp_path, monkeypatch, capsys
     def refuse(output_dir, facts):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(output_dir))
 
-    monkeypatch.setattr("paddle_xc2.training.finetune.claim", refuse)
+    monkeypatch.setattr("paddle_xc2.training.finetune.begin_run_folder", refuse)
     assert main(["finetune", str(config())]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"output_dir {tmp_path}/out can't be written to: [Errno 30] Read-only file system: '{tmp_path}/out'; mend "
@@ -293,7 +293,7 @@ def test_finished_run_is_not_trained_again(config, tmp_path, metrics, capsys):
     assert metrics(tmp_path / "out") == before
 
 
-def test_changed_course_is_refused(config, tmp_path):
+def test_changed_settings_are_refused(config, tmp_path):
     finetune(config(save_strategy="epoch"))
     with pytest.raises(
         ValueError, match="can't go on from here as it would have: steps was 4 and is 6; learning_rate was"
@@ -486,7 +486,7 @@ def test_error_of_another_kind_is_not_the_disks(config, monkeypatch):
     def fail(*_):
         raise OSError("something else")
 
-    monkeypatch.setattr("paddle_xc2.training.finetune.claim", fail)
+    monkeypatch.setattr("paddle_xc2.training.finetune.begin_run_folder", fail)
     with pytest.raises(OSError, match="something else"):
         finetune(config())
     monkeypatch.undo()
@@ -594,5 +594,5 @@ def test_how_several_processes_go_on(tmp_path):
         state=SimpleNamespace(global_step=4), plan=SimpleNamespace(num_steps=8, num_processes=2),
         last_checkpoint=checkpoint, output_dir=tmp_path,
     )  # fmt: skip
-    told = describe_end(trainer, "stopped by SIGTERM", "sft.json", [])
+    told = describe_early_end(trainer, "stopped by SIGTERM", "sft.json", [])
     assert told.endswith(f"is {checkpoint}; go on with: the same 2 processes and --resume_from_checkpoint auto")

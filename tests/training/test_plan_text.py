@@ -15,7 +15,7 @@ from paddle_xc2.data.samples import fit_samples
 from paddle_xc2.messages import PrintableOutput
 from paddle_xc2.training.learning.parts import set_trainable
 from paddle_xc2.training.plan_text import first_sample_text, plan_lines
-from paddle_xc2.training.run_folder.start import Start
+from paddle_xc2.training.run_folder.start import StartingPoint
 from tests.tiny import tiny_model
 
 
@@ -78,7 +78,7 @@ def test_one_sample_a_step_is_told_as_one(samples, plan_of):
 
 def test_lines(samples, plan_of):
     model = tiny_model()
-    start = Start(Path("out/checkpoint-4"), 4, {}, 1)
+    start = StartingPoint(Path("out/checkpoint-4"), 4, {}, 1)
     arguments = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 3}
     plan = plan_of(samples, samples, start, num_train_epochs=3, fix_vit=True, **arguments)
     text = "\n".join(plan_lines(plan, model.config, set_trainable(model, fix_vit=True), "a CPU", 10**9))

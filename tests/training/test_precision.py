@@ -224,16 +224,16 @@ class HalfGradient:
 def test_an_overflowing_step_changes_nothing(bad):
     weight = paddle.create_parameter([3], "float32", default_initializer=nn.initializer.Constant(1.0))
     optimizer = paddle.optimizer.AdamW(0.1, parameters=[weight], grad_clip=NormRecordingClip(0.0))
-    guard, course = StepGuard(8.0), []
+    guard, states = StepGuard(8.0), []
     for factor in (1.0, bad, bad, 1.0):
         guard.scale((weight * factor).sum()).backward()
         guard.step(optimizer)
         guard.update()
         optimizer.clear_grad(set_to_zero=False)
         moments = [tensor.numpy() for kept in optimizer._accumulators.values() for tensor in kept.values()]
-        course.append(np.concatenate([weight.numpy(), *moments]))
+        states.append(np.concatenate([weight.numpy(), *moments]))
         assert guard._cache_found_inf == guard.skipped == (factor != 1.0)
-    assert (course[0] == course[1]).all() and (course[1] == course[2]).all() and (course[2] != course[3]).any()
+    assert (states[0] == states[1]).all() and (states[1] == states[2]).all() and (states[2] != states[3]).any()
     assert (guard.loss_scale, guard.in_a_row) == (2.0, 0)
     with pytest.raises(GradientsNotFinite):
         optimizer._grad_clip([(weight, paddle.full([3], bad))])

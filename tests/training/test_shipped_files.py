@@ -13,7 +13,7 @@ from paddle_xc2.training.arguments import load_arguments
 from paddle_xc2.training.finetune import finetune
 from paddle_xc2.training.memory import expected_memory, num_decoder_weights
 from paddle_xc2.training.plan import Plan
-from paddle_xc2.training.run_folder.start import Start
+from paddle_xc2.training.run_folder.start import StartingPoint
 from paddle_xc2.weights.load import build_without_memory
 from paddle_xc2.weights.quantize import quantizable_layers
 from tests.conftest import ROOT
@@ -88,7 +88,7 @@ def gigabytes(arguments, released, family):
     num_lora = arguments.lora_rank * per_rank if arguments.lora else 0
     sizes = {"LoRA": (num_lora, num_lora), "model": (0 if arguments.lora else num_parameters, num_parameters)}
     precision = "bfloat16" if arguments.bf16 else "float16"
-    plan = Plan(arguments, precision, Start(None, 0, {}, 1), Longest(arguments.max_length), None)
+    plan = Plan(arguments, precision, StartingPoint(None, 0, {}, 1), Longest(arguments.max_length), None)
     return sum(expected_memory(plan, config, sizes).values())
 
 

@@ -7,10 +7,10 @@ result are listed as such (WITHOUT_EFFECT). Each key is declared once, in model_
 
 from paddle_xc2.training.arguments.data_files import dataset_specs, find_file, sample_images
 from paddle_xc2.training.arguments.finetune_arguments import (
-    COURSE,
     DECLARED,
     KEYS,
-    LORA_COURSE,
+    LORA_RESUME_KEYS,
+    RESUME_KEYS,
     SYNONYMS,
     FinetuneArguments,
     describe_keys,
@@ -19,10 +19,10 @@ from paddle_xc2.training.arguments.other_names import NEUTRAL, USE_INSTEAD, WITH
 from paddle_xc2.training.arguments.read import load_arguments
 
 __all__ = [
-    "COURSE",
     "DECLARED",
     "KEYS",
-    "LORA_COURSE",
+    "LORA_RESUME_KEYS",
+    "RESUME_KEYS",
     "NEUTRAL",
     "SYNONYMS",
     "USE_INSTEAD",

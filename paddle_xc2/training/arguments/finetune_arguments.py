@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 from paddle_xc2.files.local_path import local_path
-from paddle_xc2.training.arguments.key import Key
+from paddle_xc2.training.arguments.key import MUST_MATCH, Key
 from paddle_xc2.training.arguments.model_keys import DataArguments, LoRAArguments, ModelArguments
 from paddle_xc2.training.arguments.other_names import WITHOUT_EFFECT
 from paddle_xc2.training.arguments.run_keys import BatchArguments, DeviceArguments, OptimizerArguments, OutputArguments
@@ -72,10 +72,11 @@ TYPES = get_type_hints(FinetuneArguments)
 DECLARED: dict[str, Key] = {name: item.metadata["key"] for name, item in KEYS.items()}
 # Other names for the same key.
 SYNONYMS = {other: name for name, declared in DECLARED.items() for other in declared.also}
-# What the course of a run depends on. "lora" itself is in every course, as None where it is off.
+# Keys whose value must match on resume; those of LoRA only where it is on.
 _OF_LORA = {item.name for item in fields(LoRAArguments)}
-COURSE = tuple(name for name, declared in DECLARED.items() if declared.course and name not in _OF_LORA)
-LORA_COURSE = tuple(name for name, declared in DECLARED.items() if declared.course and name in _OF_LORA)
+_MATCHING = [name for name, declared in DECLARED.items() if declared.resume is MUST_MATCH]
+RESUME_KEYS = tuple(name for name in _MATCHING if name not in _OF_LORA)
+LORA_RESUME_KEYS = tuple(name for name in _MATCHING if name in _OF_LORA)
 
 
 def describe_keys() -> str:

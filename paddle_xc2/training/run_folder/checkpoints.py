@@ -31,6 +31,9 @@ from paddle_xc2.files.replacement import finish, replace_files
 from paddle_xc2.messages import listed
 
 MARKER = "checkpoint.json"
+# What stands in it, under the names that it has always had: settings that must match on resume, and what happened since
+# the last logged step.
+SETTINGS, INTERVAL = "course", "window"
 _SEAL = "sha256"  # in it, of the rest of it
 _WRITING = f"{SCRATCH}writing-"  # in front of the name of what is not whole yet
 
@@ -125,7 +128,7 @@ def read_marker(path: Path) -> dict:
     sound = (
         type(marker.get("step")) is int and type(marker.get("started")) is int and is_file_table(marker.get("files"))
     )
-    kinds = isinstance(marker.get("course", {}), dict) and isinstance(marker.get("window"), (dict, type(None)))
+    kinds = isinstance(marker.get(SETTINGS, {}), dict) and isinstance(marker.get(INTERVAL), (dict, type(None)))
     if not (sound and kinds) or seal not in (None, _seal_of(marker)):
         raise ValueError(f"{path}: {MARKER} is damaged")
     return marker
@@ -187,7 +190,7 @@ def delete_superfluous(
 
     Args:
         keep, best: as `save_checkpoint`.
-        given_up: later steps, and later runs, are of a course that was given up: the run went on from before them.
+        given_up: later steps, and later runs, are given up: the run went on from before them.
     """
     ours = {}
     for path in _checkpoint_dirs(output_dir):

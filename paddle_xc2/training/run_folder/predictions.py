@@ -27,7 +27,7 @@ def write_predictions(output_dir: Path, step: int, records: list[dict]) -> None:
 
 
 def delete_predictions(output_dir: Path, after: int) -> None:
-    """Deletes those of later steps: of an earlier run, or of a course that was given up."""
+    """Deletes those of later steps: of an earlier run, or given up: the run went on from before them."""
     table = _table(output_dir)
     for path in _files(output_dir):
         if _step_of(path) > after and is_as_written(path, table.get(path.name)):

@@ -15,43 +15,43 @@ from paddle_xc2.files.directory_lock import locked
 from paddle_xc2.files.durable import SCRATCH, replace_file
 from paddle_xc2.files.json_file import read_json
 from paddle_xc2.hub.config_json import ADAPTER_CONFIG_FILE, CONFIG_FILE
-from paddle_xc2.training.arguments import FinetuneArguments
+from paddle_xc2.training.arguments import KEYS, FinetuneArguments
 from paddle_xc2.training.outcome import train_longer
 from paddle_xc2.training.run_folder import checkpoints, predictions
 
-# What the course of a run has since version 0.2: checkpoints without it can be gone on from.
+# Settings that must match on resume since version 0.2: checkpoints without them can be gone on from.
 PICTURES, BASE, EVALUATION = "contents of pictures and tokens", "files of the base model", "evaluation data"
 
 RUN_FILE = "run.json"  # makes a folder ours: which arguments made what is in it
 
 
 @dataclass(frozen=True)
-class Start:
+class StartingPoint:
     """Where a run begins.
 
     Attributes:
         checkpoint: the state to go on from, or None.
         step: steps that are done there.
-        course: what the checkpoint's run depends on (`Plan.course`); {} without one.
+        settings: of the checkpoint's run, which must match (`Plan.resume_settings`); {} without one.
         started: identifies the run, also over interruptions: nanoseconds since 1970 of its beginning.
         notes: what to tell the user about the choice.
     """
 
     checkpoint: Path | None
     step: int
-    course: dict
+    settings: dict
     started: int
     notes: tuple[str, ...] = ()
 
 
-def choose_start(arguments: FinetuneArguments) -> Start:
+def choose_start(arguments: FinetuneArguments) -> StartingPoint:
     """Decides whether a run begins or goes on; writes nothing.
 
     Raises: ValueError if output_dir is somebody else's, or holds a finished run that nothing says to replace, or if the
         checkpoint that is asked for is not whole.
     """
     if not arguments.do_train:
-        return Start(None, 0, {}, time.time_ns())
+        return StartingPoint(None, 0, {}, time.time_ns())
     output_dir = Path(arguments.output_dir)
     _check_ours(arguments)
     resume = arguments.resume_from_checkpoint
@@ -75,9 +75,9 @@ def choose_start(arguments: FinetuneArguments) -> Start:
             "(to go on from it instead: --resume_from_checkpoint auto)"
         )
     if checkpoint is None:
-        return Start(None, 0, {}, time.time_ns(), tuple(notes))
+        return StartingPoint(None, 0, {}, time.time_ns(), tuple(notes))
     marker = checkpoints.read_marker(checkpoint)
-    return Start(checkpoint, marker["step"], marker["course"], marker["started"], tuple(notes))
+    return StartingPoint(checkpoint, marker["step"], marker[checkpoints.SETTINGS], marker["started"], tuple(notes))
 
 
 def check_ours(output_dir: Path, model_dir: Path, adapter_dir: Path | None = None) -> None:
@@ -126,7 +126,7 @@ def _check_ours(arguments: FinetuneArguments) -> None:
     check_ours(Path(arguments.output_dir), Path(arguments.model_name_or_path), adapter_dir)
 
 
-def check_none_in_the_way(arguments: FinetuneArguments, start: Start, num_steps: int, model_dir: Path) -> None:
+def check_none_in_the_way(arguments: FinetuneArguments, start: StartingPoint, num_steps: int, model_dir: Path) -> None:
     """Args:
         num_steps: of the whole run.
         model_dir: of the model that is trained, whose other files come along.
@@ -155,34 +155,42 @@ def _holds_model(output_dir: Path) -> bool:
     return any((output_dir / name).exists() for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE))
 
 
-def check_same_course(start: Start, course: dict) -> None:
+def check_settings_match(start: StartingPoint, settings: dict) -> None:
     """Args:
-        course: of the run that is about to begin.
+        settings: `Plan.resume_settings` of the run that is about to begin.
     Raises: ValueError naming everything that is not as it was when the checkpoint was written.
     """
     if start.checkpoint is None:
         return
-    was = start.course
-    known = {name: value for name, value in course.items() if name in was or name not in (PICTURES, BASE, EVALUATION)}
-    changed = [f"{name} was {was.get(name)} and is {value}" for name, value in known.items() if was.get(name) != value]
+    then = {name: _setting_then(start, name, value) for name, value in settings.items()}
+    changed = [f"{name} was {then[name]} and is {value}" for name, value in settings.items() if then[name] != value]
     if changed:
         output_dir = start.checkpoint.parent
-        over = "the run is over" if start.step == was.get("steps") else None
+        over = "the run is over" if start.step == start.settings.get("steps") else None
         if _holds_model(output_dir):  # it may have ended between two checkpoints
             over = over or f"{output_dir} holds a trained model"
-        longer = f"; {over}: {train_longer(output_dir, bool(was.get('lora')))}" if over else ""
+        longer = f"; {over}: {train_longer(output_dir, bool(start.settings.get('lora')))}" if over else ""
         raise ValueError(
             f"{start.checkpoint}: training can't go on from here as it would have: {'; '.join(changed)}; set that "
             'back, or start again with "resume_from_checkpoint": false or "overwrite_output_dir": true' + longer
         )
 
 
-def claim(output_dir: Path, facts: dict) -> None:
+def _setting_then(start: StartingPoint, name: str, now):
+    """A setting of the checkpoint's run. What its version did not compare yet: a key was as its default is, of what is
+    in files nothing is known.
+    """
+    if name in start.settings or name not in KEYS:
+        return start.settings.get(name, now if name in (PICTURES, BASE, EVALUATION) else None)
+    return KEYS[name].default
+
+
+def begin_run_folder(output_dir: Path, record: dict) -> None:
     """Makes the folder ours, and clears away what interrupted runs left half-written.
 
     Args:
-        facts: what RUN_FILE tells of the run: JSON values, "paddle_xc2" (the version) among them.
+        record: what RUN_FILE holds of the run: JSON values, "paddle_xc2" (the version) among them.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
-    replace_file(output_dir / RUN_FILE, (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
+    replace_file(output_dir / RUN_FILE, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
     checkpoints.delete_unfinished(output_dir)

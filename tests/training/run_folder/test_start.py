@@ -13,15 +13,15 @@ from paddle_xc2.training.run_folder.predictions import write_predictions
 from paddle_xc2.training.run_folder.start import (
     PICTURES,
     RUN_FILE,
-    Start,
+    StartingPoint,
+    begin_run_folder,
     check_none_in_the_way,
-    check_same_course,
+    check_settings_match,
     choose_start,
-    claim,
     held,
 )
 
-COURSE = {"learning_rate": 0.001, "training data": "ab12"}
+SETTINGS = {"learning_rate": 0.001, "training data": "ab12"}
 
 
 @pytest.fixture
@@ -40,10 +40,10 @@ def ours(tmp_path):
 
     def make(*steps, started=5):
         out = tmp_path / "out"
-        claim(out, {"paddle_xc2": "0.1.0"})
+        begin_run_folder(out, {"paddle_xc2": "0.1.0"})
         for step in steps:
             save_checkpoint(
-                out, step, lambda path: (path / "a").write_text("x"), {"started": started, "course": COURSE}
+                out, step, lambda path: (path / "a").write_text("x"), {"started": started, "course": SETTINGS}
             )
         return out
 
@@ -52,7 +52,7 @@ def ours(tmp_path):
 
 def test_new_and_empty_folders(choose, tmp_path):
     first = choose()
-    assert (first.checkpoint, first.step, first.course, first.notes) == (None, 0, {}, ())
+    assert (first.checkpoint, first.step, first.settings, first.notes) == (None, 0, {}, ())
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     assert choose().checkpoint is None and choose().started > first.started
@@ -101,7 +101,7 @@ def test_killed_in_the_midst_of_a_replacement(ours, monkeypatch):
         patch.setattr("paddle_xc2.training.run_folder.checkpoints.replace_files", lambda *args: interrupt(args))
         interrupt = _interrupted_after_the_journal(patch)
         with pytest.raises(KeyboardInterrupt):
-            save_checkpoint(out, 6, lambda path: (path / "a").write_text("y"), {"started": 5, "course": COURSE})
+            save_checkpoint(out, 6, lambda path: (path / "a").write_text("y"), {"started": 5, "course": SETTINGS})
     assert (out / ".paddle_xc2-writing-checkpoint-6" / JOURNAL).exists()
     with held(FinetuneArguments("model", output_dir=str(out))):
         assert (out / "checkpoint-6" / "a").read_text() == "y"
@@ -124,7 +124,7 @@ def test_what_is_not_ours_stands_in_the_way(ours, tmp_path):
     out, model = ours(), tmp_path / "model"
     model.mkdir()
     (model / "README.md").write_text("the model's")
-    start = Start(None, 0, {}, 5)
+    start = StartingPoint(None, 0, {}, 5)
     arguments = FinetuneArguments("model", output_dir=str(out), save_generation_output=True)
     check_none_in_the_way(arguments, start, 10, model)
     write_predictions(out, 4, [])
@@ -163,7 +163,7 @@ def test_file_above_the_folder(tmp_path):
 def test_goes_on_by_default(choose, ours):
     out = ours(3, 6)
     start = choose()
-    assert (start.checkpoint, start.step, start.course, start.started) == (out / "checkpoint-6", 6, COURSE, 5)
+    assert (start.checkpoint, start.step, start.settings, start.started) == (out / "checkpoint-6", 6, SETTINGS, 5)
     assert choose(resume_from_checkpoint="auto", overwrite_output_dir=True).step == 6
 
 
@@ -206,34 +206,37 @@ def test_finished_run_without_checkpoints(choose, ours):
     assert choose(resume_from_checkpoint="auto").checkpoint is None
 
 
-def test_changed_course(tmp_path):
-    start = Start(tmp_path / "checkpoint-3", 3, COURSE, 5)
-    check_same_course(start, dict(COURSE))
+def test_changed_settings(tmp_path):
+    start = StartingPoint(tmp_path / "checkpoint-3", 3, SETTINGS, 5)
+    check_settings_match(start, dict(SETTINGS))
     with pytest.raises(ValueError) as caught:
-        check_same_course(start, {"learning_rate": 0.002, "training data": "cd34", "seed": 1})
+        check_settings_match(start, {"learning_rate": 0.002, "training data": "cd34", "seed": 1})
     assert str(caught.value) == (
         f"{tmp_path}/checkpoint-3: training can't go on from here as it would have: learning_rate was 0.001 and is "
-        "0.002; training data was ab12 and is cd34; seed was None and is 1; set that back, or start again with "
+        "0.002; training data was ab12 and is cd34; seed was 42 and is 1; set that back, or start again with "
         '"resume_from_checkpoint": false or "overwrite_output_dir": true'
     )
-    check_same_course(Start(None, 0, {}, 5), {"seed": 1})
+    check_settings_match(start, {**SETTINGS, "seed": 42})  # a key that the checkpoint's version did not have
+    check_settings_match(StartingPoint(None, 0, {}, 5), {"seed": 1})
     (tmp_path / "adapter_config.json").touch()
     with pytest.raises(ValueError, match="; .* holds a trained model: to train its model longer, begin a new run"):
-        check_same_course(start, COURSE | {"learning_rate": 0.002})
+        check_settings_match(start, SETTINGS | {"learning_rate": 0.002})
 
 
-def test_course_of_an_earlier_version(tmp_path):
+def test_settings_of_an_earlier_version(tmp_path):
     """It told nothing of what is in the pictures."""
-    start = Start(tmp_path / "checkpoint-3", 3, COURSE, 5)
-    check_same_course(start, COURSE | {PICTURES: "ab"})
+    start = StartingPoint(tmp_path / "checkpoint-3", 3, SETTINGS, 5)
+    check_settings_match(start, SETTINGS | {PICTURES: "ab"})
     with pytest.raises(ValueError, match=f"{PICTURES} was cd and is ab"):
-        check_same_course(Start(tmp_path / "checkpoint-3", 3, COURSE | {PICTURES: "cd"}, 5), COURSE | {PICTURES: "ab"})
+        check_settings_match(
+            StartingPoint(tmp_path / "checkpoint-3", 3, SETTINGS | {PICTURES: "cd"}, 5), SETTINGS | {PICTURES: "ab"}
+        )
 
 
 def test_claiming_clears_what_was_left_half_written(tmp_path):
     (tmp_path / ".paddle_xc2-writing-checkpoint-4").mkdir()
     (tmp_path / "mine.txt").write_text("stays")
     (tmp_path / ".writing-mine").mkdir()
-    claim(tmp_path, {"paddle_xc2": "0.1.0", "arguments": {"learning_rate": 0.1}})
+    begin_run_folder(tmp_path, {"paddle_xc2": "0.1.0", "arguments": {"learning_rate": 0.1}})
     assert sorted(path.name for path in tmp_path.iterdir()) == [".writing-mine", "mine.txt", RUN_FILE]
     assert json.loads((tmp_path / RUN_FILE).read_text())["arguments"] == {"learning_rate": 0.1}
