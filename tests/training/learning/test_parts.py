@@ -1,6 +1,6 @@
 import pytest
 
-from paddle_xc2.training.learning.parts import PARTS, part_of, set_trainable, trainable_table
+from paddle_xc2.training.learning.parts import MODEL_PARTS, part_of, set_trainable, trainable_table
 from tests.tiny import tiny_model
 
 
@@ -17,7 +17,7 @@ def frozen_parts(model):
 def test_everything_learns_by_default(model):
     counts = set_trainable(model)
     assert frozen_parts(model) == set()
-    assert list(counts) == [part for part, _ in PARTS[:-1]]
+    assert list(counts) == [part for part, _ in MODEL_PARTS[:-1]]
     assert sum(size for _, size in counts.values()) == sum(parameter.size for parameter in model.parameters())
     assert all(learning == size for learning, size in counts.values())
 
