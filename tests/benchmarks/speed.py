@@ -76,13 +76,56 @@ def make_records(args, folder: Path, processor, num_image_tokens: int) -> Path:
     return file
 
 
-def seconds_of_step(args, model, folder: Path) -> tuple[float, dict]:
-    """Of an optimizer step of a run, and the batch that it computes."""
-    from paddlenlp.trainer import TrainerCallback
+def step_seconds(args, model, folder: Path) -> list[float]:
+    """Of each optimizer step of a run after the first ones."""
+    clock = Clock()
+    train(args, model, folder, clock.tick)
+    times = clock.times[WARM_UP_STEPS:]
+    return [after - before for before, after in zip(times, times[1:], strict=False)]
 
+
+class Clock:
+    """Notes when something happened. Also a streamer of `generate`: notes when each token came."""
+
+    def __init__(self):
+        self.times = [time.perf_counter()]
+
+    def tick(self, *_):
+        self.times.append(time.perf_counter())
+
+    def put(self, ids):
+        self.tick()
+
+    def end(self):
+        pass
+
+
+def make_processor(model):
+    """A processor whose tokenizer knows the records' words."""
     from examples.demo.small_checkpoint import train_tokenizer
     from paddle_xc2.data.processor import XComposer2Processor
     from paddle_xc2.text.tokenizer import MODEL_FILE, XComposer2Tokenizer
+
+    tokenizer = XComposer2Tokenizer({MODEL_FILE: train_tokenizer(["0 1 2 3 4 5 6 7 8 9 ?"])}, source="speed.py")
+    return XComposer2Processor.for_config(model.config, tokenizer)
+
+
+def make_batch(args, model, folder: Path) -> dict:
+    """One row of what `train` trains."""
+    processor = make_processor(model)
+    records = json.loads(make_records(args, folder, processor, model.config.num_image_tokens).read_text())
+    return processor.collate([processor.encode_sample(records[0], folder)])
+
+
+def train(args, model, folder: Path, on_step_end) -> None:
+    """A fine-tuning run of WARM_UP_STEPS + args.steps steps.
+
+    Args:
+        folder: for its files.
+        on_step_end: is called after each step with its number.
+    """
+    from paddlenlp.trainer import TrainerCallback
+
     from paddle_xc2.training.arguments import load_arguments
     from paddle_xc2.training.finetune import prepare_device, read_samples
     from paddle_xc2.training.learning.parts import choose_trainable
@@ -90,15 +133,11 @@ def seconds_of_step(args, model, folder: Path) -> tuple[float, dict]:
     from paddle_xc2.training.run_folder.start import choose_start
     from paddle_xc2.training.trainer import StepTrainer
 
-    class Clock(TrainerCallback):
-        def __init__(self):
-            self.times = []
+    class StepEnds(TrainerCallback):
+        def on_step_end(self, _, state, control, **kwargs):
+            on_step_end(state.global_step)
 
-        def on_step_end(self, *args, **kwargs):
-            self.times.append(time.perf_counter())
-
-    tokenizer = XComposer2Tokenizer({MODEL_FILE: train_tokenizer(["0 1 2 3 4 5 6 7 8 9 ?"])}, source="speed.py")
-    processor = XComposer2Processor.for_config(model.config, tokenizer)
+    processor = make_processor(model)
     settings = {
         "model_name_or_path": str(folder),
         "data_path": str(make_records(args, folder, processor, model.config.num_image_tokens)),
@@ -118,35 +157,18 @@ def seconds_of_step(args, model, folder: Path) -> tuple[float, dict]:
     config.write_text(json.dumps(settings))
     arguments = load_arguments(config)
     prepare_device(arguments)
-    train = read_samples(arguments, "train", config, processor)
+    samples = read_samples(arguments, "train", config, processor)
     choose_trainable(model, arguments)
     model.recompute_disable()
-    trainer = StepTrainer(model, processor, Plan(arguments, "float32", choose_start(arguments), train, None))
-    clock = Clock()
-    trainer.add_callback(clock)
+    trainer = StepTrainer(model, processor, Plan(arguments, "float32", choose_start(arguments), samples, None))
+    trainer.add_callback(StepEnds())
     trainer.train()
-    times = clock.times[WARM_UP_STEPS - 1 :]
-    example = processor.encode_conversation(train.conversations[0])
-    return median(after - before for before, after in zip(times, times[1:], strict=False)), processor.collate([example])
+    model.clear_gradients()
 
 
 def seconds_of_prefill_and_token(model, batch, num_tokens: int) -> tuple[float, float]:
     """Of the whole prompt of one row, the better of two; and of each token decoded after it."""
-
-    class Clock:
-        """A streamer that notes when each token came."""
-
-        def __init__(self):
-            self.times = [time.perf_counter()]
-
-        def put(self, ids):
-            self.times.append(time.perf_counter())
-
-        def end(self):
-            pass
-
-    model.clear_gradients()
-    prompt = {name: batch[name] for name in ("input_ids", "image_mask", "pixel_values")}
+    prompt = prompt_of(batch)
     prefill = []
     for num_new in (1, 1 + num_tokens):
         clock = Clock()
@@ -155,8 +177,13 @@ def seconds_of_prefill_and_token(model, batch, num_tokens: int) -> tuple[float, 
     return min(prefill), (clock.times[-1] - clock.times[1]) / num_tokens
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def prompt_of(batch) -> dict:
+    """What `generate` takes of a batch."""
+    return {name: batch[name] for name in ("input_ids", "image_mask", "pixel_values")}
+
+
+def add_sizes(parser) -> None:
+    """Options for the sizes of the model and of a step."""
     parser.add_argument("--plora", action="store_true", help="the XComposer2 model")
     parser.add_argument("--hidden", type=int, default=1024, help="hidden size of the decoder (%(default)s)")
     parser.add_argument("--inter", type=int, default=2816, help="inner size of its feed-forward layers (%(default)s)")
@@ -170,6 +197,11 @@ def main():
     parser.add_argument("--vocab", type=int, default=8000, help="words of the vocabulary (%(default)s)")
     parser.add_argument("--text", type=int, default=128, help="text tokens a row (%(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="rows of a training step (%(default)s)")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_sizes(parser)
     parser.add_argument("--steps", type=int, default=5, help="training steps that are timed (%(default)s)")
     parser.add_argument("--decode", type=int, default=64, help="tokens decoded (%(default)s)")
     args = parser.parse_args()
@@ -179,10 +211,11 @@ def main():
     threads = runtime.prepare().threads.value
     model = build_model(args)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-        step, batch = seconds_of_step(args, model, Path(folder))
+        steps = step_seconds(args, model, Path(folder))
+        batch = make_batch(args, model, Path(folder))
     prefill, token = seconds_of_prefill_and_token(model, batch, args.decode)
     result = {
-        "step_s": round(step, 4),
+        "step_s": round(median(steps), 4),
         "prefill_tok_s": round(batch["input_ids"].shape[1] / prefill, 1),
         "decode_tok_s": round(1 / token, 2),
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
