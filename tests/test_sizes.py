@@ -17,7 +17,6 @@ FILES: set[str] = {
 FUNCTIONS: set[str] = {
     "data/mixture.py: read_data_list",
     "data/samples.py: fit_samples",
-    "generation/generate.py: generate",
     "weights/convert.py: convert",
 }
 # A command has the name of the verb that it calls.

@@ -6,8 +6,12 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 
+from paddle_xc2.generation.sampling_settings import CHAT_SAMPLING, MAX_NEW_TOKENS, SamplingSettings
+
 RELEASED = "internlm/internlm-xcomposer2-7b"  # what is proposed where no model is named
 SIZE = "about 17 GB"
+# The settings of sampling that are numbers, and what their help says of how to turn them off.
+_NUMBERS = {"temperature": "", "top_p": "", "top_k": "; 0 is off", "repetition_penalty": "; 1 is off"}
 
 
 def add_model_arguments(parser: ArgumentParser, required: bool = False) -> None:
@@ -31,22 +35,19 @@ def add_model_arguments(parser: ArgumentParser, required: bool = False) -> None:
 def add_sampling_arguments(parser: ArgumentParser) -> None:
     """How long answers become, and how their tokens are chosen; and the system turn."""
     parser.add_argument(
-        "--max_new_tokens", type=int, default=1024, help="longest answer, in tokens (default: %(default)s)"
+        "--max_new_tokens", type=int, default=MAX_NEW_TOKENS, help="longest answer, in tokens (default: %(default)s)"
     )
     parser.add_argument("--greedy", action="store_true", help="always take the likeliest token, do not sample")
-    parser.add_argument("--temperature", type=float, default=1.0, help="default: %(default)s")
-    parser.add_argument("--top_p", type=float, default=0.8, help="default: %(default)s")
-    parser.add_argument("--top_k", type=int, default=50, help="default: %(default)s; 0 is off")
-    parser.add_argument("--repetition_penalty", type=float, default=1.005, help="default: %(default)s; 1 is off")
+    for name, off in _NUMBERS.items():
+        default = getattr(CHAT_SAMPLING, name)
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default: %(default)s{off}")
     parser.add_argument("--meta_instruction", help='system turn; the checkpoint\'s own by default, "" for none')
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: %(default)s)")
 
 
-def sampling_of(args: Namespace):
-    """SamplingSettings of `add_sampling_arguments`. Raises: ValueError for a value out of range."""
-    from paddle_xc2.generation.sampling import SamplingSettings
-
-    return SamplingSettings(not args.greedy, args.temperature, args.top_k, args.top_p, args.repetition_penalty)
+def sampling_of(args: Namespace) -> SamplingSettings:
+    """How tokens are chosen, of `add_sampling_arguments`. Raises: ValueError for a value out of range."""
+    return SamplingSettings(do_sample=not args.greedy, **{name: getattr(args, name) for name in _NUMBERS})
 
 
 def load_model(path: str, args: Namespace) -> tuple:

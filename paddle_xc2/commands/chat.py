@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict, replace
 
-from paddle_xc2.commands.asking import RELEASED, SIZE, add_model_arguments, add_sampling_arguments, load_model
+from paddle_xc2.commands.asking import (
+    RELEASED,
+    SIZE,
+    add_model_arguments,
+    add_sampling_arguments,
+    load_model,
+    sampling_of,
+)
 
 HELP = "ask a model about pictures: one question, or a conversation at a prompt"
 EXAMPLE = 'paddle-xc2 chat --from_pretrained ./model --image_path cat.jpg --text "What is in the picture?"'
@@ -66,6 +74,6 @@ def load_session(path: str, args: Namespace):
 
 def settings_of(args: Namespace) -> dict:
     """How the model is asked: keyword arguments of `chat`."""
-    names = ("meta_instruction", "max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty")
-    settings = {name: getattr(args, name) for name in names}
-    return settings | {"do_sample": not args.greedy and args.num_beams == 1}
+    sampling = sampling_of(args)
+    sampling = replace(sampling, do_sample=sampling.do_sample and args.num_beams == 1)
+    return {"meta_instruction": args.meta_instruction, "max_new_tokens": args.max_new_tokens, **asdict(sampling)}

@@ -19,7 +19,7 @@ from paddle_xc2.files.durable import replace_file, scratch, sha256, sync
 from paddle_xc2.files.json_file import read_json
 from paddle_xc2.generation.engine import Engine
 from paddle_xc2.generation.request import Answer, Request
-from paddle_xc2.generation.sampling import SamplingSettings
+from paddle_xc2.generation.sampling_settings import SamplingSettings
 from paddle_xc2.generation.served_model import ServedModel
 from paddle_xc2.messages import writing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 
 import paddle
 
@@ -13,10 +14,8 @@ from paddle_xc2.data.marked_text import marked_pieces
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.generation.generate import decode_steps, end_ids, generate
 from paddle_xc2.generation.runner import pad_left
-from paddle_xc2.generation.sampling import SamplingSettings
+from paddle_xc2.generation.sampling_settings import CHAT_SAMPLING, MAX_NEW_TOKENS
 from paddle_xc2.text.tokenizer import StreamDecoder
-
-MAX_NEW_TOKENS, TEMPERATURE, TOP_P, REPETITION_PENALTY = 1024, 1.0, 0.8, 1.005  # upstream's defaults of `chat`
 
 
 def chat(
@@ -27,13 +26,9 @@ def chat(
     history=(),
     meta_instruction: str | None = None,
     streamer=None,
-    do_sample: bool = True,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    temperature: float = TEMPERATURE,
-    top_p: float = TOP_P,
-    top_k: int = 50,
-    repetition_penalty: float = REPETITION_PENALTY,
     num_beams: int = 1,
+    **sampling,
 ) -> tuple[str, list]:
     """One answer.
 
@@ -44,23 +39,21 @@ def chat(
             order. `data/images/given_images.py` has the details.
         history: what an earlier call returned, (question, answer) pairs, or OpenAI's messages (`read_request`).
         meta_instruction: system turn; None is the checkpoint's default, "" is none.
-        For the others see `generate`.
+        streamer, max_new_tokens, num_beams: as of `generate`.
+        sampling: those of `SamplingSettings` that differ from CHAT_SAMPLING, such as do_sample or temperature.
     Returns: (answer, history with this turn, in the form that it came in).
     Raises: ValueError if images and placeholders don't match, an argument is out of range or nothing that is known.
     """
+    settings = replace(CHAT_SAMPLING, **sampling)
     batch = _encode(model, tokenizer, query, image, history, meta_instruction)
     ids, _ = generate(
         model,
         **batch,
         max_new_tokens=max_new_tokens,
-        do_sample=do_sample,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
         num_beams=num_beams,
-        repetition_penalty=repetition_penalty,
         eos_token_id=stop_ids(model, tokenizer),
         streamer=streamer,
+        **asdict(settings),
     )
     answer = decode_answer(tokenizer, ids[0].tolist(), stop_ids(model, tokenizer))
     return answer, grown_history(history, query, answer)
@@ -73,16 +66,12 @@ def stream_chat(
     image=None,
     history=(),
     meta_instruction: str | None = None,
-    do_sample: bool = True,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    temperature: float = TEMPERATURE,
-    top_p: float = TOP_P,
-    top_k: int = 50,
-    repetition_penalty: float = REPETITION_PENALTY,
+    **sampling,
 ) -> Iterator[tuple[str, list]]:
     """The growing answer and history, after every token that completes a character. Arguments as of `chat`."""
+    settings = replace(CHAT_SAMPLING, **sampling)
     batch = _encode(model, tokenizer, query, image, history, meta_instruction)
-    settings = SamplingSettings(do_sample, temperature, top_k, top_p, repetition_penalty)
     stops = stop_ids(model, tokenizer)
     answer, decoder = "", StreamDecoder(tokenizer)
     prompt = pad_left(model, **batch)

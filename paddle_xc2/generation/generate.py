@@ -11,7 +11,8 @@ import paddle
 from paddle_xc2.generation.beams import search_beams
 from paddle_xc2.generation.repetition import SeenTokens
 from paddle_xc2.generation.runner import Prompt, Runner, check_finite, pad_left
-from paddle_xc2.generation.sampling import SamplingSettings, choose
+from paddle_xc2.generation.sampling import choose
+from paddle_xc2.generation.sampling_settings import MAX_NEW_TOKENS, SamplingSettings
 from paddle_xc2.models.log_sum import logsumexp, pick
 
 # Tokens that a GPU computes before anybody looks whether a row has ended: looking waits for all of them.
@@ -29,16 +30,12 @@ def generate(
     position_ids=None,
     image_features=None,
     layout=None,
-    max_new_tokens: int = 1024,
-    do_sample: bool = False,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    top_k: int = 50,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     num_beams: int = 1,
     length_penalty: float = 1.0,
-    repetition_penalty: float = 1.0,
     eos_token_id: int | Sequence[int] | None = None,
     streamer=None,
+    **sampling,
 ):
     """Continues every prompt of a batch.
 
@@ -51,27 +48,28 @@ def generate(
         length_penalty: exponent of the length that a beam's score is divided by.
         eos_token_id: a row ends with any of these; None is the config's.
         streamer: object with `put(int64 [batch])` for every step and `end()`; not with beams.
-        For the others see `SamplingSettings`. The repetition penalty sees the prompt where a row holds no image (2.5:
-        never), else only new tokens, as upstream's does (goldens/NOTES.md, quirk 12).
+        sampling: do_sample, temperature and the others of `SamplingSettings`. The repetition penalty sees the prompt
+            where a row holds no image (2.5: never), else only new tokens, as upstream's does (goldens/NOTES.md, quirk
+            12).
     Returns: (ids int64 [batch, new], scores float32 [batch, 1]): new tokens only, end token included, padded on the
         right with the pad token; the score is the mean log-probability of the tokens, for beams the beam's score.
     Raises: ValueError for arguments out of range, or if the model computes NaN or infinity.
     """
-    settings = SamplingSettings(do_sample, temperature, top_k, top_p, repetition_penalty)
+    settings = SamplingSettings(**sampling)
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}, but must be at least 1")
     if num_beams < 1:
         raise ValueError(f"num_beams is {num_beams}, but must be at least 1")
     if num_beams > _MOST_BEAMS:
         raise ValueError(f"num_beams is {num_beams}, but must be at most {_MOST_BEAMS}; each keeps a cache of its own")
-    if num_beams > 1 and (do_sample or streamer is not None):
+    if num_beams > 1 and (settings.do_sample or streamer is not None):
         raise ValueError(
             "beams can be neither sampled nor streamed; set num_beams 1, or do_sample false and no streamer"
         )
     ends = end_ids(model, eos_token_id)
     prompt = pad_left(model, input_ids, attention_mask, image_mask, pixel_values, image_features)
     if num_beams > 1:
-        return search_beams(model, prompt, num_beams, max_new_tokens, length_penalty, repetition_penalty, ends)
+        return search_beams(model, prompt, num_beams, max_new_tokens, length_penalty, settings.repetition_penalty, ends)
     steps, totals, counts = [], 0.0, 0
     at_once = STEPS_AT_ONCE if streamer is None and paddle.device.get_device().startswith("gpu") else 1
     for ids, log_probabilities, running in decode_steps(model, prompt, settings, max_new_tokens, ends, at_once):

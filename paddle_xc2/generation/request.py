@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from paddle_xc2.data.encode import Example
-from paddle_xc2.generation.sampling import SamplingSettings
+from paddle_xc2.generation.sampling_settings import MAX_NEW_TOKENS, SamplingSettings
 from paddle_xc2.generation.served_model import ServedModel
 
 # Why an answer ended: an end token or a stop text; max_new_tokens; whoever asked no longer wanted it; its deadline; an
@@ -36,7 +36,7 @@ class Request:
     served: ServedModel
     prompt: Example
     sampling: SamplingSettings = SamplingSettings()
-    max_new_tokens: int = 1024
+    max_new_tokens: int = MAX_NEW_TOKENS
     seed: int | None = None
     stop_texts: tuple[str, ...] = ()
     deadline: float | None = None

@@ -16,7 +16,8 @@ from paddle_xc2.generation.known_images import KnownImages
 from paddle_xc2.generation.prefill import Prefill
 from paddle_xc2.generation.request import LENGTH, STOP, Answer, Token
 from paddle_xc2.generation.runner import check_finite, pad_left
-from paddle_xc2.generation.sampling import SamplingSettings, choose, penalize_repetition
+from paddle_xc2.generation.sampling import choose, penalize_repetition
+from paddle_xc2.generation.sampling_settings import SamplingSettings
 from paddle_xc2.models.block_cache import BLOCK, BlockCache, num_blocks
 from paddle_xc2.models.log_sum import logsumexp, pick
 

@@ -205,7 +205,8 @@ def logits(vocab: int) -> Iterator[Case]:
     import paddle
     import paddle.nn.functional as F
 
-    from paddle_xc2.generation.sampling import SamplingSettings, choose, penalize_repetition
+    from paddle_xc2.generation.sampling import choose, penalize_repetition
+    from paddle_xc2.generation.sampling_settings import SamplingSettings
     from paddle_xc2.models.log_sum import add_to_picked_, logsumexp, pick, softmax_
 
     for rows, path in ((1, "decode"), (4, "beams"), (181, "training")):  # the last: a chunk of the loss

@@ -15,7 +15,7 @@ from PIL import Image
 from paddle_xc2.data.questions import QuestionFile
 from paddle_xc2.generation.batch import BatchSettings, Rate, answer_file
 from paddle_xc2.generation.engine import Engine
-from paddle_xc2.generation.sampling import SamplingSettings
+from paddle_xc2.generation.sampling_settings import SamplingSettings
 from paddle_xc2.generation.served_model import ServedModel
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 from tests.kills import in_child, killed_everywhere

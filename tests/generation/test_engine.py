@@ -11,7 +11,7 @@ from PIL import Image
 from paddle_xc2.generation import prefill
 from paddle_xc2.generation.engine import Engine, EngineClosed, EngineFull
 from paddle_xc2.generation.request import CANCELLED, DEADLINE, LENGTH, STOP, Request
-from paddle_xc2.generation.sampling import SamplingSettings
+from paddle_xc2.generation.sampling_settings import SamplingSettings
 from paddle_xc2.generation.served_model import ServedModel
 from paddle_xc2.models import block_cache
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer

@@ -7,7 +7,7 @@ import pytest
 
 from paddle_xc2.generation.generate import decode_steps, end_ids, generate
 from paddle_xc2.generation.runner import check_finite, pad_left
-from paddle_xc2.generation.sampling import SamplingSettings
+from paddle_xc2.generation.sampling_settings import SamplingSettings
 from tests.tiny import tiny_model
 
 NEW = 8

@@ -2,7 +2,8 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_xc2.generation.sampling import SamplingSettings, choose, penalize_repetition
+from paddle_xc2.generation.sampling import choose, penalize_repetition
+from paddle_xc2.generation.sampling_settings import SamplingSettings
 
 SCORES = paddle.to_tensor(np.log(np.array([[0.5, 0.3, 0.15, 0.05]], "float32")))
 
