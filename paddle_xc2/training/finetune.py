@@ -49,6 +49,7 @@ from paddle_xc2.training.run_folder.start import (
     check_settings_match,
     choose_start,
     held,
+    note_end,
 )
 from paddle_xc2.training.sample_answers import TABLE_FILE, read_questions
 from paddle_xc2.training.shapes_only import model_of_shapes
@@ -94,6 +95,11 @@ def run(
     if not plan.train:
         return evaluate_only(plan, source)
     check_settings_match(start, plan.resume_settings)
+    if start.is_over and not arguments.names_a_checkpoint and start.step < plan.num_steps:
+        if plan.rank == 0:
+            longer = train_longer(Path(arguments.output_dir), arguments.lora)
+            print(f"{arguments.output_dir}: every step is trained already, and the model is saved; {longer}")
+        return 0
     model = load_model(plan, source)
     learning = choose_trainable(model, arguments)
     learn_in_float32(model, plan.weight_dtype, start.checkpoint)
@@ -289,7 +295,8 @@ def load_best(trainer: StepTrainer, source: ModelSource) -> None:
     trainer.model_step = best["step"]
     trainer.ask_sample_questions(best["step"])
     metric, _ = trainer.arguments.best_metric
-    print(f"{checkpoint} is taken, the best of all: {metric} {best[metric]:.4f}")
+    loss = "" if metric == "eval_loss" else f", eval_loss {best['eval_loss']:.4f}"
+    print(f"{checkpoint} is taken, the best of all: {metric} {best[metric]:.4f}{loss}")
 
 
 def save_results(trainer: StepTrainer, seconds: float) -> None:
@@ -315,6 +322,7 @@ def save_model(trainer: StepTrainer) -> None:
     """Writes the trained model, and says what came of the run."""
     output_dir, plan = trainer.output_dir, trainer.plan
     trainer.model.save_pretrained(output_dir, dtype=plan.weight_dtype)
+    note_end(output_dir)
     trainer.model.eval()
     with trainer.autocast_smart_context_manager():
         question, answer = answer_to_first_sample(trainer.model, trainer.processor, plan)

@@ -47,9 +47,16 @@ def read_metrics(directory: Path) -> list[dict]:
 
 
 def best_evaluation(entries: list[dict], metric: str, greater: bool) -> dict | None:
-    """The evaluation with the best value of `metric`; of equals the first, None if there is none."""
-    evaluated = [entry for entry in entries if is_measured(entry, metric)]
-    return min(evaluated, key=lambda entry: -entry[metric] if greater else entry[metric], default=None)
+    """The evaluation with the best value of `metric`; None if there is none.
+
+    Of equals that with the lowest loss, as where no answer is exact yet; of these the first.
+    """
+
+    def key(entry: dict) -> tuple[float, float]:
+        loss = entry["eval_loss"] if is_measured(entry, "eval_loss") else math.inf
+        return -entry[metric] if greater else entry[metric], loss
+
+    return min((entry for entry in entries if is_measured(entry, metric)), key=key, default=None)
 
 
 def is_measured(entry: dict, key: str) -> bool:

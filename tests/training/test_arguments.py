@@ -434,6 +434,21 @@ def test_data_files_are_found_beside_the_argument_file(tmp_path, monkeypatch):
     assert dataset_specs(FinetuneArguments(dataset=entries), "eval", "sft.json") == []
 
 
+def test_image_folder_on_the_command_line_wins_over_the_entries_of_the_file(tmp_path):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("image,question,answer\n")
+    entries = [{"data_files": "a.csv", "image_folder": "one"}, {"data_files": "b.csv", "columns": "image=x,answer=y"}]
+    path = tmp_path / "sft.json"
+    path.write_text(json.dumps({"output_dir": "out", "dataset": {"train": entries}}))
+    in_file = dataset_specs(load_arguments(path), "train", path)
+    assert [spec.image_folder and str(spec.image_folder) for spec in in_file] == ["one", None]
+    over = dataset_specs(load_arguments(path, ["--image_folder", "two"]), "train", path)
+    assert [str(spec.image_folder) for spec in over] == ["two", "two"]
+    assert [spec.columns for spec in over] == [spec.columns for spec in in_file]
+    first, second = dataset_specs(load_arguments(path, ["--columns", "image=p,answer=q"]), "train", path)
+    assert first.columns == second.columns != in_file[1].columns and first.image_folder == in_file[0].image_folder
+
+
 def test_image_folder_for_all_entries(tmp_path):
     (tmp_path / "a.json").write_text("[]")
     arguments = FinetuneArguments(data_path=str(tmp_path / "a.json"), image_folder="pictures")

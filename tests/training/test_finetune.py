@@ -293,6 +293,20 @@ def test_finished_run_is_not_trained_again(config, tmp_path, metrics, capsys):
     assert metrics(tmp_path / "out") == before
 
 
+def test_finished_run_is_not_trained_from_its_last_checkpoint(config, tmp_path, metrics, capsys):
+    """Which lies before its end; asked for by name, it is gone on from all the same."""
+    keys = {"save_strategy": "steps", "save_steps": 3}
+    path, out = config(**keys), tmp_path / "out"
+    assert finetune(path) == 0
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*")}
+    capsys.readouterr()
+    assert finetune(path) == 0
+    assert f"{out}: every step is trained already, and the model is saved; to train its" in capsys.readouterr().out
+    assert {file: file.stat().st_mtime_ns for file in out.rglob("*")} == before
+    assert finetune(config(**keys, resume_from_checkpoint=str(out / "checkpoint-3"))) == 0
+    assert "trained 1 step in" in capsys.readouterr().out and len(metrics(out)) == 4
+
+
 def test_changed_settings_are_refused(config, tmp_path):
     finetune(config(save_strategy="epoch"))
     with pytest.raises(
@@ -382,7 +396,7 @@ def test_best_by_generated_answers(config, tmp_path, metrics):
     keys = {**BEST, "save_strategy": "epoch", "eval_with_do_generation": True, "metric_for_best_model": "anls"}
     assert finetune(config(**keys, max_steps=6, max_new_tokens=20)) == 0
     evaluated = [entry for entry in metrics(tmp_path / "out") if "eval_anls" in entry]
-    best = max(evaluated, key=lambda entry: entry["eval_anls"])
+    best = max(evaluated, key=lambda entry: (entry["eval_anls"], -entry["eval_loss"]))
     assert len(evaluated) == 3 and all(0 <= entry["eval_anls"] <= 1 for entry in evaluated)
     assert_same_weights(tmp_path / "out", tmp_path / "out" / f"checkpoint-{best['step']}")
 

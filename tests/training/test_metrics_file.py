@@ -34,3 +34,12 @@ def test_best_of_evaluations():
     assert best_evaluation(entries, "eval_loss", greater=False)["step"] == 4
     assert best_evaluation(entries, "eval_loss", greater=True)["step"] == 2
     assert best_evaluation(entries, "eval_bleu", greater=True) is None
+
+
+def test_of_equally_good_evaluations_the_loss_decides():
+    """As where no answer is exact yet: else the first state of all would be the best."""
+    values = ((2, 0.0, 3.0), (4, 0.0, 1.0), (6, 0.0, 1.0), (8, 0.0, None))
+    entries = [{"step": step, "eval_exact_match": score, "eval_loss": loss} for step, score, loss in values]
+    assert best_evaluation(entries, "eval_exact_match", greater=True)["step"] == 4
+    entries.append({"step": 10, "eval_exact_match": 0.1, "eval_loss": 9.0})
+    assert best_evaluation(entries, "eval_exact_match", greater=True)["step"] == 10

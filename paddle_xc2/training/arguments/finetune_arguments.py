@@ -49,6 +49,11 @@ class FinetuneArguments(*reversed(GROUPS)):  # dataclasses list the fields of th
         return self.do_eval or self.evaluation_strategy != "no"
 
     @property
+    def names_a_checkpoint(self) -> bool:
+        """Whether resume_from_checkpoint is the path of one."""
+        return isinstance(self.resume_from_checkpoint, str) and self.resume_from_checkpoint != "auto"
+
+    @property
     def steps_between_evaluations(self) -> int:
         """If evaluation_strategy is steps."""
         return self.eval_steps or self.logging_steps

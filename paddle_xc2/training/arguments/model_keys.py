@@ -177,7 +177,8 @@ class DataArguments:
     )
     image_folder: str | None = key(
         None,
-        "where relative image paths start, if an entry of dataset does not say; null is the data file's folder.",
+        "where relative image paths start, if an entry of dataset does not say; null is the data file's folder. Given "
+        "on the command line, it holds for all entries.",
         resume=RESULT_MUST_MATCH,
     )
     exif: bool | None = key(
@@ -195,7 +196,8 @@ class DataArguments:
     columns: str | dict | None = key(
         None,
         "of CSV and TSV files, which column holds what, if an entry of dataset does not say: "
-        '"image=photo,question=q,answer=a", or the same as an object; null sees it from the names in the first row.',
+        '"image=photo,question=q,answer=a", or the same as an object; null sees it from the names in the first row. '
+        "Given on the command line, it holds for all entries.",
         resume=RESULT_MUST_MATCH,
     )
     max_length: int | None = key(

@@ -25,6 +25,7 @@ from paddle_xc2.training.arguments.values import SPOKEN, is_of_type
 _MAX_BYTES = 2**20  # of an argument file
 _MAX_KEYS = 1000  # and of the names in it: each unknown one is compared with all that are known
 _NUM_WRONG = 50  # that a message lists
+_OF_ENTRIES_TOO = ("image_folder", "columns")  # keys that entries of dataset may have, which win over the file's
 
 
 def load_arguments(path: str | Path, overrides: list[str] = ()) -> FinetuneArguments:
@@ -43,7 +44,7 @@ def load_arguments(path: str | Path, overrides: list[str] = ()) -> FinetuneArgum
         raise ValueError(f"{path}: has {len(content):,} keys; this is not an argument file of fine-tuning")
     values = _accept_all(content, in_file)
     over = _accept_all(_parse_overrides(list(overrides), on_command_line), on_command_line)
-    values = _without_other_data(values, over) | over
+    values = _without_overridden_data(values, over) | over
     arguments = FinetuneArguments(**values)
     if not in_file and not on_command_line:
         check_together(arguments, in_file)
@@ -59,14 +60,34 @@ def _accept_all(values: dict, wrong: list[str]) -> dict:
     return {name: value for name, value in accepted.items() if name in KEYS and value is not MISSING}
 
 
-def _without_other_data(values: dict, over: dict) -> dict:
-    """The file's values without its training data, where the command line names other data under the other key."""
+def _without_overridden_data(values: dict, over: dict) -> dict:
+    """The file's values without what the command line replaces under another key: its training data, where other data
+    are named, and what entries of its data say for themselves.
+    """
+    values = _without_own_settings(values, [name for name in _OF_ENTRIES_TOO if name in over])
     dataset = values.get("dataset")
     if over.get("data_path") is not None and "dataset" not in over and isinstance(dataset, dict):
         return values | {"dataset": {part: files for part, files in dataset.items() if part != "train"} or None}
     if isinstance(over.get("dataset"), dict) and "train" in over["dataset"]:
         return {name: value for name, value in values.items() if name != "data_path"}
     return values
+
+
+def _without_own_settings(values: dict, names: list[str]) -> dict:
+    """Without the keys `names` in the entries of dataset."""
+    dataset = values.get("dataset")
+    if not names or not isinstance(dataset, dict):
+        return values
+    parts = {
+        part: [
+            {name: value for name, value in entry.items() if name not in names} if isinstance(entry, dict) else entry
+            for entry in entries
+        ]
+        if isinstance(entries, list)
+        else entries
+        for part, entries in dataset.items()
+    }
+    return values | {"dataset": parts}
 
 
 def _rename(values: dict, wrong: list[str]) -> dict:

@@ -240,7 +240,8 @@ class OutputArguments:
     )
     load_best_model_at_end: bool = key(
         False,
-        "end with the best of the evaluated states instead of the last; its checkpoint is kept.",
+        "end with the best of the evaluated states instead of the last; its checkpoint is kept. Of equally good ones, "
+        "the one with the lowest loss is the best.",
         resume=RESULT_MUST_MATCH,
     )
     metric_for_best_model: str | None = key(

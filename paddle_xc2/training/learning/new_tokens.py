@@ -14,7 +14,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from paddle_xc2.messages import counted
+from paddle_xc2.messages import counted, listed
 from paddle_xc2.models.lora import LoRALinear, layer_at, replace_layer
 from paddle_xc2.models.token_rows import ROW_LAYERS, EmbeddingRows, HeadRows, row_layers
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer
@@ -40,20 +40,20 @@ def learn_token_rows(model, tokenizer: XComposer2Tokenizer, arguments, samples, 
         asked for.
     """
     added = fresh_tokens(tokenizer, original, arguments.new_tokens or ())
-    asked = token_ids(tokenizer, [*(arguments.new_tokens or ()), *(arguments.train_tokens or ())])
+    requested = token_ids(tokenizer, [*(arguments.new_tokens or ()), *(arguments.train_tokens or ())])
     head_has_lora = isinstance(model.output, LoRALinear)
-    if asked and head_has_lora:
+    if requested and head_has_lora:
         raise ValueError(
             "new_tokens and train_tokens let rows of the output head learn, which learns by LoRA; leave output out of "
             "lora_target_modules, or merge lora_path first: paddle-xc2 merge"
         )
-    needed = {EMBEDDING: set(asked), HEAD: set(asked)}
+    needed = {EMBEDDING: set(requested), HEAD: set(requested)}
     if arguments.train_tokens is None:
         unused = [i for i in tokenizer.unused_ids if i not in added]
-        never_asked = new_to_head(model, samples.token_ids, unused)
-        needed[EMBEDDING] |= set(new_to_embedding(model, never_asked, unused))
+        new_to_model = new_to_head(model, samples.token_ids, unused)
+        needed[EMBEDDING] |= set(new_to_embedding(model, new_to_model, unused))
         if not head_has_lora:
-            needed[HEAD] |= set(never_asked) & set(samples.trained_ids.tolist())
+            needed[HEAD] |= set(new_to_model) & set(samples.trained_ids.tolist())
     starts = starting_rows(model, added)
     for path in ROW_LAYERS:
         # The pad token's embedding never learns, as upstream; it is </s> too, which is answered.
@@ -172,10 +172,9 @@ def token_row_lines(model, tokenizer: XComposer2Tokenizer) -> list[str]:
     lines = []
     for path, layer in row_layers(model).items():
         ids = layer.token_ids
-        pieces = tokenizer.convert_ids_to_tokens(ids[:_SHOWN])
-        more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
+        pieces = [_visible(piece) for piece in tokenizer.convert_ids_to_tokens(ids)]
         table = "the embedding" if path == EMBEDDING else "the output head"
-        lines.append(f"rows of {table} for {counted(len(ids), 'token')}: {' '.join(map(_visible, pieces))}{more}")
+        lines.append(f"rows of {table} for {counted(len(ids), 'token')}: {listed(pieces, _SHOWN, ' ')}")
     if any(f"{path}.weight" in model.provenance.replaced for path in row_layers(model)):
         lines.append("lora_path holds the whole table too; PEFT does not read both together: merge first")
     return lines

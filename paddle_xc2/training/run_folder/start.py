@@ -23,6 +23,7 @@ from paddle_xc2.training.run_folder import checkpoints, predictions
 PICTURES, BASE, EVALUATION = "contents of pictures and tokens", "files of the base model", "evaluation data"
 
 RUN_FILE = "run.json"  # makes a folder ours: which arguments made what is in it
+_IS_OVER = "model_saved"  # in it, true once nothing of the run is left to do
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class StartingPoint:
         step: steps that are done there.
         settings: of the checkpoint's run, which must match (`Plan.resume_settings`); {} without one.
         started: identifies the run, also over interruptions: nanoseconds since 1970 of its beginning.
+        is_over: whether the run that wrote the checkpoint came to its end and saved its model.
         notes: what to tell the user about the choice.
     """
 
@@ -42,6 +44,7 @@ class StartingPoint:
     settings: dict
     started: int
     notes: tuple[str, ...] = ()
+    is_over: bool = False
 
 
 def choose_start(arguments: FinetuneArguments) -> StartingPoint:
@@ -57,7 +60,7 @@ def choose_start(arguments: FinetuneArguments) -> StartingPoint:
     resume = arguments.resume_from_checkpoint
     notes: list[str] = []
     checkpoint = None
-    if isinstance(resume, str) and resume != "auto":
+    if arguments.names_a_checkpoint:
         checkpoint = Path(resume)
         checkpoints.check_whole(checkpoint)
     elif resume == "auto" or resume is None and not arguments.overwrite_output_dir:
@@ -76,8 +79,10 @@ def choose_start(arguments: FinetuneArguments) -> StartingPoint:
         )
     if checkpoint is None:
         return StartingPoint(None, 0, {}, time.time_ns(), tuple(notes))
-    marker = checkpoints.read_marker(checkpoint)
-    return StartingPoint(checkpoint, marker["step"], marker[checkpoints.SETTINGS], marker["started"], tuple(notes))
+    marker, record = checkpoints.read_marker(checkpoint), _run_record(output_dir)
+    is_over = record.get("started") == marker["started"] and record.get(_IS_OVER) is True and _holds_model(output_dir)
+    settings, started = marker[checkpoints.SETTINGS], marker["started"]
+    return StartingPoint(checkpoint, marker["step"], settings, started, tuple(notes), is_over)
 
 
 def check_ours(output_dir: Path, model_dir: Path, adapter_dir: Path | None = None) -> None:
@@ -145,10 +150,19 @@ def check_none_in_the_way(arguments: FinetuneArguments, start: StartingPoint, nu
 
 
 def _is_ours(output_dir: Path) -> bool:
+    return "paddle_xc2" in _run_record(output_dir)
+
+
+def _run_record(output_dir: Path) -> dict:
+    """What RUN_FILE holds; {} where there is none, or none that is sound."""
     try:
-        return "paddle_xc2" in read_json(output_dir / RUN_FILE)
+        return read_json(output_dir / RUN_FILE)
     except (FileNotFoundError, ValueError):
-        return False
+        return {}
+
+
+def _write_run_record(output_dir: Path, record: dict) -> None:
+    replace_file(output_dir / RUN_FILE, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _holds_model(output_dir: Path) -> bool:
@@ -192,5 +206,10 @@ def begin_run_folder(output_dir: Path, record: dict) -> None:
         record: what RUN_FILE holds of the run: JSON values, "paddle_xc2" (the version) among them.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
-    replace_file(output_dir / RUN_FILE, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+    _write_run_record(output_dir, record)
     checkpoints.delete_unfinished(output_dir)
+
+
+def note_end(output_dir: Path) -> None:
+    """Notes that the run is over and its model saved: given again, nothing of it is left to do."""
+    _write_run_record(output_dir, _run_record(output_dir) | {_IS_OVER: True})
