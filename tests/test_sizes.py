@@ -16,7 +16,6 @@ FILES: set[str] = {
 }
 FUNCTIONS: set[str] = {
     "data/mixture.py: read_data_list",
-    "data/samples.py: fit_samples",
     "weights/convert.py: convert",
 }
 # A command has the name of the verb that it calls.

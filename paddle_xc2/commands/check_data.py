@@ -90,9 +90,10 @@ def run(args: Namespace) -> int:
     # Imported here: --help answers without them.
     from tqdm.auto import tqdm
 
-    from paddle_xc2.data.checking.check import check_data
-    from paddle_xc2.data.checking.data_source import open_sources
+    from paddle_xc2.data.checking.check import check_data, open_sources
+    from paddle_xc2.data.checking.mend import plan_mends, still_unusable
     from paddle_xc2.data.checking.report import report_values, summary_lines, write_html
+    from paddle_xc2.data.judge import Judge
     from paddle_xc2.data.processor import XComposer2Processor
     from paddle_xc2.runtime import usable_cpus
     from paddle_xc2.text.tokenizer import with_tokens_of_run
@@ -113,16 +114,15 @@ def run(args: Namespace) -> int:
         )
         processor.tokenizer, _ = with_tokens_of_run(processor.tokenizer, asked.adapter, asked.new_tokens)
     sources, findings = open_sources(asked.files)
-    mends = planned_mends(args.fix, sources)
+    leave_out = asked.truncation == "leave_out"
+    mends = plan_mends(args.fix, sources)
     num_workers = usable_cpus() if args.num_workers is None else args.num_workers
     total = sum(len(source.records) for source in sources)
     # Where nobody watches, a line every now and then.
     interval = 0.2 if sys.stderr.isatty() else 10.0
     silent = args.disable_tqdm or not total
     with tqdm(total=total, desc="checking", unit="record", mininterval=interval, disable=silent) as bar:
-        report = check_data(
-            sources, processor, asked.truncation == "leave_out", not args.quick, num_workers, progress=bar.update
-        )
+        report = check_data(sources, processor, leave_out, not args.quick, num_workers, progress=bar.update)
     report.findings.update(findings)
     if args.json:
         print(json.dumps(report_values(report), indent=2))
@@ -133,8 +133,10 @@ def run(args: Namespace) -> int:
         write_html(report, args.report, processor)
         say(f"\nreport: {args.report}")
     for source, out in mends:
-        drop = drop_bad(source, report, processor, asked.truncation == "leave_out") if args.drop_bad else None
-        mend(source, out, args.image_folder, report, say, drop)
+        judge = Judge(processor, leave_out=leave_out)
+        mend(
+            source, out, report, say, still_unusable(source, report.usable_of(source), judge) if args.drop_bad else None
+        )
     if mends:
         say(f"\nnext: {next_command(args, asked, [out for _, out in mends])}")
     return EXIT_ERRORS_FOUND if report.has_errors else 0
@@ -227,50 +229,6 @@ def files_of(specs: list) -> list[tuple]:
     return [(file, spec.image_folder, spec.columns) for spec in specs for file in spec.files]
 
 
-def planned_mends(out: Path | None, sources: list) -> list[tuple]:
-    """(source, file to write) of --fix. Raises: ValueError if it can't be written, or would overwrite something."""
-    from paddle_xc2.data.checking.mend import changes_of, taken
-    from paddle_xc2.data.records.tables import SUFFIXES as TABLES
-
-    if out is None or not sources:  # of files that can't be read, nothing can be mended
-        return []
-    if len(sources) == 1 and not out.is_dir():
-        if out.suffix.lower() not in (".json", ".jsonl"):
-            raise ValueError(f"--fix {out}: give a name that ends in .json or .jsonl, or a folder that exists")
-        planned = [(sources[0], out)]
-    else:
-        names = [source.path.name for source in sources]
-        names = [f"{name}.json" if name.lower().endswith(TABLES) else name for name in names]
-        planned = [(source, out / name) for source, name in zip(sources, names, strict=True)]
-        if not out.is_dir():
-            raise ValueError(f"--fix {out}: several files are mended into a folder, and there is none; make it first")
-    names = [target for _, target in planned]
-    for target in names:
-        if names.count(target) > 1:
-            raise ValueError(f"--fix {out}: two of the files would be written to {target}; mend them one by one")
-        if target.exists() and not changes_of(target).exists():  # else it may be what is going to be written
-            raise ValueError(taken(target))
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"--fix {out}: there is no folder {out.parent}; make it first")
-    return planned
-
-
-def drop_bad(source, report, processor, leave_out: bool) -> Callable:
-    """`write_mended`'s why_drop: a record is left out if it still can't be trained on after it was mended."""
-    from paddle_xc2.data.checking.data_source import why_unusable
-
-    usable = report.usable_of(source)
-
-    def why_drop(index: int, record) -> str | None:
-        if usable[index]:
-            return None
-        return (
-            str(record) if isinstance(record, Exception) else why_unusable(record, source, index, processor, leave_out)
-        )
-
-    return why_drop
-
-
 def next_command(args: Namespace, asked: Asked, outs: list[Path]) -> str:
     """What to do with the mended files."""
     files = " ".join(shlex.quote(str(out)) for out in outs)
@@ -284,7 +242,7 @@ def next_command(args: Namespace, asked: Asked, outs: list[Path]) -> str:
     return f"paddle-xc2 check-data {files}{folder}{model}"
 
 
-def mend(source, out: Path, image_folder: str | None, report, say, why_drop: Callable | None = None) -> None:
+def mend(source, out: Path, report, say, why_drop: Callable | None = None) -> None:
     """Writes one file mended, and says what was changed, as far as it changes what the records mean."""
     from paddle_xc2.data.checking.mend import FORM_ALONE, changes_of, write_mended
     from paddle_xc2.data.conversation import DataError

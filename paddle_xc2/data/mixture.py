@@ -206,16 +206,14 @@ class Records(Sequence):
         return len(self.dataset_of)
 
     def __getitem__(self, index: int) -> Conversation:
-        return self.read(range(len(self))[index])
+        """Record `index`. Raises: DataError if it can't be used."""
+        file, index = self.locate(range(len(self))[index])
+        return file[index]
 
-    def read(self, index: int, notes: Notes | None = None) -> Conversation:
-        """Record `index`. Raises: DataError if it can't be used.
-
-        Args:
-            notes: where its oddities are counted.
-        """
+    def locate(self, index: int) -> tuple[ConversationFile, int]:
+        """The file of record `index`, and its number there."""
         file = int(np.searchsorted(self._ends, index, side="right"))
-        return self._files[file].read(index - int(self._ends[file - 1] if file else 0), notes)
+        return self._files[file], index - int(self._ends[file - 1] if file else 0)
 
     def notes(self) -> Notes:
         """What is odd about the files as a whole."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +13,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from paddle_xc2.data.conversation import Conversation, DataError
-from paddle_xc2.data.encode import TooLong
 from paddle_xc2.data.findings import Finding, add_finding, by_frequency, finding_lines, merge_findings
 from paddle_xc2.data.images.picture_reading import POSSIBLE_LOSSES
-from paddle_xc2.data.images.pictures import ImageMissing, look_at
-from paddle_xc2.data.images.video import frame_sheet, is_video
+from paddle_xc2.data.judge import Judge, Verdict
 from paddle_xc2.data.missing_images import NUM_LOOKED_FOR, where_they_lie
 from paddle_xc2.data.mixture import Dataset, Records
 from paddle_xc2.data.notes import Notes
@@ -48,7 +47,8 @@ class Samples:
         token_ids: int64 [distinct], the tokens that the samples hold.
         trained_ids: int64 [distinct], those of them that are trained.
         contents: 16 digits of what is in the pictures' files, and of the tokens, of all samples in order.
-        bad: records that can't be used and are left out, by the rule that they break.
+        bad: what is wrong with the records that can't be used and are left out, by the rules that they break.
+        num_bad: how many these are.
     """
 
     conversations: Sequence[Conversation]
@@ -64,6 +64,7 @@ class Samples:
     trained_ids: np.ndarray
     contents: str = ""
     bad: dict[str, Finding] = field(default_factory=dict)
+    num_bad: int = 0
 
     def __len__(self) -> int:
         return len(self.conversations)
@@ -95,70 +96,100 @@ class _Fitting(Sequence):
 
 @dataclass
 class _Measured:
-    """Of a chunk of records. `lengths` [fitting, 3]; `refused`: reasons; `tokens`: distinct ids, twice."""
+    """What is known of some records.
 
-    fitting: list[int]
-    lengths: list[tuple[int, int, int]]
-    digests: bytes
-    contents: bytes
-    refused: list[str]
-    bad: dict[str, Finding]
-    missing: list[tuple[str, Path]]  # images, as of `where_they_lie`
-    num_shortened: int
-    notes: Notes
-    tokens: tuple[np.ndarray, np.ndarray]  # token_ids and trained_ids of Samples
+    Attributes:
+        fitting: indexes of those that can be trained on.
+        lengths: of these, as in Samples, one after the other.
+        digests, contents: of these, what `fingerprint` and `contents` of Samples are hashes of.
+        token_ids, trained_ids: of these, as in Samples.
+        num_shortened, refused, bad, num_bad, notes: as in Samples.
+        missing: images, as of `where_they_lie`.
+    """
+
+    fitting: array = field(default_factory=lambda: array("q"))
+    lengths: array = field(default_factory=lambda: array("q"))
+    digests: list[bytes] = field(default_factory=list)
+    contents: list[bytes] = field(default_factory=list)
+    token_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    trained_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    num_shortened: int = 0
+    refused: list[str] = field(default_factory=list)
+    bad: dict[str, Finding] = field(default_factory=dict)
+    num_bad: int = 0
+    missing: list[tuple[str, Path]] = field(default_factory=list)
+    notes: Notes = field(default_factory=Notes)
+
+    def take(self, index: int, verdict: Verdict) -> None:
+        """Counts record `index` by what the judge says of it."""
+        if verdict.too_long is not None:
+            self.refused.append(str(verdict.too_long))
+        for rule, message in verdict.errors:
+            add_finding(self.bad, rule, True, index, message)
+        self.num_bad += bool(verdict.errors)
+        self.missing += verdict.missing
+        if verdict.is_usable:
+            self._take_fitting(index, verdict)
+
+    def _take_fitting(self, index: int, verdict: Verdict) -> None:
+        for looked in verdict.images.values():
+            for loss in POSSIBLE_LOSSES.keys() & looked.losses:
+                self.notes.add(POSSIBLE_LOSSES[loss], verdict.name)
+        conversation, example = verdict.conversation, verdict.example
+        lengths = (len(example), int(example.image_mask.sum()), example.num_trained_tokens)
+        turns = [(message.role, message.text) for message in conversation.messages]
+        known = repr((turns, [image.name for image in conversation.images], lengths))
+        self.digests.append(hashlib.sha256(known.encode()).digest())
+        self.contents += [picture_identity(image) for image in conversation.images]
+        self.contents.append(hashlib.sha256(example.input_ids.tobytes() + example.labels.tobytes()).digest())
+        self.fitting.append(index)
+        self.lengths.extend(lengths)
+        self.num_shortened += example.num_dropped_turns > 0
+
+    def add(self, other: _Measured) -> None:
+        """Adds what is known of the records behind these. Digests are not kept: see `fit_samples`."""
+        self.fitting += other.fitting
+        self.lengths += other.lengths
+        self.token_ids = np.union1d(self.token_ids, other.token_ids)
+        self.trained_ids = np.union1d(self.trained_ids, other.trained_ids)
+        self.num_shortened += other.num_shortened
+        self.refused += other.refused
+        merge_findings(self.bad, other.bad)
+        self.num_bad += other.num_bad
+        self.missing += other.missing[: NUM_LOOKED_FOR - len(self.missing)]
+        self.notes.update(other.notes)
 
 
 class _Chunks(Sequence):
     """Item i measures the i-th `_CHUNK` records."""
 
-    def __init__(self, records: Sequence[Conversation], processor, decode: bool):
+    def __init__(self, records: Sequence[Conversation], judge: Judge):
         self.records = records
-        self.processor = processor
-        self.decode = decode
+        self.judge = judge
 
     def __len__(self) -> int:
         return -(-len(self.records) // _CHUNK)
 
     def __getitem__(self, chunk: int) -> _Measured:
-        none = np.empty(0, np.int64)
-        measured = _Measured([], [], b"", b"", [], {}, [], 0, Notes(), (none, none))
-        digests, contents, held, trained = [], [], [], []
-        is_records = isinstance(self.records, Records)
+        measured, held, trained = _Measured(), [], []
         for index in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, len(self.records))):
-            try:
-                conversation = self.records.read(index, measured.notes) if is_records else self.records[index]
-                fitted, example = self.processor.lay_out(conversation)
-                for image in fitted.images:
-                    if not is_video(image):
-                        looked = look_at(image, conversation.source, self.decode, self.processor.reading)
-                        for loss in POSSIBLE_LOSSES.keys() & looked.losses:
-                            measured.notes.add(POSSIBLE_LOSSES[loss], conversation.source)
-                    elif self.decode:
-                        frame_sheet(image, conversation.source)
-            except TooLong as error:
-                measured.refused.append(str(error))
-                continue
-            except DataError as error:
-                add_finding(measured.bad, error.rule, True, index, str(error))
-                if isinstance(error, ImageMissing) and error.looked_for:
-                    measured.missing.append(error.looked_for)
-                continue
-            lengths = (len(example), int(example.image_mask.sum()), example.num_trained_tokens)
-            turns = [(message.role, message.text) for message in conversation.messages]
-            known = repr((turns, [image.name for image in conversation.images], lengths))
-            digests.append(hashlib.sha256(known.encode()).digest())
-            contents += [picture_identity(image) for image in conversation.images]
-            contents.append(hashlib.sha256(example.input_ids.tobytes() + example.labels.tobytes()).digest())
-            measured.fitting.append(index)
-            measured.lengths.append(lengths)
-            measured.num_shortened += example.num_dropped_turns > 0
-            held.append(example.input_ids[~example.image_mask])
-            trained.append(example.labels[example.labels != IGNORE_INDEX])
-        measured.digests, measured.contents = b"".join(digests), b"".join(contents)
+            verdict = self._verdict(index, measured.notes)
+            measured.take(index, verdict)
+            if verdict.is_usable:
+                example = verdict.example
+                held.append(example.input_ids[~example.image_mask])
+                trained.append(example.labels[example.labels != IGNORE_INDEX])
         if held:
-            measured.tokens = (np.unique(np.concatenate(held)), np.unique(np.concatenate(trained)))
+            measured.token_ids, measured.trained_ids = (
+                np.unique(np.concatenate(held)),
+                np.unique(np.concatenate(trained)),
+            )
         return measured
+
+    def _verdict(self, index: int, notes: Notes) -> Verdict:
+        if isinstance(self.records, Records):
+            return self.judge.of_file(*self.records.locate(index), notes)
+        return self.judge.of_conversation(self.records[index])
 
 
 def fit_samples(
@@ -178,60 +209,56 @@ def fit_samples(
     Raises: ValueError if no sample fits; DataError that lists the records and images that can't be used, or the samples
         that are too long.
     """
-    chunks, num_records = _Chunks(records, processor, decode=leave_bad_out), len(records)
-    num_workers = usable_cpus() if num_records >= _MANY else 0
-    fitting, lengths, refused, bad, missing, num_shortened = [], [], [], {}, [], 0
-    notes = records.notes() if isinstance(records, Records) else Notes()
-    digest, contents = hashlib.sha256(), hashlib.sha256()
-    held, trained = np.empty(0, np.int64), np.empty(0, np.int64)
+    measured, digest, contents = _Measured(), hashlib.sha256(), hashlib.sha256()
+    if isinstance(records, Records):
+        measured.notes.update(records.notes())
+    chunks = _Chunks(records, Judge(processor, leave_bad_out, leave_out))
     # A bar only if it takes long; where nobody watches, a line every now and then.
     interval = 0.2 if sys.stderr.isatty() else 10.0
     with tqdm(
-        total=num_records, desc="measuring samples", unit="sample", delay=2.0, mininterval=interval, disable=silent
+        total=len(records), desc="measuring samples", unit="sample", delay=2.0, mininterval=interval, disable=silent
     ) as bar:
-        for measured in made_ahead(chunks, range(len(chunks)), num_workers):
-            fitting.append(np.array(measured.fitting, np.int64))
-            lengths.append(np.array(measured.lengths, np.int64).reshape(-1, 3))
-            refused += measured.refused
-            merge_findings(bad, measured.bad)
-            missing += measured.missing[: NUM_LOOKED_FOR - len(missing)]
-            num_shortened += measured.num_shortened
-            notes.update(measured.notes)
-            digest.update(measured.digests)
-            contents.update(measured.contents)
-            held, trained = np.union1d(held, measured.tokens[0]), np.union1d(trained, measured.tokens[1])
-            bar.update(min(_CHUNK, num_records - bar.n))
-    num_fitting = sum(map(len, fitting))
-    num_bad = sum(finding.count for finding in bad.values())
-    if missing:
-        bad["image missing"].advice = where_they_lie(missing)
-    if num_bad and not (leave_bad_out and num_fitting):
-        title = f"{num_bad:,} of {num_records:,} records can't be used:"
-        hint = [] if leave_bad_out or not num_fitting else ['"bad_records": "leave_out" trains without them']
-        raise DataError("\n  ".join([title, *finding_lines(by_frequency(bad.items())), *hint]))
-    if refused and num_fitting and not leave_out:
-        title = f"{len(refused)} of {num_records} samples are too long; truncation leave_out goes on without them:"
-        raise DataError(listed_lines(title, refused))
-    if not num_fitting:
-        reason = refused[0] if refused else "the data files hold none"
-        raise ValueError(f"no sample is left to train or evaluate on, all {len(refused)} are too long; {reason}")
-    indexes = np.concatenate(fitting)
+        for part in made_ahead(chunks, range(len(chunks)), usable_cpus() if len(records) >= _MANY else 0):
+            digest.update(b"".join(part.digests))
+            contents.update(b"".join(part.contents))
+            measured.add(part)
+            bar.update(min(_CHUNK, len(records) - bar.n))
+    _check_measured(measured, len(records), leave_out, leave_bad_out)
+    indexes = np.array(measured.fitting)
     if isinstance(records, Records):
         datasets, dataset_of = records.datasets, records.dataset_of[indexes]
     else:
-        datasets, dataset_of = (Dataset.of(records),), np.zeros(num_fitting, np.int32)
+        datasets, dataset_of = (Dataset.of(records),), np.zeros(len(indexes), np.int32)
     return Samples(
-        _Fitting(records, indexes),
-        np.concatenate(lengths),
-        dataset_of,
-        datasets,
-        processor.max_length,
-        digest.hexdigest()[:16],
-        refused,
-        num_shortened,
-        notes,
-        held,
-        trained,
-        contents.hexdigest()[:16],
-        by_frequency(bad.items()),
+        conversations=_Fitting(records, indexes),
+        lengths=np.array(measured.lengths).reshape(-1, 3),
+        dataset_of=dataset_of,
+        datasets=datasets,
+        max_length=processor.max_length,
+        fingerprint=digest.hexdigest()[:16],
+        refused=measured.refused,
+        num_shortened=measured.num_shortened,
+        notes=measured.notes,
+        token_ids=measured.token_ids,
+        trained_ids=measured.trained_ids,
+        contents=contents.hexdigest()[:16],
+        bad=by_frequency(measured.bad.items()),
+        num_bad=measured.num_bad,
     )
+
+
+def _check_measured(measured: _Measured, num_records: int, leave_out: bool, leave_bad_out: bool) -> None:
+    """Raises: as `fit_samples`."""
+    if measured.missing:
+        measured.bad["image missing"].advice = where_they_lie(measured.missing)
+    if measured.num_bad and not (leave_bad_out and measured.fitting):
+        title = f"{measured.num_bad:,} of {num_records:,} records can't be used:"
+        hint = ['"bad_records": "leave_out" trains without them'] if measured.fitting and not leave_bad_out else []
+        raise DataError("\n  ".join([title, *finding_lines(by_frequency(measured.bad.items())), *hint]))
+    refused = measured.refused
+    if refused and measured.fitting and not leave_out:
+        title = f"{len(refused)} of {num_records} samples are too long; truncation leave_out goes on without them:"
+        raise DataError(listed_lines(title, refused))
+    if not measured.fitting:
+        reason = refused[0] if refused else "the data files hold none"
+        raise ValueError(f"no sample is left to train or evaluate on, all {len(refused)} are too long; {reason}")

@@ -204,8 +204,8 @@ def _sample_rows(name: str, samples: Samples) -> list[tuple[str, str]]:
         rows.append(("", f"{samples.num_shortened} of them lose their oldest turns to fit max_length"))
     rows += [("", str(note)) for note in samples.notes]
     if samples.bad:
-        number = sum(finding.count for finding in samples.bad.values())
-        rows.append(("", f"{counted(number, 'record')} can't be used and {'is' if number == 1 else 'are'} left out:"))
+        number = counted(samples.num_bad, "record")
+        rows.append(("", f"{number} can't be used and {'is' if samples.num_bad == 1 else 'are'} left out:"))
         rows += [("", f"  {line}") for line in finding_lines(samples.bad)]
     if samples.refused:
         rows.append(("", f"{len(samples.refused)} more are left out because they are too long:"))

@@ -65,8 +65,7 @@ def write_set(folder: Path, num_records: int, seed: int = 1) -> Path:
 
 
 def main() -> None:
-    from paddle_xc2.data.checking.check import check_data
-    from paddle_xc2.data.checking.data_source import open_sources
+    from paddle_xc2.data.checking.check import check_data, open_sources
     from paddle_xc2.data.processor import XComposer2Processor
     from paddle_xc2.runtime import usable_cpus
 

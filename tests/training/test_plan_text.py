@@ -151,4 +151,4 @@ def test_first_sample(processor, samples):
 def test_bad_records_that_are_left_out_are_counted(samples, plan_of):
     bad = {"image damaged": Finding(True, 2, [(3, "train.json[3]: cut.png: the image can't be read")])}
     said = "\n             2 records can't be used and are left out:\n               image damaged: 2\n"
-    assert said in said_by(plan_of(replace(samples, bad=bad)))
+    assert said in said_by(plan_of(replace(samples, bad=bad, num_bad=2)))

@@ -1,34 +1,30 @@
 """What check-data finds out about a data set: every record against every rule, by worker processes.
 
-Whether a record can be used is decided by the functions that training itself runs: those of `dialects` and
-`conversation`, the processor's `lay_out`, and reading the images. Everything else here is a warning.
+Whether a record can be used says the judge that training asks too (`data/judge.py`). Everything else here is a warning.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from xxhash import xxh3_64_intdigest, xxh3_128
 
-from paddle_xc2.data.checking.data_source import DataSource
 from paddle_xc2.data.checking.duplicates import note_duplicate_images, note_duplicates
 from paddle_xc2.data.checking.near_duplicates import SIGNATURE_BYTES, text_signature
-from paddle_xc2.data.conversation import Conversation, DataError, broken_rules, check_trainable
-from paddle_xc2.data.encode import Example, TooLong
+from paddle_xc2.data.conversation import Conversation, DataError
 from paddle_xc2.data.findings import Finding, add_finding, by_frequency, merge_findings
 from paddle_xc2.data.images.downloads import ImageCache
-from paddle_xc2.data.images.picture_reading import AS_UPSTREAM, LOSSES
-from paddle_xc2.data.images.pictures import ImageMissing, look_at
-from paddle_xc2.data.images.video import frame_sheet, is_video
+from paddle_xc2.data.images.picture_reading import LOSSES
+from paddle_xc2.data.images.video import is_video
+from paddle_xc2.data.judge import Judge, Verdict
 from paddle_xc2.data.missing_images import NUM_LOOKED_FOR, where_they_lie
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.picture_marks import unlike_chat
-from paddle_xc2.data.records.conversations import sizes_in
-from paddle_xc2.data.records.dialects import read_record
+from paddle_xc2.data.records.conversations import ConversationFile, open_conversations
 from paddle_xc2.data.worker_processes import map_ranges
 from paddle_xc2.families.special_tokens import IMAGE_PLACEHOLDER
 from paddle_xc2.messages import counted
@@ -82,7 +78,7 @@ class DataReport:
         decoded: whether images were read whole.
     """
 
-    sources: list[DataSource]
+    sources: list[ConversationFile]
     findings: dict[str, Finding]
     notes: Notes
     usable: np.ndarray
@@ -101,7 +97,7 @@ class DataReport:
         """The findings that are errors, or those that are warnings; the most frequent first."""
         return by_frequency((rule, finding) for rule, finding in self.findings.items() if finding.is_error == errors)
 
-    def locate(self, record: int) -> tuple[DataSource, int]:
+    def locate(self, record: int) -> tuple[ConversationFile, int]:
         """The source of a record that is counted over all sources, and its number there."""
         for source in self.sources:
             if record < len(source.records):
@@ -109,14 +105,31 @@ class DataReport:
             record -= len(source.records)
         raise IndexError(record)
 
-    def usable_of(self, source: DataSource) -> np.ndarray:
+    def usable_of(self, source: ConversationFile) -> np.ndarray:
         """`usable` of the records of one source."""
         start = sum(len(one.records) for one in self.sources[: self.sources.index(source)])
         return self.usable[start : start + len(source.records)]
 
 
+def open_sources(files: Iterable[tuple]) -> tuple[list[ConversationFile], dict[str, Finding]]:
+    """Files of records.
+
+    Args:
+        files: (path, image folder or None), and the columns of a table, if they are known.
+    Returns: those that can be read, and what is wrong with the others.
+    Raises: FileNotFoundError.
+    """
+    sources, findings, cache = [], {}, ImageCache()  # one cache, so that a host that is away is waited for once
+    for path, image_folder, *columns in files:
+        try:
+            sources.append(open_conversations(path, image_folder, cache, *columns))
+        except DataError as error:
+            add_finding(findings, "unreadable file", True, -1, str(error))
+    return sources, findings
+
+
 def check_data(
-    sources: list[DataSource],
+    sources: list[ConversationFile],
     processor=None,
     leave_out: bool = False,
     decode: bool = True,
@@ -205,22 +218,17 @@ class _Checked:
 class _Checker:
     """Checks ranges of records; runs in the workers."""
 
-    def __init__(self, sources: list[DataSource], processor, leave_out: bool, decode: bool):
+    def __init__(self, sources: list[ConversationFile], processor, leave_out: bool, decode: bool):
         self.sources = sources
-        self.processor = processor
-        self.reading = AS_UPSTREAM if processor is None else processor.reading
+        self.judge = Judge(processor, decode, leave_out)
         self.few_pixels = FEW_PIXELS if processor is None else processor.patch_size
-        self.leave_out = leave_out
-        self.decode = decode
         self.starts = np.cumsum([0] + [len(source.records) for source in sources])
-        self.cache = ImageCache()
-        # By path: what is wrong with an image, or None. An image that many records show is read once by each worker.
-        self.seen: dict[str, tuple[str, str] | None] = {}
+        self.known_images: set[Path] = set()  # by this worker
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def locate(self, record: int) -> tuple[DataSource, int]:
+    def locate(self, record: int) -> tuple[ConversationFile, int]:
         number = int(np.searchsorted(self.starts, record, side="right")) - 1
         return self.sources[number], record - int(self.starts[number])
 
@@ -243,89 +251,36 @@ class _Checker:
         return checked
 
     def _check(self, record: int, row: int, checked: _Checked) -> None:
-        source, index = self.locate(record)
-        try:
-            raw = source.records.read(index, checked.notes)
-            sizes = sizes_in(source.image_folders, source.name(index), self.cache)
-            messages, references = read_record(raw, source.name(index), checked.notes, sizes)
-        except DataError as error:
-            add_finding(checked.findings, error.rule, True, record, str(error))
-            return
-        errors = [(error.rule, str(error)) for error in broken_rules(messages, len(references), source.name(index))]
-        images = []
-        for reference in references:
-            try:
-                images.append(source.find_image(reference, index, self.cache))
-            except DataError as error:
-                errors.append((error.rule, str(error)))
-                if isinstance(error, ImageMissing):
-                    checked.missing.append(error.looked_for)
-        checked.num_image_references += len(references)
-        self._note_texts(messages, references, raw, record, row, checked)
-        read, usable = images, True
-        if not errors:
-            conversation = Conversation(messages, tuple(images), source.name(index))
-            try:
-                read = self._lay_out(conversation, record, row, checked).images
-            except TooLong as error:
-                checked.lengths[row, 0], usable = error.num_tokens, False
-                if self.leave_out:
-                    add_finding(checked.findings, "left out", False, record, str(error))
-                else:
-                    errors = [(error.rule, str(error))]
-            except DataError as error:
-                errors = [(error.rule, str(error))]
-        errors += self._image_errors(read, record, checked)
-        for rule, message in dict.fromkeys(errors):
+        verdict = self.judge.of_file(*self.locate(record), checked.notes)
+        errors = self.judge.reasons(verdict)
+        for rule, message in errors:
             add_finding(checked.findings, rule, True, record, message)
-        checked.usable[row] = usable and not errors
+        if verdict.too_long is not None:
+            checked.lengths[row, 0] = verdict.too_long.num_tokens
+            if self.judge.leave_out:
+                add_finding(checked.findings, "left out", False, record, str(verdict.too_long))
+        checked.missing += verdict.missing
+        checked.num_image_references += len(verdict.references)
+        if verdict.messages:
+            self._note_texts(verdict, record, row, checked)
+        if verdict.example is not None:
+            self._note_lengths(verdict, record, row, checked)
+        self._note_images(verdict, record, checked)
+        checked.usable[row] = verdict.is_usable
         if not errors:  # what is to be mended first may be another record then
-            self._remember(messages, images, row, checked)
+            self._remember(verdict.conversation, row, checked)
 
-    def _lay_out(self, conversation: Conversation, record: int, row: int, checked: _Checked) -> Conversation:
-        """Notes how long a record is that is otherwise in order.
+    def _note_images(self, verdict: Verdict, record: int, checked: _Checked) -> None:
+        for image, looked in verdict.images.items():
+            if image not in self.known_images:
+                self.known_images.add(image)
+                content = _hash_file(image) if self.judge.decode and not is_video(image) else None
+                facts = ImageFacts(str(image), *looked.size, image.stat().st_size, content, record, looked.losses)
+                checked.images.append(facts)
 
-        Returns: what is left of it: an image of a turn that is dropped is never read.
-        Raises: DataError; TooLong.
-        """
-        if self.processor is None:
-            check_trainable(conversation)
-            return conversation
-        fitting, example = self.processor.lay_out(conversation)
+    def _note_lengths(self, verdict: Verdict, record: int, row: int, checked: _Checked) -> None:
+        name, example = verdict.name, verdict.example
         checked.lengths[row] = len(example), int(example.image_mask.sum()), example.num_trained_tokens
-        self._note_lengths(example, record, checked)
-        if told := unlike_chat(conversation, self.processor.family):
-            add_finding(checked.findings, "asked otherwise", False, record, f"{conversation.source}: {told}")
-        return fitting
-
-    def _image_errors(self, images: list[Path], record: int, checked: _Checked) -> list[tuple[str, str]]:
-        """(rule, message) of the images that can't be used."""
-        errors = []
-        for image in dict.fromkeys(images):
-            path = str(image)
-            if path not in self.seen:
-                try:
-                    checked.images.append(self._facts(image, record))
-                    self.seen[path] = None
-                except DataError as error:
-                    self.seen[path] = error.rule, str(error)
-            if self.seen[path]:
-                rule, message = self.seen[path]
-                errors.append((rule, f"{self.name(record)}: {message}"))
-        return errors
-
-    def _facts(self, image: Path, record: int) -> ImageFacts:
-        """Reads an image as training does. Raises: DataError."""
-        if is_video(image):
-            if self.decode:
-                frame_sheet(image)
-            return ImageFacts(str(image), 0, 0, image.stat().st_size, None, record)
-        size, losses = look_at(image, decode=self.decode, reading=self.reading)
-        content = _hash_file(image) if self.decode else None
-        return ImageFacts(str(image), *size, image.stat().st_size, content, record, losses)
-
-    def _note_lengths(self, example: Example, record: int, checked: _Checked) -> None:
-        name = self.name(record)
         if example.num_dropped_turns:
             message = f"{name}: loses its oldest {counted(example.num_dropped_turns, 'turn')} to fit max_length"
             message += ", but no image" if example.image_mask.any() else ""
@@ -335,8 +290,11 @@ class _Checker:
             message = f"{name}: {example.num_trained_tokens} of {text_tokens} text tokens are trained"
             add_finding(checked.findings, "few trained tokens", False, record, f"{message}; the rest only costs time")
 
-    def _note_texts(self, messages, references, raw: dict, record: int, row: int, checked: _Checked) -> None:
-        name = self.name(record)
+        if difference := unlike_chat(verdict.conversation, self.judge.processor.family):
+            add_finding(checked.findings, "asked otherwise", False, record, f"{name}: {difference}")
+
+    def _note_texts(self, verdict: Verdict, record: int, row: int, checked: _Checked) -> None:
+        name, messages = verdict.name, verdict.messages
         answers = [message.text for message in messages if message.role == "assistant"]
         checked.characters[row] = sum(len(message.text) for message in messages), sum(map(len, answers))
         for index, message in enumerate(messages):
@@ -347,17 +305,17 @@ class _Checker:
                         "belongs there, and name the image"
                     )
                     add_finding(checked.findings, "unused image tag", False, record, text)
-        for key, value in raw.items() if not references else ():
+        for key, value in verdict.record.items() if not verdict.references else ():
             if isinstance(value, list) and value:
                 value = value[0]
             if key != "id" and isinstance(value, str) and value.lower().endswith(_IMAGE_SUFFIXES):
                 text = f'{name}: "{key}" names {value[:200]}, which is not read; call it "image" if it is meant'
                 add_finding(checked.findings, "unread image", False, record, text)
 
-    def _remember(self, messages, images: list[Path], row: int, checked: _Checked) -> None:
+    def _remember(self, conversation: Conversation, row: int, checked: _Checked) -> None:
         # Case and white space don't count.
-        texts = [(message.role, " ".join(message.text.lower().split())) for message in messages]
-        paths = [str(image) for image in images]
+        texts = [(message.role, " ".join(message.text.lower().split())) for message in conversation.messages]
+        paths = [str(image) for image in conversation.images]
         checked.hashes[row] = (
             xxh3_64_intdigest(repr((texts, paths)).encode("utf-8", "surrogatepass")),
             xxh3_64_intdigest(repr(paths).encode("utf-8", "surrogatepass")),

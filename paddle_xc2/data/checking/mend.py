@@ -11,12 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paddle_xc2.data.checking.data_source import DataSource
+import numpy as np
+
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.images.downloads import is_data_url, is_url
+from paddle_xc2.data.judge import Judge
 from paddle_xc2.data.notes import Notes
-from paddle_xc2.data.records.conversations import image_folders
+from paddle_xc2.data.records.conversations import ConversationFile
 from paddle_xc2.data.records.record_keys import RECORD_KEYS, TURN_KEYS, misspelt_keys, nearest
+from paddle_xc2.data.records.tables import SUFFIXES as TABLE_SUFFIXES
 from paddle_xc2.data.records.turns import SPEAKERS
 from paddle_xc2.files.directory_lock import locked
 from paddle_xc2.files.durable import written_once
@@ -52,7 +55,7 @@ class Mended:
 
 
 def write_mended(
-    source: DataSource, out: Path, changes: Path, why_drop: Callable[[int, object], str | None] = lambda *_: None
+    source: ConversationFile, out: Path, changes: Path, why_drop: Callable[[int, object], str | None] = lambda *_: None
 ) -> Mended:
     """Writes the records of `source`, mended, as a JSON list, or as JSON lines if `out` ends in .jsonl.
 
@@ -66,7 +69,7 @@ def write_mended(
         content at `out` or `changes`, or another process writes there.
     """
     lines, mended = out.suffix.lower() == ".jsonl", Mended()
-    folders = image_folders(source.image_folder, source.path.parent)
+    folders = source.folders
     # The list of changes is in its place first: with it, what is at `out` may be ours.
     with locked(out), written_once(out, taken(out)) as file, written_once(changes, taken(changes)) as told:
         for note in source.records.notes:
@@ -95,7 +98,7 @@ def write_mended(
     return mended
 
 
-def _read_mended(source: DataSource, index: int, folders: list[Path], notes: Notes) -> tuple[object, list]:
+def _read_mended(source: ConversationFile, index: int, folders: list[Path], notes: Notes) -> tuple[object, list]:
     """As `mend_record`; (DataError, []) for a record that can't be read."""
     try:
         return mend_record(source.records.read(index, notes), folders)
@@ -115,6 +118,49 @@ def taken(path: Path) -> str:
 
 def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
+
+
+def plan_mends(out: Path | None, sources: list[ConversationFile]) -> list[tuple[ConversationFile, Path]]:
+    """(source, file to write) of --fix. Raises: ValueError if it can't be written, or would overwrite something."""
+    if out is None or not sources:  # of files that can't be read, nothing can be mended
+        return []
+    if len(sources) == 1 and not out.is_dir():
+        if out.suffix.lower() not in (".json", ".jsonl"):
+            raise ValueError(f"--fix {out}: give a name that ends in .json or .jsonl, or a folder that exists")
+        planned = [(sources[0], out)]
+    else:
+        names = [source.path.name for source in sources]
+        names = [f"{name}.json" if name.lower().endswith(TABLE_SUFFIXES) else name for name in names]
+        planned = [(source, out / name) for source, name in zip(sources, names, strict=True)]
+        if not out.is_dir():
+            raise ValueError(f"--fix {out}: several files are mended into a folder, and there is none; make it first")
+    names = [target for _, target in planned]
+    for target in names:
+        if names.count(target) > 1:
+            raise ValueError(f"--fix {out}: two of the files would be written to {target}; mend them one by one")
+        if target.exists() and not changes_of(target).exists():  # else it may be what is going to be written
+            raise ValueError(taken(target))
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"--fix {out}: there is no folder {out.parent}; make it first")
+    return planned
+
+
+def still_unusable(source: ConversationFile, usable: np.ndarray, judge: Judge) -> Callable[[int, object], str | None]:
+    """`write_mended`'s why_drop: a record is left out if it still can't be trained on after it was mended.
+
+    Args:
+        usable: bool [records of the source]: which could be trained on before.
+    """
+
+    def why_drop(index: int, record) -> str | None:
+        if usable[index]:
+            return None
+        if isinstance(record, DataError):
+            return str(record)
+        reasons = judge.reasons(judge.of_record(record, source, index, Notes()))
+        return reasons[0][1] if reasons else None
+
+    return why_drop
 
 
 def mend_record(record, folders: list[Path]) -> tuple[object, list[tuple[str, str]]]:

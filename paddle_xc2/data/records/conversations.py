@@ -23,16 +23,19 @@ class ConversationFile(Sequence):
     May be pickled, or used after a fork. `[index]` raises DataError for a record that can't be used.
 
     Attributes:
+        records: of the file, as they stand there.
+        image_folder: where relative image paths start; None is the file's folder, then the working directory.
+        cache: where images named by an address are fetched to.
         notes: oddities that were read in spite of: of the file, and of the records that `check` went through.
     """
 
     def __init__(self, records: RecordFile | TableFile, image_folder, cache: ImageCache):
+        self.records, self.image_folder, self.cache = records, image_folder, cache
         self.notes = Notes()
         self.notes.update(records.notes)
-        self._records, self._image_folder, self._cache = records, image_folder, cache
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.records)
 
     def __getitem__(self, index):
         if isinstance(index, slice):
@@ -45,19 +48,30 @@ class ConversationFile(Sequence):
     @property
     def path(self) -> Path:
         """Of the data file."""
-        return self._records.path
+        return self.records.path
 
-    def read(self, index: int, notes: Notes | None = None) -> Conversation:
-        """Record `index` as a training sample. Images are looked for, not opened.
+    @property
+    def folders(self) -> list[Path]:
+        """Where relative image paths start."""
+        return image_folders(self.image_folder, self.path.parent)
+
+    def name(self, index: int) -> str:
+        """What messages call a record: "train.json[17]"."""
+        return self.records.source(index)
+
+    def conversation(self, index: int, notes: Notes | None = None) -> Conversation:
+        """Record `index`, whether there is an answer to learn or not. Images are looked for, not opened.
 
         Args:
             notes: where its oddities are counted.
         Raises: DataError.
         """
-        record = self._records.read(index, notes)
-        conversation = to_conversation(
-            record, self._records.source(index), self._image_folder, self.path.parent, self._cache, notes
-        )
+        record = self.records.read(index, notes)
+        return to_conversation(record, self.name(index), self.image_folder, self.path.parent, self.cache, notes)
+
+    def read(self, index: int, notes: Notes | None = None) -> Conversation:
+        """Record `index` as a training sample; arguments and errors as of `conversation`."""
+        conversation = self.conversation(index, notes)
         check_trainable(conversation)
         return conversation
 

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddle_xc2.data import findings
+from paddle_xc2.data import findings, judge
 from paddle_xc2.data.checking import check
-from paddle_xc2.data.checking.check import check_data
-from paddle_xc2.data.checking.data_source import open_sources
+from paddle_xc2.data.checking.check import check_data, open_sources
 from paddle_xc2.data.checking.report import summary_lines
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.findings import WARNINGS
@@ -153,7 +152,7 @@ def test_a_file_that_cant_be_read(folder):
 
 
 def test_a_fault_of_ours_names_the_record(folder, monkeypatch):
-    monkeypatch.setattr(check, "read_record", lambda *_: 1 / 0)
+    monkeypatch.setattr(judge, "read_record", lambda *_: 1 / 0)
     with pytest.raises(
         RuntimeError, match=r"train.jsonl\[0\]: checking failed \(ZeroDivisionError: division by zero\)"
     ):

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from paddle_xc2.data.checking.data_source import open_sources
+from paddle_xc2.data.checking.check import open_sources
 from paddle_xc2.data.checking.mend import mend_record, write_mended
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.records.conversations import to_conversation

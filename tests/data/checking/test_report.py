@@ -7,8 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from paddle_xc2.data.checking.check import check_data
-from paddle_xc2.data.checking.data_source import open_sources
+from paddle_xc2.data.checking.check import check_data, open_sources
 from paddle_xc2.data.checking.report import length_numbers, report_values, summary_lines, write_html
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.families.table import family_named
