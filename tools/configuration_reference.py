@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from paddle_xc2.training.arguments.finetune_arguments import DECLARED, GROUPS, TYPES  # noqa: E402
-from paddle_xc2.training.arguments.key import Key  # noqa: E402
+from paddle_xc2.training.arguments.key import MAY_CHANGE, MUST_MATCH, RESULT_MUST_MATCH, Key  # noqa: E402
 from paddle_xc2.training.arguments.other_names import (  # noqa: E402
     NEUTRAL,
     SWITCHES,
@@ -28,6 +28,7 @@ from paddle_xc2.training.arguments.values import SPOKEN  # noqa: E402
 
 DOCS = ROOT / "docs"
 TRANSLATIONS = DOCS / "configuration_zh-CN.json"
+RESUME_MARKS = {MUST_MATCH: "F", RESULT_MUST_MATCH: "R", MAY_CHANGE: ""}
 NAMES = {"en": "configuration.md", "zh": "configuration_zh-CN.md"}
 
 WORDS = {
@@ -39,8 +40,8 @@ WORDS = {
             "`--learning_rate 2e-5`, which wins over the file. A key that is left out has its default. Lengths are in "
             "tokens, image slots included; a step is an optimizer step. Which file to start from: "
             "[config/README.md](../config/README.md); how to reach a goal: [finetuning.md](finetuning.md).\n\n"
-            "**F**: fixed once a run has begun: with another value, its checkpoints can't be gone on from. The "
-            "same holds for training data, number of steps, warm-up and precision, whichever keys set them. "
+            "**F**: fixed once a run has begun: with another value, its checkpoints can't be gone on from. "
+            "**R**: the result is fixed: another value will do if samples, steps and precision stay as they were. "
             '**L**: only with `"lora": true`.\n\n'
             "This page is written by `python tools/configuration_reference.py` from the program's own texts; "
             "`paddle-xc2 finetune --help` shows the same."
@@ -73,8 +74,8 @@ WORDS = {
             "命令行优先于文件。"
             "没有写的键取默认值。长度以 token 计，含图像占位；一步指优化器的一步。从哪个文件开始："
             "[config/README.md](../config/README.md)；按目标选择设置：[finetuning_zh-CN.md](finetuning_zh-CN.md)。\n\n"
-            "**F**：训练开始后不可再改，改了就不能从已有的检查点继续；训练数据、步数、预热步数和精度同样不可改，"
-            "无论由哪些键决定。"
+            "**F**：训练开始后不可再改，改了就不能从已有的检查点继续。"
+            "**R**：由它决定的结果不可变：样本、步数和精度与原来相同时，值可以改。"
             '**L**：只在 `"lora": true` 时可用。\n\n'
             "本页由 `python tools/configuration_reference.py` 根据程序中的声明生成；"
             "英文说明与 `paddle-xc2 finetune --help` 相同。"
@@ -158,7 +159,7 @@ def key_row(name: str, default, words: dict, said) -> tuple[str, ...]:
     """(name, type, default, marks, meaning) of a key."""
     declared = DECLARED[name]
     kinds = [said(SPOKEN[kind]) for kind in kinds_of(name) if kind is not type(None)]
-    marks = "L" * declared.lora_only + "F" * declared.course
+    marks = "L" * declared.lora_only + RESUME_MARKS[declared.resume]
     others = [f"`{other}`" for other in declared.also]
     switches = [
         words["switches"].format(f'"{other}": true', f'"{key}": {json.dumps(value)}')

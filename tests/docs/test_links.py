@@ -58,7 +58,7 @@ def test_what_contributing_names_stands_in_the_files():
     for cells in rows:
         for file in _PATH.findall(cells[1]):
             text = text_of(ROOT / file)
-            for name in set(_NAMES.findall(cells[2])) - {"course"}:
+            for name in set(_NAMES.findall(cells[2])) - {"resume"}:
                 assert re.search(rf"\b{name}\b", text), f"{file} has no {name}"
                 looked_at += 1
     assert looked_at > 10

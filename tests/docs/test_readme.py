@@ -1,4 +1,4 @@
-"""The README's ten commands, as they stand there, one after the other: on a small model under the released one's name."""
+"""The README's ten commands run as they stand there, one after the other, on a small model under the released name."""
 
 import io
 import json

@@ -30,7 +30,8 @@ def test_a_key_shows_type_default_bounds_marks_and_other_names(tool):
     page = tool["reference"]("en", {})
     row = next(line for line in page.splitlines() if line.startswith("| `lora_rank` |"))
     assert "a whole number | `64` | F |" in row and "From 1 to 4,096." in row and "Also called `lora_r`." in row
-    assert "| `train_separators` |" in page and "| `new_tokens` | a list of texts | `null` | F |" in page
+    assert "| `rslora` | true or false | `false` | LF |" in page
+    assert "| `max_steps` | a whole number | `-1` | R |" in page
 
 
 def test_texts_that_look_like_tags_stay_texts(tool):
