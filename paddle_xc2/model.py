@@ -16,9 +16,7 @@ from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.families.table import Family, detect_family
 from paddle_xc2.generation.chat import chat, stream_chat
 from paddle_xc2.generation.generate import generate
-from paddle_xc2.hub.adapter_base import find_base, is_adapter
-from paddle_xc2.hub.config_json import config_path, read_checkpoint_config, read_tensor_names
-from paddle_xc2.hub.find import resolve_model_path
+from paddle_xc2.hub.directory import ModelDirectory, open_model
 from paddle_xc2.models.lora import LoRALinear
 from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows
 from paddle_xc2.models.xcomposer2 import XComposer2Network
@@ -125,25 +123,25 @@ class FamilyClasses(NamedTuple):
 CLASSES = {"xcomposer2": FamilyClasses(XComposer2ForCausalLM, XComposer2Processor)}  # by Family.network
 
 
-def load_model(path: str | Path, dtype: str | None = None, **kwargs) -> ModelVerbs:
+def load_model(path: str | Path | ModelDirectory, dtype: str | None = None, **kwargs) -> ModelVerbs:
     """A model of the class that the family of a directory, or of a released name, has.
 
     Args and raises: as of `paddle_xc2.weights.load.load_checkpoint`.
     """
-    return CLASSES[_family_of(path, kwargs.get("base")).network].model.from_pretrained(path, dtype, **kwargs)
+    directory = open_model(path, kwargs.pop("base", None))
+    return CLASSES[_family_of(directory).network].model.from_pretrained(directory, dtype, **kwargs)
 
 
-def load_processor(path: str | Path, **kwargs) -> XComposer2Processor:
+def load_processor(path: str | Path | ModelDirectory, **kwargs) -> XComposer2Processor:
     """A processor of the class that the family of a directory, or of a released name, has.
 
     Args and raises: as of `XComposer2Processor.from_pretrained`.
     """
-    return CLASSES[_family_of(path, kwargs.get("base")).network].processor.from_pretrained(path, **kwargs)
+    directory = open_model(path, kwargs.pop("base", None))
+    return CLASSES[_family_of(directory).network].processor.from_pretrained(directory, **kwargs)
 
 
-def _family_of(path: str | Path, base: str | Path | None) -> Family:
-    directory = resolve_model_path(path)
-    if is_adapter(directory):
-        directory = find_base(directory, base)
-    content = read_checkpoint_config(directory)
-    return detect_family(content, read_tensor_names(directory), str(config_path(directory)))
+def _family_of(directory: ModelDirectory) -> Family:
+    if directory.is_adapter:
+        directory = directory.base
+    return detect_family(directory.config(), directory.tensor_names(), str(directory.config_path))

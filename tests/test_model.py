@@ -9,6 +9,7 @@ import pytest
 import paddle_xc2
 from paddle_xc2 import XComposer2ForCausalLM, XComposer2Processor, load_model, load_processor
 from paddle_xc2.families.table import FAMILIES
+from paddle_xc2.hub.directory import ModelDirectory
 from paddle_xc2.model import CLASSES, ModelVerbs
 from paddle_xc2.models.lora import LoRALinear, layer_at, replace_layer
 from paddle_xc2.models.xcomposer2 import XComposer2Network
@@ -63,8 +64,9 @@ def test_a_new_model_comes_from_nowhere():
 
 
 def test_provenance_names_the_base(tmp_path):
-    assert Provenance(tmp_path).base_name == str(tmp_path.resolve())
-    assert Provenance(tmp_path, "internlm/internlm-xcomposer2-7b").base_name == "internlm/internlm-xcomposer2-7b"
+    assert Provenance(ModelDirectory(tmp_path)).base_name == str(tmp_path.resolve())
+    released = ModelDirectory(tmp_path, "internlm/internlm-xcomposer2-7b")
+    assert Provenance(released).base_name == "internlm/internlm-xcomposer2-7b"
 
 
 def test_the_network_alone_computes_what_the_model_does():

@@ -28,8 +28,7 @@ from paddle_xc2.checkpoint.lazy_tensor import (
 )
 from paddle_xc2.checkpoint.manifest import check_unchanged
 from paddle_xc2.checkpoint.names import to_hf, to_paddle
-from paddle_xc2.files.json_file import read_json
-from paddle_xc2.hub.config_json import ADAPTER_CONFIG_FILE, PADDLENLP_ADAPTER_CONFIG_FILE
+from paddle_xc2.hub.directory import ADAPTER_CONFIG_FILE, PADDLENLP_ADAPTER_CONFIG_FILE, ModelDirectory, opened
 from paddle_xc2.hub.weight_files import ADAPTER_FILES, PADDLENLP_ADAPTER_FILES
 
 # PEFT writes ".default" into names of a model in memory, which XTuner's checkpoints keep.
@@ -92,7 +91,7 @@ class Adapter:
     rslora: bool = False
 
 
-def read_adapter(directory: Path, read_shard) -> Adapter:
+def read_adapter(directory: str | Path | ModelDirectory, read_shard) -> Adapter:
     """An adapter directory of PEFT's or PaddleNLP's.
 
     Args:
@@ -100,9 +99,10 @@ def read_adapter(directory: Path, read_shard) -> Adapter:
     Raises: FileNotFoundError, or ValueError for settings that are not understood, tensors that belong to nothing, and
         files that changed since we wrote them.
     """
-    if (directory / ADAPTER_CONFIG_FILE).is_file():
+    directory = opened(directory)
+    if directory.is_peft:
         return _read_peft(directory, read_shard)
-    if (directory / PADDLENLP_ADAPTER_CONFIG_FILE).is_file():
+    if directory.has(PADDLENLP_ADAPTER_CONFIG_FILE):
         return _read_paddlenlp(directory, read_shard)
     raise FileNotFoundError(
         f"{directory}: is no adapter: it has no {ADAPTER_CONFIG_FILE} (PEFT) and no {PADDLENLP_ADAPTER_CONFIG_FILE} "
@@ -110,12 +110,11 @@ def read_adapter(directory: Path, read_shard) -> Adapter:
     )
 
 
-def _read_peft(directory: Path, read_shard) -> Adapter:
-    path = next((directory / name for name in ADAPTER_FILES if (directory / name).is_file()), None)
+def _read_peft(directory: ModelDirectory, read_shard) -> Adapter:
+    path = next((directory / name for name in ADAPTER_FILES if directory.has(name)), None)
     if path is None:
         raise FileNotFoundError(f"{directory}: there is no {' or '.join(ADAPTER_FILES)}; copy the whole adapter")
-    config_path = directory / ADAPTER_CONFIG_FILE
-    config = read_json(config_path)
+    config_path, config = directory / ADAPTER_CONFIG_FILE, directory.json(ADAPTER_CONFIG_FILE)
     check_peft(config_path, config)
     check_unchanged(directory)
     ranks, alphas = (patterns(config_path, config, key) for key in ("rank_pattern", "alpha_pattern"))
@@ -201,14 +200,14 @@ def _take_rows(tensors: dict[str, LazyTensor], indices, config_path: Path) -> di
     return rows
 
 
-def _read_paddlenlp(directory: Path, read_shard) -> Adapter:
-    paths = next((found for kind in PADDLENLP_ADAPTER_FILES if (found := sorted(directory.glob(kind)))), None)
+def _read_paddlenlp(directory: ModelDirectory, read_shard) -> Adapter:
+    paths = next((found for kind in PADDLENLP_ADAPTER_FILES if (found := sorted(directory.path.glob(kind)))), None)
     if not paths:
         raise FileNotFoundError(
             f"{directory}: there is no {' or '.join(PADDLENLP_ADAPTER_FILES)}; copy the whole adapter"
         )
     config_path = directory / PADDLENLP_ADAPTER_CONFIG_FILE
-    config = read_json(config_path)
+    config = directory.json(PADDLENLP_ADAPTER_CONFIG_FILE)
     check_paddlenlp(config_path, config)
     check_unchanged(directory)
     rank_of_all, alpha = (positive(config_path, config, key) for key in ("r", "lora_alpha"))

@@ -15,13 +15,13 @@ import numpy as np
 from paddle_xc2.checkpoint.lazy_tensor import MODEL_DTYPES, LazyTensor, cast
 from paddle_xc2.checkpoint.names import POSITION_TABLE, layout_of, to_paddle
 from paddle_xc2.checkpoint.shards import read_checkpoint
-from paddle_xc2.hub.adapter_base import adapter_facts
+from paddle_xc2.hub.directory import ModelDirectory
 
 _NUM_SAMPLED = 48  # tensors, evenly over the names
 _CORNER = 16  # of each, this many rows and columns around its middle
 
 
-def base_fingerprint(directory: Path) -> dict:
+def base_fingerprint(directory: Path | ModelDirectory) -> dict:
     """{"shapes": hash, "values": {dtype: hash}} of a checkpoint, in hexadecimal.
 
     The hash of the values is taken of them in each dtype, because casting loses digits: a bfloat16 copy of a float32
@@ -50,7 +50,7 @@ def base_fingerprint(directory: Path) -> dict:
 
 
 def check_base(
-    adapter: Path, base: Path, how: str = "with --base (base=...)", known: dict | None = None
+    adapter: ModelDirectory, base: ModelDirectory, how: str = "with --base (base=...)", known: dict | None = None
 ) -> dict | None:
     """Args:
         how: the base is given, for the message.
@@ -58,16 +58,15 @@ def check_base(
     Returns: the base's fingerprint; `known` if the adapter remembers none, which passes.
     Raises: ValueError if the adapter remembers another base.
     """
-    facts = adapter_facts(adapter).get("base", {})
-    remembered = facts.get("fingerprint")
+    remembered = adapter.origin.fingerprint
     if remembered is None:
         return known
     fingerprint = known or base_fingerprint(base)
     if is_same_base(remembered, fingerprint):
         return fingerprint
     raise ValueError(
-        f"{adapter}: was trained on another model than {base} (its base was {facts.get('name')!r}; names, shapes or "
-        f"sampled values of the weights differ); give the right one {how}"
+        f"{adapter}: was trained on another model than {base} (its base was {adapter.origin.base_name!r}; names, "
+        f"shapes or sampled values of the weights differ); give the right one {how}"
     )
 
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paddle_xc2.checkpoint.config_files import is_paddlemix
 from paddle_xc2.checkpoint.manifest import MANIFEST_FILE
-from paddle_xc2.checkpoint.xtuner import is_xtuner, llm_folder
 from paddle_xc2.files.json_file import read_bytes
-from paddle_xc2.hub.config_json import CONFIG_FILE
+from paddle_xc2.hub.directory import CONFIG_FILE, ModelDirectory, opened
 from paddle_xc2.hub.weight_files import WEIGHT_SUFFIXES
 from paddle_xc2.messages import listed
 from paddle_xc2.text.tokenizer import MAX_MODEL_BYTES, MODEL_FILE, XComposer2Tokenizer
@@ -34,13 +32,14 @@ PREDICTIONS = "predictions-"  # what names of files with generated answers begin
 _OTHERS = (CONFIG_FILE, MANIFEST_FILE, *_RUN_FILES)
 
 
-def companions(source: Path) -> list[Path]:
+def companions(source: str | Path | ModelDirectory) -> list[Path]:
     """The files of a checkpoint that are copied as they are; of PaddleMIX's, none.
 
     Raises: ValueError naming every one that is a link out of the checkpoint, but for the model of a tokenizer, which
         can be seen to be one; and if that is none.
     """
-    if is_paddlemix(source):
+    source = opened(source)
+    if source.is_paddlemix:
         return []
     files = _other_files(source)
     outward = [path for path in files if not _is_inside(path)]
@@ -64,11 +63,11 @@ def _is_inside(path: Path) -> bool:
     return any(path.resolve().is_relative_to(root) for root in (folder, *blobs))
 
 
-def _other_files(source: Path) -> list[Path]:
-    folder = llm_folder(source) if is_xtuner(source) else source
+def _other_files(source: ModelDirectory) -> list[Path]:
+    folder = source.llm if source.is_in_parts else source
     return [
         path
-        for path in sorted(folder.iterdir())
+        for path in sorted(folder.path.iterdir())
         if path.is_file()
         and path.name not in _OTHERS
         and not path.name.startswith((PREDICTIONS, "."))

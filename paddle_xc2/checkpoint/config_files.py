@@ -15,8 +15,8 @@ from paddle_xc2.families.rope_settings import with_rope
 from paddle_xc2.families.settings import ModelSettings, VisionConfig
 from paddle_xc2.families.table import INTERNLM2_ARCHITECTURE, XCOMPOSER2_ARCHITECTURE
 from paddle_xc2.families.upstream_settings import model_settings
-from paddle_xc2.files.json_file import read_json, write_json
-from paddle_xc2.hub.config_json import CONFIG_FILE, VISION_CONFIG_FILE, config_path, read_checkpoint_config
+from paddle_xc2.files.json_file import write_json
+from paddle_xc2.hub.directory import CONFIG_FILE, VISION_CONFIG_FILE, ModelDirectory, opened
 from paddle_xc2.messages import short_repr
 
 # What upstream's config.json holds beside the model's own settings; for models that were not loaded from one.
@@ -46,14 +46,14 @@ _LANGUAGE_MODEL_CONSTANTS = {
 }
 _ROPE = ("rope_theta", "rope_scaling")
 _DTYPE_KEYS = ("torch_dtype", "dtype")
-# Upstream has none of it; PaddleMIX's port can't be built without.
-_PADDLEMIX_KEY = "vision_projector"
 # Settings that upstream's config.json has under the same name. The others are ours, or of one run only.
 _OWN_SETTINGS = ("vision_config", "xc2_family", "use_recompute", "kwargs")
 _SETTINGS = [name for name in inspect.signature(ModelSettings).parameters if name not in _OWN_SETTINGS]
 
 
-def load_config(directory: Path, tensor_names=(), kind: type[ModelSettings] = ModelSettings) -> ModelSettings:
+def load_config(
+    directory: str | Path | ModelDirectory, tensor_names=(), kind: type[ModelSettings] = ModelSettings
+) -> ModelSettings:
     """The configuration of a checkpoint in any layout; `hf_config` of it is upstream's config.json, or None.
 
     Args:
@@ -61,19 +61,18 @@ def load_config(directory: Path, tensor_names=(), kind: type[ModelSettings] = Mo
         kind: of the result: ModelSettings, or XComposer2Config for a model.
     Raises: FileNotFoundError, or ValueError for a broken file, an unsupported family, or sizes that contradict.
     """
-    path = config_path(directory)
-    content = read_checkpoint_config(directory)
-    original = read_json(path)
-    if _PADDLEMIX_KEY in original:
+    directory = opened(directory)
+    path, content, original = directory.config_path, directory.config(), directory.own_config()
+    if directory.is_paddlemix:
         original = _as_upstream(original)
         content = {**original, "vision_config": content.get("vision_config")}
-    parts = read_part_files(Path(directory))
+    parts = read_part_files(directory)
     if "xc2_layout" in content:
         original = _object(content, "hf_config", path) or None
         parts = known_part_files(_object(content, "hf_part_files", path))
     config = model_settings(content, str(path), tensor_names, kind, hf_config=original, hf_part_files=parts)
     if config.family.in_parts:
-        check_parts(parts, config, Path(directory))
+        check_parts(parts, config, directory.path)
     if original is not None:  # else it would be found out when the model is written, after a training
         _settings_before(original, config, f"{path}: hf_config" if "xc2_layout" in content else str(path))
     return config
@@ -84,12 +83,6 @@ def _object(content: dict, name: str, path: Path) -> dict:
     if not isinstance(value, dict):
         raise ValueError(f"{path}: {name} is {short_repr(value)}, but must be an object; convert the checkpoint again")
     return value
-
-
-def is_paddlemix(directory: Path) -> bool:
-    """Whether the config.json in `directory` is one of PaddleMIX's port."""
-    path = directory / CONFIG_FILE
-    return path.is_file() and _PADDLEMIX_KEY in read_json(path)
 
 
 def _as_upstream(content: dict) -> dict:

@@ -13,14 +13,13 @@ from paddle_xc2.checkpoint.lazy_tensor import LazyTensor
 from paddle_xc2.checkpoint.paddle_files import read_paddle_file
 from paddle_xc2.checkpoint.safetensors_file import read_safetensors
 from paddle_xc2.checkpoint.torch_files import read_torch_file
-from paddle_xc2.checkpoint.xtuner import is_xtuner, join_parts, llm_folder
-from paddle_xc2.files.json_file import read_json
-from paddle_xc2.hub.config_json import CONFIG_FILE
+from paddle_xc2.checkpoint.xtuner import join_parts
+from paddle_xc2.hub.directory import CONFIG_FILE, ModelDirectory, opened
 from paddle_xc2.hub.weight_files import INDEXES_AND_SHARDS, WEIGHTS, find_shards
 from paddle_xc2.messages import listed
 
 
-def read_checkpoint(directory: Path, dtype: str | None = None) -> dict[str, LazyTensor]:
+def read_checkpoint(directory: str | Path | ModelDirectory, dtype: str | None = None) -> dict[str, LazyTensor]:
     """Every tensor of a checkpoint by name, in the order in which the files hold them; reads headers only.
 
     Args:
@@ -28,39 +27,39 @@ def read_checkpoint(directory: Path, dtype: str | None = None) -> dict[str, Lazy
     Raises: ValueError or FileNotFoundError naming the file, if the directory holds no checkpoint, a shard is missing,
         cut off or damaged, or the index and the shards do not tell the same.
     """
+    directory = opened(directory)
     check_is_checkpoint(directory)
-    return join_parts(directory, _read_folder, read_shard, dtype) if is_xtuner(directory) else _read_folder(directory)
+    return join_parts(directory, _read_folder, read_shard, dtype) if directory.is_in_parts else _read_folder(directory)
 
 
-def _read_folder(directory: Path) -> dict[str, LazyTensor]:
-    for index_name, pattern in INDEXES_AND_SHARDS:
-        index = directory / index_name
-        if index.is_file():
-            return _read_indexed(index)
-        shards = sorted(directory.glob(pattern))
+def _read_folder(directory: ModelDirectory) -> dict[str, LazyTensor]:
+    for index, pattern in INDEXES_AND_SHARDS:
+        if directory.has(index):
+            return _read_indexed(directory, index)
+        shards = sorted(directory.path.glob(pattern))
         if shards:
             return _join({shard: read_shard(shard) for shard in shards})
     raise FileNotFoundError(f"{directory}: there are no weights ({WEIGHTS})")
 
 
-def check_is_checkpoint(directory: Path) -> None:
+def check_is_checkpoint(directory: ModelDirectory) -> None:
     """Raises: FileNotFoundError saying what is missing and what is there instead."""
-    if not directory.is_dir():
+    if not directory.path.is_dir():
         raise FileNotFoundError(f"{directory} is no checkpoint: there is no such directory")
     missing = []
-    weights = llm_folder(directory) if is_xtuner(directory) else directory
-    if not (weights / CONFIG_FILE).is_file():
+    weights = directory.llm if directory.is_in_parts else directory
+    if not weights.has(CONFIG_FILE):
         missing.append(f"no {CONFIG_FILE}")
-    if not find_shards(weights) and not any((weights / index).is_file() for index, _ in INDEXES_AND_SHARDS):
+    if not find_shards(weights.path) and not any(weights.has(index) for index, _ in INDEXES_AND_SHARDS):
         missing.append(f"no weights ({WEIGHTS})")
-    if missing and is_deepspeed(directory):
+    if missing and is_deepspeed(directory.path):
         raise FileNotFoundError(
             f"{directory} is no checkpoint of a model, but DeepSpeed's state of a training; give the folder above it, "
             f"if that has {CONFIG_FILE} and weights; else put the weights together with DeepSpeed's script: "
-            f"python zero_to_fp32.py {directory.parent} OUT -t {directory.name}"
+            f"python zero_to_fp32.py {directory.path.parent} OUT -t {directory.path.name}"
         )
     if missing:
-        found = sorted(path.name + "/" * path.is_dir() for path in directory.iterdir())
+        found = sorted(path.name + "/" * path.is_dir() for path in directory.path.iterdir())
         raise FileNotFoundError(
             f"{directory} is no checkpoint: it has {' and '.join(missing)}; "
             f"files found: {listed(found, limit=10) or 'none'}"
@@ -89,8 +88,8 @@ def _join(shards: dict[Path, dict[str, LazyTensor]]) -> dict[str, LazyTensor]:
     return tensors
 
 
-def _read_indexed(index: Path) -> dict[str, LazyTensor]:
-    weight_map = read_json(index).get("weight_map")
+def _read_indexed(directory: ModelDirectory, name: str) -> dict[str, LazyTensor]:
+    index, weight_map = directory / name, directory.json(name).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index}: has no weight_map; copy or download it again")
     strange = [name for name in weight_map.values() if not isinstance(name, str) or Path(name).name != name]

@@ -12,7 +12,7 @@ from paddle_xc2.files.directory_lock import locked
 from paddle_xc2.files.durable import INTERRUPTIONS, SCRATCH, is_as_written, scratch, sync
 from paddle_xc2.files.local_path import local_path
 from paddle_xc2.files.replacement import check_none_foreign, differs, finish, replace_files
-from paddle_xc2.hub.config_json import ADAPTER_CONFIG_FILE, CONFIG_FILE
+from paddle_xc2.hub.directory import ADAPTER_CONFIG_FILE, CONFIG_FILE
 from paddle_xc2.hub.weight_files import find_shards
 
 _KNOWN_BY = (CONFIG_FILE, ADAPTER_CONFIG_FILE)  # what readers know a model, or an adapter, by

@@ -16,8 +16,7 @@ from paddle_xc2.checkpoint.adapter_files import Adapter, merge, read_adapter
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor
 from paddle_xc2.families.llava_settings import CLIP_MEAN, CLIP_STD, check_pixels, check_projector, clip_settings
 from paddle_xc2.families.settings import ModelSettings
-from paddle_xc2.files.json_file import read_json
-from paddle_xc2.hub.config_json import CONFIG_FILE, XTUNER_LLM, XTUNER_PROJECTOR, XTUNER_VISION, xtuner_folder
+from paddle_xc2.hub.directory import CONFIG_FILE, XTUNER_LLM, XTUNER_PROJECTOR, XTUNER_VISION, ModelDirectory
 
 
 class Part(NamedTuple):
@@ -42,19 +41,7 @@ PART_FILES = (
 )
 
 
-def is_xtuner(directory: Path) -> bool:
-    """Whether the directory holds a LLaVA in parts."""
-    return any((directory / part.folder).is_dir() for part in PARTS)
-
-
-def llm_folder(directory: Path) -> Path:
-    """Where the language model and the tokenizer are."""
-    if (directory / CONFIG_FILE).is_file():
-        return directory
-    return xtuner_folder(directory, XTUNER_LLM) or directory
-
-
-def join_parts(directory: Path, read_folder, read_shard, dtype: str | None = None) -> dict[str, LazyTensor]:
+def join_parts(directory: ModelDirectory, read_folder, read_shard, dtype: str | None = None) -> dict[str, LazyTensor]:
     """Every tensor of the model under XComposer2's names, with the adapters of its parts merged in.
 
     Args:
@@ -64,14 +51,16 @@ def join_parts(directory: Path, read_folder, read_shard, dtype: str | None = Non
     Raises: FileNotFoundError naming a folder that is missing; ValueError for a tensor that belongs to no part.
     """
 
-    def trained(folder: Path, part: str) -> dict[str, LazyTensor]:
-        adapter = directory / f"{part}_adapter"
+    def trained(folder: ModelDirectory, part: str) -> dict[str, LazyTensor]:
+        adapter = directory.folder(f"{part}_adapter")
         tensors = read_folder(folder)
-        return merge(tensors, read_adapter(adapter, read_shard), adapter, dtype) if adapter.is_dir() else tensors
+        if not adapter.path.is_dir():
+            return tensors
+        return merge(tensors, read_adapter(adapter, read_shard), adapter.path, dtype)
 
-    tensors = dict(trained(llm_folder(directory), XTUNER_LLM))
+    tensors = dict(trained(directory.llm, XTUNER_LLM))
     for part in PARTS:
-        folder = xtuner_folder(directory, part.folder)
+        folder = directory.part(part.folder)
         if folder is None:
             raise FileNotFoundError(
                 f"{directory}: there is no folder {part.folder}; XTuner saves only the parts that were trained, "
@@ -97,9 +86,9 @@ def split_parts(tensors: dict) -> dict[str, dict]:
     return folders
 
 
-def read_part_files(directory: Path) -> dict[str, dict]:
+def read_part_files(directory: ModelDirectory) -> dict[str, dict]:
     """{file: content} of PART_FILES, as far as they exist."""
-    return {name: read_json(directory / name) for name in PART_FILES if (directory / name).is_file()}
+    return {name: directory.json(name) for name in PART_FILES if directory.has(name)}
 
 
 def known_part_files(files: dict) -> dict[str, dict]:

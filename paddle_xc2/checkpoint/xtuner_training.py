@@ -21,8 +21,7 @@ from paddle_xc2.families.llava_settings import clip_settings
 from paddle_xc2.families.settings import ModelSettings
 from paddle_xc2.families.table import detect_family
 from paddle_xc2.families.upstream_settings import settings_of
-from paddle_xc2.files.json_file import read_json
-from paddle_xc2.hub.config_json import CONFIG_FILE, config_path, read_checkpoint_config
+from paddle_xc2.hub.directory import CONFIG_FILE, ModelDirectory
 
 # Modules and single globals whose objects hold nothing that is needed.
 _INERT_MODULES = ("mmengine.", "addict.", "yapf.", "deepspeed.")
@@ -133,7 +132,9 @@ def _state_of(path: Path) -> dict[str, LazyTensor]:
     return tensors
 
 
-def assemble_llava(llm: Path, clip: Path, seed: int = 0) -> tuple[dict[str, LazyTensor], ModelSettings]:
+def assemble_llava(
+    llm: ModelDirectory, clip: ModelDirectory, seed: int = 0
+) -> tuple[dict[str, LazyTensor], ModelSettings]:
     """A LLaVA before its training: an InternLM2, CLIP's vision encoder, and a projector with random weights.
 
     Args:
@@ -147,12 +148,12 @@ def assemble_llava(llm: Path, clip: Path, seed: int = 0) -> tuple[dict[str, Lazy
     vision = {name: tensor for name, tensor in read_checkpoint(clip).items() if name.startswith(theirs)}
     if not vision:
         raise ValueError(f"{clip}: has no tensor that begins with {theirs}; give a CLIP with a vision transformer")
-    content = read_checkpoint_config(llm)
+    content = llm.config()
     original = dict(content)
-    content["vision_config"] = clip_settings(read_json(clip / CONFIG_FILE), str(clip / CONFIG_FILE))
+    content["vision_config"] = clip_settings(clip.json(CONFIG_FILE), str(clip / CONFIG_FILE))
     content["img_size"] = content["vision_config"].pop("image_size")
     content["xc2_family"] = detect_family(content, source=str(llm)).name
-    config = ModelSettings(**settings_of(content, str(config_path(llm))), hf_config=original, hf_part_files={})
+    config = ModelSettings(**settings_of(content, str(llm.config_path)), hf_config=original, hf_part_files={})
     if not config.family.in_parts:
         raise ValueError(f"{llm}: is a {config.family.name}, which has a vision encoder; give an InternLM2 alone")
     tensors = read_checkpoint(llm) | {ours + name.removeprefix(theirs): tensor for name, tensor in vision.items()}

@@ -53,7 +53,7 @@ def sampling_of(args: Namespace) -> SamplingSettings:
 def load_model(path: str, args: Namespace) -> tuple:
     """(model, tokenizer), said to be loaded. args: of `add_model_arguments`. Raises: ValueError, FileNotFoundError."""
     from paddle_xc2 import runtime
-    from paddle_xc2.hub.find import resolve_model_path
+    from paddle_xc2.hub.directory import open_model
     from paddle_xc2.model import XComposer2ForCausalLM
     from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 
@@ -63,16 +63,16 @@ def load_model(path: str, args: Namespace) -> tuple:
         raise ValueError(
             f"dtype {args.dtype} can't be computed in here, only {', '.join(precisions)}; leave --dtype out"
         )
-    path = resolve_model_path(path)
-    tokenizer = XComposer2Tokenizer.from_pretrained(path, args.base)
-    model = XComposer2ForCausalLM.from_pretrained(path, dtype=args.dtype, base=args.base)
+    directory = open_model(path, args.base)
+    tokenizer = XComposer2Tokenizer.from_pretrained(directory)
+    model = XComposer2ForCausalLM.from_pretrained(directory, dtype=args.dtype)
     model.eval()
     if args.chat_layout:
         model.config.chat_layout = args.chat_layout
     size = sum(parameter.size for parameter in model.parameters()) / 1e6
     dtype = str(model.output.weight.dtype).removeprefix("paddle.")
     print(
-        f"{model.config.family.name} from {path}: {size:,.1f} M parameters, {dtype}, "
+        f"{model.config.family.name} from {directory}: {size:,.1f} M parameters, {dtype}, "
         f"loaded in {time.perf_counter() - start:.1f} s",
         file=sys.stderr,
     )

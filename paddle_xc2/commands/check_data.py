@@ -95,6 +95,7 @@ def run(args: Namespace) -> int:
     from paddle_xc2.data.checking.report import report_values, summary_lines, write_html
     from paddle_xc2.data.judge import Judge
     from paddle_xc2.data.processor import XComposer2Processor
+    from paddle_xc2.hub.directory import open_model
     from paddle_xc2.runtime import usable_cpus
     from paddle_xc2.text.tokenizer import with_tokens_of_run
 
@@ -112,7 +113,8 @@ def run(args: Namespace) -> int:
             background=asked.background,
             pad_image_to_square=asked.pad_image_to_square,
         )
-        processor.tokenizer, _ = with_tokens_of_run(processor.tokenizer, asked.adapter, asked.new_tokens)
+        adapter = None if asked.adapter is None else open_model(asked.adapter)
+        processor.tokenizer, _ = with_tokens_of_run(processor.tokenizer, adapter, asked.new_tokens)
     sources, findings = open_sources(asked.files)
     leave_out = asked.truncation == "leave_out"
     mends = plan_mends(args.fix, sources)

@@ -43,23 +43,23 @@ def run(args: Namespace) -> int:
     # Imported here: --help answers without them.
     from paddle_xc2.checkpoint.manifest import verify_manifest
     from paddle_xc2.files.local_path import local_path
-    from paddle_xc2.hub.adapter_base import find_base, is_adapter
-    from paddle_xc2.hub.find import resolve_model_path
+    from paddle_xc2.hub.directory import open_model
     from paddle_xc2.messages import writing
     from paddle_xc2.weights.convert import convert
 
     if args.destination is None:
         if not args.verify:
             raise ValueError("DST is missing: give the directory to write, or --verify to check SRC only")
-        print(f"{args.source}: {verify_manifest(resolve_model_path(args.source)) / 1e9:.3g} GB verified, as written")
+        print(f"{args.source}: {verify_manifest(open_model(args.source)) / 1e9:.3g} GB verified, as written")
         return 0
     args.destination = local_path(args.destination)
     trained = local_path(args.source) if Path(args.source).suffix == ".pth" else None
     if trained is not None and args.base is None:
         raise ValueError(f"{trained} holds only what was trained; give --base, the LLaVA that it was trained from")
+    source = open_model(args.base) if trained else open_model(args.source, args.base)
     with writing(args.destination):
         report = convert(
-            args.base if trained else args.source,
+            source,
             args.destination,
             args.to,
             args.dtype,
@@ -71,16 +71,14 @@ def run(args: Namespace) -> int:
             trained=trained,
             lora_alpha={"llm": args.lora_alpha, "visual_encoder": args.visual_lora_alpha},
             visual_encoder=args.visual_encoder,
-            base=None if trained else args.base,
         )
-    source = f"{args.source} ({report.layout})"
-    if trained is None and is_adapter(adapter := resolve_model_path(args.source)):
-        source = f"{args.source}, merged into {find_base(adapter, args.base)} ({report.layout}),"
+    merged = f", merged into {source.base}" if source.is_adapter else ""
+    named = f"{args.source}{merged} ({report.layout}){',' if merged else ''}"
     for name, reason in report.dropped.items():
         print(f"left out: {name}: {reason}")
     size, written = report.num_bytes / 1e9, (report.num_bytes - report.num_kept_bytes) / 1e9
     print(
-        f"{source} -> {args.destination} ({args.to}): {report.num_tensors} tensors, "
+        f"{named} -> {args.destination} ({args.to}): {report.num_tensors} tensors, "
         f"{size:.3g} GB, every one read back and compared; {written:.3g} GB in {report.seconds:.1f} s "
         f"({written / report.seconds:.2f} GB/s)"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 HELP = "merge a LoRA adapter into its base, tensor by tensor, and compare the answers before and after"
 # By how much of the largest logit the merged model may differ, by what its weights are stored in; else float32's.
@@ -46,17 +45,16 @@ def run(args: Namespace) -> int:
     from paddle_xc2.checkpoint.names import layout_of
     from paddle_xc2.checkpoint.shards import read_checkpoint
     from paddle_xc2.files.local_path import local_path
-    from paddle_xc2.hub.adapter_base import find_base, is_adapter, was_quantized
-    from paddle_xc2.hub.find import resolve_model_path
+    from paddle_xc2.hub.directory import open_model
     from paddle_xc2.messages import writing
     from paddle_xc2.weights.convert import convert
 
-    adapter, args.output = resolve_model_path(args.adapter), local_path(args.output)
-    if not is_adapter(adapter):
+    adapter, args.output = open_model(args.adapter, args.base), local_path(args.output)
+    if not adapter.is_adapter:
         raise ValueError(
             f"{adapter}: is no adapter, it has no adapter_config.json (PEFT) or lora_config.json (PaddleNLP)"
         )
-    base = find_base(adapter, args.base)
+    base = adapter.base
     to = args.to or ("hf" if layout_of(read_checkpoint(base)) == "hf" else "paddle")
     with writing(args.output):
         report = convert(
@@ -68,24 +66,23 @@ def run(args: Namespace) -> int:
             overwrite=args.overwrite,
             progress=not args.disable_tqdm,
             say=lambda line: print(line, file=sys.stderr),
-            base=base,
             dequantize=args.dequantize,
         )
     print(
         f"{adapter} and {base} -> {args.output} ({to}): {report.num_tensors} tensors, {report.num_bytes / 1e9:.3g} GB, "
         f"every one read back and compared, in {report.seconds:.1f} s"
     )
-    if was_quantized(adapter) and not args.dequantize:
+    if adapter.origin.quantization and not args.dequantize:
         print(
             "the adapter was trained on the base in four bits and is now in the base as it is, which is nearer to the "
             "original model; --dequantize merges it into the very weights that it was trained with"
         )
     if not args.no_compare:
-        compare(adapter, base, args.output, "nf4" if args.dequantize else None)
+        compare(adapter, args.output, "nf4" if args.dequantize else None)
     return 0
 
 
-def compare(adapter, base, merged, quantize: str | None = None) -> None:
+def compare(adapter, merged, quantize: str | None = None) -> None:
     """Asks the base, the base with the adapter, and the merged model the same, and prints how the logits differ.
 
     All three compute in float32, so that they differ by how the merged weights were rounded, and by nothing else.
@@ -100,11 +97,13 @@ def compare(adapter, base, merged, quantize: str | None = None) -> None:
     from paddle_xc2 import runtime
     from paddle_xc2.checkpoint.shards import read_checkpoint
     from paddle_xc2.data.processor import XComposer2Processor
+    from paddle_xc2.hub.directory import open_model
     from paddle_xc2.model import XComposer2ForCausalLM
     from paddle_xc2.models.not_finite import describe_not_finite
 
     runtime.prepare()
-    stored = read_checkpoint(Path(merged)).values()
+    merged = open_model(merged)
+    stored = read_checkpoint(merged).values()
     needed = 5 * sum(math.prod(tensor.shape) for tensor in stored)  # in float32, with what is in between
     if needed > runtime.device_memory():
         print(
@@ -121,11 +120,11 @@ def compare(adapter, base, merged, quantize: str | None = None) -> None:
         with paddle.no_grad():
             return model.output(model(**batch).hidden_states[:, -_POSITIONS:]).astype("float32").numpy()
 
-    model = XComposer2ForCausalLM.from_pretrained(adapter, "float32", base=base, quantize=quantize)
+    model = XComposer2ForCausalLM.from_pretrained(adapter, "float32", quantize=quantize)
     on, change = logits(model), model.provenance.adapter_report
     if not np.isfinite(on).all():
         told = describe_not_finite(model, **batch)
-        raise ValueError(f"{base} with {adapter}: {told}; {merged} is no better, delete it")
+        raise ValueError(f"{adapter.base} with {adapter}: {told}; {merged} is no better, delete it")
     model.unload_adapter()
     off = logits(model)
     del model

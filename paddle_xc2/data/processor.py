@@ -25,9 +25,7 @@ from paddle_xc2.data.records.conversations import to_conversation
 from paddle_xc2.families.asked_as import AskedAs
 from paddle_xc2.families.table import FAMILIES, Family
 from paddle_xc2.families.upstream_settings import model_settings
-from paddle_xc2.hub.adapter_base import adapter_settings, find_base, is_adapter
-from paddle_xc2.hub.config_json import config_path, read_checkpoint_config, read_tensor_names
-from paddle_xc2.hub.find import resolve_model_path
+from paddle_xc2.hub.directory import open_model
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 
 TRUNCATIONS = ("refuse", "turns")
@@ -115,21 +113,22 @@ class XComposer2Processor:
         exif: bool | None = None,
         background: str | None = None,
     ) -> XComposer2Processor:
-        """The processor of a checkpoint: a directory or a released name; of an adapter with its base.
+        """The processor of a checkpoint, of an adapter with its base.
 
         Args:
+            path: of the checkpoint: a directory, a released name, or what `open_model` gave.
             max_length, hd_num, chat_layout, image_size, pad_image_to_square: as of AskedAs; None is what the checkpoint
                 was fine-tuned with here, else the family's way. Families without tiles take only None or -1 for hd_num.
             base: of an adapter, if it is not where the adapter remembers it.
             exif, background: as of PictureReading; None is what the checkpoint was fine-tuned with here.
         Raises: FileNotFoundError, ValueError.
         """
-        path, settings = resolve_model_path(path), {}
-        tokenizer = XComposer2Tokenizer.from_pretrained(path, base)
-        if is_adapter(path):
-            path, settings = find_base(path, base), adapter_settings(path)
-        content = read_checkpoint_config(path) | settings
-        config = model_settings(content, str(config_path(path)), read_tensor_names(path))
+        directory, settings = open_model(path, base), {}
+        tokenizer = XComposer2Tokenizer.from_pretrained(directory)
+        if directory.is_adapter:
+            directory, settings = directory.base, directory.origin.settings
+        content = directory.config() | settings
+        config = model_settings(content, str(directory.config_path), directory.tensor_names())
         asked = AskedAs.of_model(
             config,
             chat_layout=chat_layout,

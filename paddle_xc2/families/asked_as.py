@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 from paddle_xc2.families.table import Family
 from paddle_xc2.messages import short_repr, shown
@@ -100,13 +100,23 @@ class AskedAs:
         return asked
 
     def record(self, config) -> None:
-        """Notes it in the configuration of a model: but for the image size, which changes a weight too."""
-        for name in SETTINGS:
-            if name != "img_size":
-                setattr(config, name, getattr(self, name))
+        """Notes it in the configuration of a model, as `take_settings`."""
+        take_settings(config, asdict(self))
 
 
 SETTINGS = tuple(field.name for field in fields(AskedAs))
+
+
+def take_settings(config, settings: dict) -> None:
+    """Notes in the configuration of a model how it is asked: but for the image size, which changes a weight too.
+
+    Args:
+        config: ModelSettings.
+        settings: attributes of AskedAs by name; those that are left out stay.
+    """
+    for name, value in settings.items():
+        if name != "img_size":
+            setattr(config, name, value)
 
 
 def check_image_size(config, img_size: int) -> None:

@@ -149,6 +149,35 @@ def table_entry(content: bytes) -> dict:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
+def differences(
+    directory: Path,
+    files: dict[str, dict],
+    contents: dict[str, bytes] | None = None,
+    on_bytes: Callable[[int], object] = lambda count: None,
+) -> Iterator[str]:
+    """Yields a sentence for every file that is not the one which a table lists.
+
+    Args:
+        files: of `file_table`, for `directory`.
+        contents: of files that were read already, by path in it, which are not read again.
+        on_bytes: is told how many bytes more are read.
+    """
+    contents = contents or {}
+
+    def difference(name: str) -> str:
+        path, entry, content = directory / name, files[name], contents.get(name)
+        if content is None and not path.is_file():
+            return f"{name} is missing"
+        size = path.stat().st_size if content is None else len(content)
+        if size != entry["bytes"]:
+            return f"{name} has {size} bytes instead of {entry['bytes']}"
+        found = sha256(path, on_bytes) if content is None else hashlib.sha256(content).hexdigest()
+        return "" if found == entry["sha256"] else f"{name} has changed (its SHA-256 is another)"
+
+    with ThreadPoolExecutor() as pool:
+        yield from filter(None, pool.map(difference, files))
+
+
 def is_file_table(content) -> bool:
     """Whether JSON values are a table as `file_table` makes it, of files within a directory."""
     match content:

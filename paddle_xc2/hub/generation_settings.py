@@ -6,9 +6,7 @@ package's; what it leaves to this file and this package has no means for is refu
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from paddle_xc2.files.json_file import read_json
+from paddle_xc2.hub.directory import ModelDirectory
 from paddle_xc2.messages import short_repr
 
 GENERATION_FILE = "generation_config.json"
@@ -44,12 +42,11 @@ _NEUTRAL: dict[str, tuple] = {
 }
 
 
-def check_generation(directory: Path) -> None:
+def check_generation(directory: ModelDirectory) -> None:
     """Raises: ValueError naming what of a directory's generation_config.json is not carried out."""
-    path = directory / GENERATION_FILE
-    if not path.is_file():
+    if not directory.has(GENERATION_FILE):
         return
-    content = read_json(path)
+    content = directory.json(GENERATION_FILE)
     wrong = [
         f"{name} is {short_repr(content[name])}"
         for name, neutral in _NEUTRAL.items()
@@ -57,6 +54,6 @@ def check_generation(directory: Path) -> None:
     ]
     if wrong:
         raise ValueError(
-            f"{path}: {', '.join(wrong)}: not supported, and answers would be others than upstream's; remove it to "
-            "generate without"
+            f"{directory / GENERATION_FILE}: {', '.join(wrong)}: not supported, and answers would be others than "
+            "upstream's; remove it to generate without"
         )

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import sentencepiece
 
@@ -28,11 +27,9 @@ from paddle_xc2.families.special_tokens import (
     TURN_END,
     TURN_START,
 )
-from paddle_xc2.files.json_file import parse_json, read_bytes
+from paddle_xc2.files.json_file import parse_json
 from paddle_xc2.files.local_path import local_path
-from paddle_xc2.hub.adapter_base import find_base, is_adapter
-from paddle_xc2.hub.config_json import XTUNER_LLM, newest_state, xtuner_folder
-from paddle_xc2.hub.find import resolve_model_path
+from paddle_xc2.hub.directory import XTUNER_LLM, ModelDirectory, open_model
 from paddle_xc2.messages import counted
 from paddle_xc2.text.tokenizer_settings import (
     CONFIG_FILE,
@@ -83,27 +80,28 @@ class XComposer2Tokenizer:
 
     @classmethod
     def from_pretrained(cls, directory, base=None) -> XComposer2Tokenizer:
-        """The tokenizer of a checkpoint: a directory or a released name; of an adapter, its own or that of its base.
+        """The tokenizer of a checkpoint; of an adapter, its own or that of its base.
 
         Args:
+            directory: of the checkpoint: a path, a released name, or what `open_model` gave.
             base: of an adapter, if it is not where the adapter remembers it.
         Raises: FileNotFoundError without a tokenizer.model; ValueError if a file is damaged.
         """
-        directory = resolve_model_path(directory)
-        if is_adapter(directory) and not has_tokenizer(directory):
-            directory = find_base(directory, base)
+        directory = open_model(directory, base)
+        if directory.is_adapter and not has_tokenizer(directory):
+            directory = directory.base
         if not has_tokenizer(directory):
-            directory = xtuner_folder(directory, XTUNER_LLM) or directory
-        if not (directory / MODEL_FILE).is_file() and (directory / PADDLENLP_MODEL_FILE).is_file():
+            directory = directory.part(XTUNER_LLM) or directory
+        if not directory.has(MODEL_FILE) and directory.has(PADDLENLP_MODEL_FILE):
             # The settings that PaddleNLP writes beside it say what upstream has by default, in other words.
-            files = {MODEL_FILE: read_bytes(directory / PADDLENLP_MODEL_FILE, MAX_MODEL_BYTES)}
+            files = {MODEL_FILE: directory.content(PADDLENLP_MODEL_FILE, MAX_MODEL_BYTES)}
             return cls(files, str(directory), PADDLENLP_MODEL_FILE)
-        if not (directory / MODEL_FILE).is_file():
-            told = newest_state(directory) or "copy the one of the released checkpoint into this directory"
-            raise FileNotFoundError(f"{directory}: there is no {MODEL_FILE}; {told}")
+        if not directory.has(MODEL_FILE):
+            advice = directory.newest_state() or "copy the one of the released checkpoint into this directory"
+            raise FileNotFoundError(f"{directory}: there is no {MODEL_FILE}; {advice}")
         names = (MODEL_FILE, CONFIG_FILE, SPECIAL_TOKENS_FILE)
         found = [name for name in names if (directory / name).exists()]
-        return cls({name: read_bytes(directory / name, MAX_MODEL_BYTES) for name in found}, source=str(directory))
+        return cls({name: directory.content(name, MAX_MODEL_BYTES) for name in found}, source=str(directory))
 
     def save_pretrained(self, directory) -> None:
         """Writes upstream's tokenizer files: byte for byte what was read, upstream's defaults where there was none."""
@@ -431,24 +429,24 @@ class StreamDecoder:
 
 
 def with_tokens_of_run(
-    tokenizer: XComposer2Tokenizer, adapter, new_tokens: list[str] | None
+    tokenizer: XComposer2Tokenizer, adapter: ModelDirectory | None, new_tokens: list[str] | None
 ) -> tuple[XComposer2Tokenizer, XComposer2Tokenizer]:
     """The tokenizer of a fine-tuning run, and the one that the run begins with.
 
     Args:
         tokenizer: of the model.
-        adapter: what the run goes on with: a directory or a released name; None for nothing.
+        adapter: what the run goes on with, opened; None for nothing.
         new_tokens: what the run adds.
     Raises: as `with_new_tokens`; FileNotFoundError.
     """
-    if adapter is not None and has_tokenizer(adapter := resolve_model_path(adapter)):
+    if adapter is not None and has_tokenizer(adapter):
         tokenizer = XComposer2Tokenizer.from_pretrained(adapter)
     return tokenizer.with_new_tokens(new_tokens) if new_tokens else tokenizer, tokenizer
 
 
-def has_tokenizer(directory: Path) -> bool:
+def has_tokenizer(directory: ModelDirectory) -> bool:
     """Whether a directory holds a tokenizer's model; of an adapter: whether its training added tokens."""
-    return any((directory / name).is_file() for name in (MODEL_FILE, PADDLENLP_MODEL_FILE))
+    return any(map(directory.has, (MODEL_FILE, PADDLENLP_MODEL_FILE)))
 
 
 def _load_sentencepiece(model: bytes, source: str) -> sentencepiece.SentencePieceProcessor:

@@ -24,7 +24,7 @@ from paddle_xc2.data.samples import Samples, fit_samples
 from paddle_xc2.data.worker_processes import WorkersKilled
 from paddle_xc2.device_errors import device_message
 from paddle_xc2.files.durable import NoRoom
-from paddle_xc2.files.file_identity import model_identity
+from paddle_xc2.hub.directory import open_model
 from paddle_xc2.messages import counted
 from paddle_xc2.model import XComposer2ForCausalLM
 from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load_arguments
@@ -147,7 +147,7 @@ def make_plan(
         check_starts_from_a_base(arguments, source.directory)
     # Some of its bytes are read: for a plan only if there is something to compare.
     compares_base = arguments.lora and train and (start.checkpoint or not plan_only)
-    base = model_identity(source.directory) if compares_base else None
+    base = source.directory.identity() if compares_base else None
     place = (dist.get_world_size(), dist.get_rank())
     return Plan(arguments, precision, start, train, evaluation, *place, questions, base)
 
@@ -168,7 +168,7 @@ def show_plan(plan: Plan, source: ModelSource) -> None:
         print(f"an evaluation of {counted(len(plan.evaluation), 'sample')}; nothing is trained")
         return
     check_settings_match(plan.start, plan.resume_settings)
-    model = model_of_shapes(plan, source.directory)
+    model = model_of_shapes(plan, source)
     print_plan(plan, model, choose_trainable(model, plan.arguments), source.processor)
     print("this was the plan: nothing is trained or written; leave --plan out to do it")
 
@@ -290,7 +290,8 @@ def load_best(trainer: StepTrainer, source: ModelSource) -> None:
     except ValueError as error:
         raise ValueError(f'{error}; it was the best, set "load_best_model_at_end" to false to save the last') from None
     trainer.model = trainer.model_wrapped = trainer.optimizer = None  # there may be no memory for two models
-    trainer.model = load_model(replace(plan, start=replace(plan.start, checkpoint=checkpoint)), source)
+    of_best = replace(plan, start=replace(plan.start, checkpoint=checkpoint))
+    trainer.model = load_model(of_best, replace(source, learned=open_model(checkpoint)))
     choose_trainable(trainer.model, plan.arguments)  # an adapter is saved with all that learns beside it
     trainer.model_step = best["step"]
     trainer.ask_sample_questions(best["step"])

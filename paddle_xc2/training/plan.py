@@ -26,7 +26,7 @@ class Plan:
         evaluation: samples to evaluate on, or None.
         num_processes, rank: that train together, and which of them this is.
         questions: sample questions, to be asked before, during and after training.
-        base: `model_identity` of the model that LoRA trains on.
+        base: `ModelDirectory.identity` of the model that LoRA trains on.
     """
 
     arguments: FinetuneArguments

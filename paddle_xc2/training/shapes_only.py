@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import paddle
 
 from paddle_xc2.checkpoint.config_files import load_config
 from paddle_xc2.checkpoint.shards import read_checkpoint
 from paddle_xc2.families.config import XComposer2Config
-from paddle_xc2.hub.adapter_base import find_base, is_adapter
-from paddle_xc2.hub.find import resolve_model_path
 from paddle_xc2.model import XComposer2ForCausalLM
 from paddle_xc2.training.learning.add_lora import add_lora, continue_adapter
 from paddle_xc2.training.plan import Plan
+from paddle_xc2.training.starting_model import ModelSource
 from paddle_xc2.weights.load import build_without_memory
 from paddle_xc2.weights.position_table import change_image_size
 
 
-def model_of_shapes(plan: Plan, model_dir: Path) -> XComposer2ForCausalLM:
+def model_of_shapes(plan: Plan, source: ModelSource) -> XComposer2ForCausalLM:
     """The run's model, LoRA included, whose parameters have shapes and no values.
 
     Of the checkpoint only names and shapes of the tensors are read; an adapter to go on with is read whole. Rows of
@@ -28,15 +26,15 @@ def model_of_shapes(plan: Plan, model_dir: Path) -> XComposer2ForCausalLM:
     Raises: ValueError, FileNotFoundError as loading the model would, but for values that are not looked at.
     """
     arguments = plan.arguments
-    base = find_base(model_dir) if is_adapter(model_dir) else model_dir
+    base = source.directory.base if source.directory.is_adapter else source.directory
     config = load_config(base, read_checkpoint(base), XComposer2Config)
     if arguments.img_size is not None:
         change_image_size(config, arguments.img_size)
     model = build_without_memory(XComposer2ForCausalLM, config, plan.weight_dtype)
     if arguments.lora:
         with paddle.LazyGuard():
-            if adapter := plan.start.checkpoint or arguments.lora_path:
-                continue_adapter(model, resolve_model_path(adapter), arguments)
+            if source.learned is not None:
+                continue_adapter(model, source.learned, arguments)
             else:
                 # DoRA's norms come from values; one number for each output of a layer, they don't count.
                 add_lora(model, replace(arguments, use_dora=False))

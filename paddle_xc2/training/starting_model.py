@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from paddle_xc2.checkpoint.base_fingerprint import base_fingerprint, check_base
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.families.asked_as import AS_TRAINED
-from paddle_xc2.files.local_path import local_path
-from paddle_xc2.hub.find import resolve_model_path
+from paddle_xc2.hub.directory import ModelDirectory, open_model
 from paddle_xc2.model import XComposer2ForCausalLM
 from paddle_xc2.models.token_rows import merge_rows
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer, with_tokens_of_run
@@ -27,11 +25,13 @@ class ModelSource:
 
     Attributes:
         directory: of the model that model_name_or_path names.
+        learned: what the run goes on with: a checkpoint of it, or the adapter that lora_path names; None for nothing.
         processor: of the run.
         original_tokenizer: of what the run starts from, without what new_tokens adds.
     """
 
-    directory: Path
+    directory: ModelDirectory
+    learned: ModelDirectory | None
     processor: XComposer2Processor
     original_tokenizer: XComposer2Tokenizer
 
@@ -42,7 +42,9 @@ def find_model(arguments: FinetuneArguments, start: StartingPoint) -> ModelSourc
     Raises: FileNotFoundError if there is none; ValueError if new_tokens can't be tokens, or are new and nothing is
         trained.
     """
-    directory = resolve_model_path(arguments.model_name_or_path)
+    directory = open_model(arguments.model_name_or_path)
+    learned = start.checkpoint or (arguments.lora_path if arguments.lora else None)
+    learned = None if learned is None else open_model(learned)
     processor = XComposer2Processor.from_pretrained(
         directory,
         max_length=arguments.max_length,
@@ -53,14 +55,14 @@ def find_model(arguments: FinetuneArguments, start: StartingPoint) -> ModelSourc
         exif=arguments.exif,
         background=arguments.background,
     )
-    adapter = start.checkpoint or arguments.lora_path if arguments.lora else None
+    adapter = learned if arguments.lora else None
     processor.tokenizer, original = with_tokens_of_run(processor.tokenizer, adapter, arguments.new_tokens)
     if not arguments.do_train and fresh_tokens(processor.tokenizer, original, arguments.new_tokens or ()):
         raise ValueError(
             f'"new_tokens" are not all tokens of {arguments.lora_path or arguments.model_name_or_path}, and "do_train" '
             "is false: nothing teaches them; leave new_tokens out"
         )
-    return ModelSource(directory, processor, original)
+    return ModelSource(directory, learned, processor, original)
 
 
 def load_model(plan: Plan, source: ModelSource) -> XComposer2ForCausalLM:
@@ -70,18 +72,18 @@ def load_model(plan: Plan, source: ModelSource) -> XComposer2ForCausalLM:
         finite.
     """
     arguments = plan.arguments
-    if plan.start.checkpoint and not arguments.lora:
-        model = XComposer2ForCausalLM.from_pretrained(plan.start.checkpoint, dtype=plan.weight_dtype)
+    if source.learned and not arguments.lora:
+        model = XComposer2ForCausalLM.from_pretrained(source.learned, dtype=plan.weight_dtype)
     else:
         model = XComposer2ForCausalLM.from_pretrained(
             source.directory, dtype=plan.weight_dtype, img_size=arguments.img_size, quantize=arguments.quantization
         )
     if arguments.lora:
-        _take_adapter(model, plan, source.directory)
+        _take_adapter(model, plan, source)
     if plan.train and not plan.start.checkpoint:  # what checkpoints hold has begun already
         _begin_tokens(model, plan, source)
-    check_starting_weights(model, plan.start.checkpoint or arguments.lora_path or source.directory)
-    _note_origin(model, plan, source)
+    check_starting_weights(model, source.learned or source.directory)
+    _note_origin(model, source)
     if arguments.recompute:
         model.recompute_enable()
     else:
@@ -90,17 +92,17 @@ def load_model(plan: Plan, source: ModelSource) -> XComposer2ForCausalLM:
     return model
 
 
-def _take_adapter(model: XComposer2ForCausalLM, plan: Plan, model_dir: Path) -> None:
+def _take_adapter(model: XComposer2ForCausalLM, plan: Plan, source: ModelSource) -> None:
     """Goes on with the adapter of the checkpoint or of lora_path, or begins one."""
     arguments, is_base = plan.arguments, not model.has_adapter
     if plan.train:
-        model.provenance.fingerprint = base_fingerprint(model_dir)  # now: it may be gone when an adapter is saved
-    if adapter := plan.start.checkpoint or arguments.lora_path:
+        model.provenance.fingerprint = base_fingerprint(source.directory)  # it may be gone when one is saved
+    if source.learned:
         if is_base:  # else nothing is trained
-            check_base(resolve_model_path(adapter), model_dir, "as model_name_or_path", model.provenance.fingerprint)
-        continue_adapter(model, resolve_model_path(adapter), arguments)
+            check_base(source.learned, source.directory, "as model_name_or_path", model.provenance.fingerprint)
+        continue_adapter(model, source.learned, arguments)
         if not plan.start.checkpoint:
-            check_continues(model, adapter, arguments)
+            check_continues(model, arguments.lora_path, arguments)
     elif plan.train:
         add_lora(model, arguments)
 
@@ -116,13 +118,11 @@ def _begin_tokens(model: XComposer2ForCausalLM, plan: Plan, source: ModelSource)
         start_new_tokens(model, tokenizer, original, arguments.new_tokens or ())
 
 
-def _note_origin(model: XComposer2ForCausalLM, plan: Plan, source: ModelSource) -> None:
+def _note_origin(model: XComposer2ForCausalLM, source: ModelSource) -> None:
     """Notes what is written beside the weights: tokenizer, source, and how the model is asked."""
     if source.processor.tokenizer is not source.original_tokenizer:
         model.provenance.tokenizer = source.processor.tokenizer
     # Tokenizer and the like are copied from it when saving; a checkpoint may be gone by then.
     model.provenance.directory = source.directory
-    name = plan.arguments.model_name_or_path
-    model.provenance.name = None if local_path(name).is_dir() else name
     # So that chat lays out text and shows images as training did.
     replace(source.processor.asked_as, chat_layout=AS_TRAINED).record(model.config)

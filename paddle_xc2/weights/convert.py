@@ -28,8 +28,7 @@ from paddle_xc2.checkpoint.whole_directory import finish_interrupted, whole_dire
 from paddle_xc2.checkpoint.xtuner_training import assemble_llava, read_training_checkpoint
 from paddle_xc2.files.directory_lock import locked
 from paddle_xc2.files.local_path import local_path
-from paddle_xc2.hub.adapter_base import find_base, is_adapter
-from paddle_xc2.hub.find import resolve_model_path
+from paddle_xc2.hub.directory import ModelDirectory, open_model
 from paddle_xc2.hub.weight_files import WEIGHT_SUFFIXES
 from paddle_xc2.messages import counted
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer, has_tokenizer
@@ -60,7 +59,7 @@ class ConversionReport:
 
 
 def convert(
-    source: str | Path,
+    source: str | Path | ModelDirectory,
     destination: str | Path,
     to: str = "paddle",
     dtype: str | None = None,
@@ -81,7 +80,7 @@ def convert(
     that was interrupted, or killed, goes on after its last finished shard when it is started again.
 
     Args:
-        source: a directory in any of the layouts, or a released name.
+        source: a directory in any of the layouts, a released name, or what `open_model` gave.
         destination: a directory that doesn't exist or is empty.
         to: "paddle" or "hf"; also the layout that the source has, to change dtype or shards.
         dtype: "float32", "bfloat16" or "float16"; None keeps each tensor's own.
@@ -101,44 +100,34 @@ def convert(
     """
     started = time.perf_counter()
     check_dtype(dtype)
-    source, destination = resolve_model_path(source), local_path(destination).resolve()
-    adapter = source if is_adapter(source) else None
+    given, destination = open_model(source, base), local_path(destination).resolve()
+    if dequantize and not given.is_adapter:
+        raise ValueError(f"{given}: is no adapter; dequantize is for merging one of QLoRA")
+    source, adapter = (given.base, given) if given.is_adapter else (given, None)
     if adapter is not None:
-        source = find_base(adapter, base)
-        for kind, path in (("adapter", adapter), ("base", source)):
-            if destination.exists() and path.samefile(destination):
-                raise ValueError(
-                    f"{destination} is the {kind} itself, which merging would replace; choose another folder"
-                )
-        check_base(adapter, source)
-    elif dequantize:
-        raise ValueError(f"{source}: is no adapter; dequantize is for merging one of QLoRA")
+        _check_mergeable(adapter, source, destination)
     brings = companions(source)
     if visual_encoder is None:
         tensors = read_checkpoint(source, dtype)
         config = load_config(source, tensors)
     else:
-        tensors, config = assemble_llava(source, resolve_model_path(visual_encoder))
+        tensors, config = assemble_llava(source, open_model(visual_encoder))
     if trained is not None:
         tensors = merge(tensors, read_training_checkpoint(trained, lora_alpha or {}), trained, dtype)
     if adapter is not None:
         if dequantize:
             tensors = as_trained_with(tensors, adapter, dtype)
         tensors = merge_into_base(tensors, config, adapter, dtype)
-    tokenizer = None  # the source's
-    if adapter is not None and has_tokenizer(adapter):
-        tokenizer = XComposer2Tokenizer.from_pretrained(adapter)
-    elif visual_encoder is not None and has_tokenizer(source):  # the template of the family needs turns
-        tokenizer = XComposer2Tokenizer.from_pretrained(source).with_turn_tokens()
+    tokenizer = _new_tokenizer(source, adapter, visual_encoder is not None)
     layout = layout_of(tensors)
     shapes = parameter_shapes(config)
-    parameters, dropped = balance(tensors, layout, shapes, source)
+    parameters, dropped = balance(tensors, layout, shapes, source.path)
     num_bytes = sum(tensor.num_bytes_as(dtype or tensor.dtype) for tensor in parameters.values())
     others = [str(path) for path in (trained, visual_encoder, adapter) if path is not None]
     others += ["dequantized"] if dequantize else []
-    others += [_attempt(adapter, destination)] if adapter is not None else []
+    others += [_attempt(adapter.path, destination)] if adapter is not None else []
     settings = {"to": to, "dtype": dtype, "max_shard_size": parse_size(max_shard_size), "others": others}
-    attempt = _attempt(source, destination, **settings)
+    attempt = _attempt(source.path, destination, **settings)
 
     def write_into(partial: Path) -> int:
         """Returns: bytes that an earlier start had written."""
@@ -182,6 +171,25 @@ def convert(
                 num_kept_bytes = write_into(partial)
     seconds = time.perf_counter() - started
     return ConversionReport(layout, len(parameters), num_bytes, num_kept_bytes, dropped, seconds)
+
+
+def _check_mergeable(adapter: ModelDirectory, base: ModelDirectory, destination: Path) -> None:
+    """Raises: ValueError if the adapter belongs to another base, or one of the two would be replaced."""
+    for kind, path in (("adapter", adapter.path), ("base", base.path)):
+        if destination.exists() and path.samefile(destination):
+            raise ValueError(f"{destination} is the {kind} itself, which merging would replace; choose another folder")
+    check_base(adapter, base)
+
+
+def _new_tokenizer(
+    source: ModelDirectory, adapter: ModelDirectory | None, becomes_llava: bool
+) -> XComposer2Tokenizer | None:
+    """What is written in place of the source's tokenizer; None if that stays."""
+    if adapter is not None and has_tokenizer(adapter):
+        return XComposer2Tokenizer.from_pretrained(adapter)
+    if becomes_llava and has_tokenizer(source):  # the template of the family needs turns
+        return XComposer2Tokenizer.from_pretrained(source).with_turn_tokens()
+    return None
 
 
 def _attempt(source: Path, destination: Path, **arguments) -> str:

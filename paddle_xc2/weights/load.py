@@ -26,10 +26,9 @@ from paddle_xc2.checkpoint.manifest import verify_manifest
 from paddle_xc2.checkpoint.names import POSITION_TABLE, layout_of
 from paddle_xc2.checkpoint.shapes import parameter_shapes
 from paddle_xc2.checkpoint.shards import read_checkpoint, read_shard
-from paddle_xc2.checkpoint.xtuner import llm_folder
+from paddle_xc2.families.asked_as import take_settings
 from paddle_xc2.families.settings import ModelSettings
-from paddle_xc2.hub.adapter_base import adapter_settings, base_name, find_base, is_adapter, take_settings
-from paddle_xc2.hub.find import resolve_model_path
+from paddle_xc2.hub.directory import ModelDirectory, open_model
 from paddle_xc2.hub.generation_settings import check_generation
 from paddle_xc2.weights.load_adapter import load_adapter
 from paddle_xc2.weights.position_table import change_image_size, resized_table
@@ -39,7 +38,7 @@ from paddle_xc2.weights.quantize import check_quantization, fill_quantized, quan
 
 def load_checkpoint(
     cls,
-    path: str | Path,
+    path: str | Path | ModelDirectory,
     dtype: str | None = None,
     img_size: int | None = None,
     verify: bool = False,
@@ -50,7 +49,8 @@ def load_checkpoint(
 
     Args:
         cls: a class of paddle_xc2/model.py, which is built.
-        path: a directory or a released name. An adapter's directory is a model too: its base is loaded first.
+        path: a directory, a released name, or what `open_model` gave. An adapter's directory is a
+            model too: its base is loaded first.
         dtype: "float32", "bfloat16" or "float16"; None is the checkpoint's own, or what the device has in its place: a
             V100 float16, a CPU float32.
         img_size: pixels, another image size than the checkpoint's: its position table is resized.
@@ -61,27 +61,27 @@ def load_checkpoint(
     Raises: FileNotFoundError, or ValueError naming the file or the tensors: what is missing, damaged or doesn't fit;
         for a base that is not the one that the adapter was trained on.
     """
-    directory = resolve_model_path(path)
+    directory = open_model(path, base)
     check_dtype(dtype)
     check_quantization(quantize)
-    if is_adapter(directory):
-        return _load_with_adapter(cls, directory, base, dtype, img_size, verify, quantize)
-    if base is not None:
-        raise ValueError(f"base {base} is given, but {directory} is no adapter; leave it out")
+    if directory.is_adapter:
+        return _load_with_adapter(cls, directory, dtype, img_size, verify, quantize)
+    if directory.given_base is not None:
+        raise ValueError(f"base {directory.given_base} is given, but {directory} is no adapter; leave it out")
     if verify:
         verify_manifest(directory)
     stored = dtype or prevailing_dtype(read_checkpoint(directory).values())  # headers only
     dtype = runtime.choose_weight_dtype(stored, dtype)
     tensors = read_checkpoint(directory, dtype)
     config = load_config(directory, tensors, cls.config_class)
-    check_generation(llm_folder(directory))
+    check_generation(directory.llm)
     stored_rows = 1 + config.patches_per_side**2
     if img_size is not None:
         change_image_size(config, img_size)
     config.dtype = dtype
     shapes = parameter_shapes(config)
     shapes[POSITION_TABLE][0] = stored_rows
-    fitting = balance(tensors, layout_of(tensors), shapes, directory).parameters
+    fitting = balance(tensors, layout_of(tensors), shapes, directory.path).parameters
     model = build_without_memory(cls, config, dtype)  # of sizes that the files have been seen to hold
     parameters = dict(model.named_parameters())
     quantizable = quantizable_layers(model) if quantize else {}
@@ -92,23 +92,20 @@ def load_checkpoint(
         if name == POSITION_TABLE and img_size is not None:
             tensor = resized_table(tensor, config.patches_per_side, name)
         _fill(parameters[name], tensor, dtype, name)
-    name = None if Path(path).expanduser().is_dir() else str(path)
-    model.provenance = Provenance(directory, name, quantization=quantize)
+    model.provenance = Provenance(directory, quantization=quantize)
     model.eval()
     return model
 
 
-def _load_with_adapter(cls, directory: Path, base, dtype, img_size, verify, quantize):
-    base_dir = find_base(directory, base)
+def _load_with_adapter(cls, directory: ModelDirectory, dtype, img_size, verify, quantize):
+    base = directory.base
     adapter = read_adapter(directory, read_shard)  # before the base, which takes longer
-    fingerprint = check_base(directory, base_dir)
-    settings = adapter_settings(directory)
+    fingerprint = check_base(directory, base)
+    settings = directory.origin.settings
     if img_size is None:
         img_size = settings.get("img_size")
-    model = load_checkpoint(cls, base_dir, dtype, img_size, verify, quantize)
+    model = load_checkpoint(cls, base, dtype, img_size, verify, quantize)
     take_settings(model.config, settings)
-    name = base_name(directory)
-    model.provenance.name = name if name and not Path(name).expanduser().is_dir() and base is None else None
     model.provenance.fingerprint = fingerprint
     load_adapter(model, directory, adapter)
     return model

@@ -13,7 +13,7 @@ from paddle_xc2.checkpoint.lazy_tensor import LazyTensor
 from paddle_xc2.checkpoint.names import to_hf, to_paddle
 from paddle_xc2.checkpoint.shards import read_shard
 from paddle_xc2.checkpoint.xtuner import with_our_prefixes
-from paddle_xc2.hub.find import resolve_model_path
+from paddle_xc2.hub.directory import ModelDirectory, open_model
 from paddle_xc2.models.lora import (
     LoRALinear,
     is_linear,
@@ -29,22 +29,22 @@ from paddle_xc2.text.tokenizer import XComposer2Tokenizer, has_tokenizer
 from paddle_xc2.weights.provenance import AdapterReport
 
 
-def load_adapter(model, path: str | Path, adapter: Adapter | None = None) -> AdapterReport:
+def load_adapter(model, path: str | Path | ModelDirectory, adapter: Adapter | None = None) -> AdapterReport:
     """Applies an adapter to the model that it was trained on: see `apply_adapter`.
 
     Args:
-        path: a directory in PEFT's or PaddleNLP's layout, or a released name.
+        path: a directory in PEFT's or PaddleNLP's layout, a released name, or what `open_model` gave.
         adapter: what is in it, if it was read already.
     Raises: FileNotFoundError, or ValueError naming what does not fit, or if the adapter was trained on another model;
         then the model is as before.
     """
-    directory = resolve_model_path(path)
+    directory = open_model(path)
     provenance = model.provenance
     if provenance.directory is not None and provenance.holds_the_weights:
         known = provenance.fingerprint
         provenance.fingerprint = check_base(directory, provenance.directory, "to from_pretrained", known)
     tokenizer = XComposer2Tokenizer.from_pretrained(directory) if has_tokenizer(directory) else None
-    provenance.adapter_report = apply_adapter(model, adapter or read_adapter(directory, read_shard), directory)
+    provenance.adapter_report = apply_adapter(model, adapter or read_adapter(directory, read_shard), directory.path)
     provenance.tokenizer = tokenizer or provenance.tokenizer
     return provenance.adapter_report
 

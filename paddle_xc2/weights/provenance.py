@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from paddle_xc2.messages import counted
@@ -11,6 +10,7 @@ from paddle_xc2.messages import counted
 if TYPE_CHECKING:
     import paddle
 
+    from paddle_xc2.hub.directory import ModelDirectory
     from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 
 
@@ -43,7 +43,6 @@ class Provenance:
 
     Attributes:
         directory: that it was loaded from, or None. What is saved with it is copied from there.
-        name: the released name that it was loaded by, or None.
         fingerprint: of the weights in `directory` (checkpoint/base_fingerprint.py), where it was taken already; else
             None. An adapter remembers it.
         holds_the_weights: whether `directory` holds the weights of the model but for an adapter that is on; no longer
@@ -57,8 +56,7 @@ class Provenance:
         adapter_report: what loading the adapter did, or None.
     """
 
-    directory: Path | None = None
-    name: str | None = None
+    directory: ModelDirectory | None = None
     fingerprint: dict | None = None
     holds_the_weights: bool = True
     quantization: str | None = None
@@ -70,6 +68,4 @@ class Provenance:
     @property
     def base_name(self) -> str:
         """What an adapter calls its base: the released name, else the directory; "" for a model from nowhere."""
-        if self.name:
-            return self.name
-        return "" if self.directory is None else str(self.directory.resolve())
+        return "" if self.directory is None else self.directory.name or str(self.directory.path.resolve())

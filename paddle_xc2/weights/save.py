@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from paddle_xc2.checkpoint.companions import companions
-from paddle_xc2.checkpoint.config_files import is_paddlemix, write_config
+from paddle_xc2.checkpoint.config_files import write_config
 from paddle_xc2.checkpoint.finished_shards import FinishedShards
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor, check_dtype, prevailing_dtype, tensor_in_memory
 from paddle_xc2.checkpoint.manifest import write_manifest
@@ -17,8 +17,9 @@ from paddle_xc2.checkpoint.whole_directory import whole_directory
 from paddle_xc2.checkpoint.xtuner import split_parts
 from paddle_xc2.families.settings import ModelSettings
 from paddle_xc2.files.durable import check_free_space
+from paddle_xc2.hub.directory import ModelDirectory
 from paddle_xc2.messages import listed
-from paddle_xc2.text.tokenizer import MODEL_FILE, PADDLENLP_MODEL_FILE, XComposer2Tokenizer
+from paddle_xc2.text.tokenizer import XComposer2Tokenizer, has_tokenizer
 from paddle_xc2.weights.quantize import dequantized_tensors
 
 LAYOUTS = ("paddle", "hf")
@@ -55,7 +56,7 @@ def save_model(
             parameters,
             model.config,
             to,
-            source_dir=model.provenance.directory,
+            source=model.provenance.directory,
             tokenizer=model.provenance.tokenizer,
             dtype=dtype,
             config_dtype=dtype or prevailing_dtype(parameters.values()),
@@ -68,7 +69,7 @@ def write_files(
     parameters: dict[str, LazyTensor],
     config: ModelSettings,
     to: str,
-    source_dir: Path | None,
+    source: ModelDirectory | None,
     dtype: str | None,
     config_dtype: str | None,
     max_shard_size: int | str,
@@ -83,12 +84,12 @@ def write_files(
         directory: an empty one, but for finished shards.
         parameters: under our names and in Paddle's layout.
         to: "paddle" or "hf": the layout to write.
-        source_dir: where all other files are copied from: tokenizer, upstream's code, documents; None for nowhere.
+        source: where all other files are copied from: tokenizer, upstream's code, documents; None for nowhere.
         dtype: that everything is cast to; None keeps each tensor's own.
         config_dtype: what config.json says of the dtype; None leaves what the original config.json says.
         max_shard_size: bytes, or as "5GB".
         on_bytes, verify, finished: as `write_shards`.
-        tokenizer: is written in place of the tokenizer in `source_dir`.
+        tokenizer: is written in place of the tokenizer in `source`.
     Raises: ValueError for an unknown layout, for parameters that checkpoint/names.py doesn't know, for values that
         don't fit into `dtype`, or for a disk without enough room.
     """
@@ -110,20 +111,20 @@ def write_files(
             directory / folder, part, _METADATA_FORMATS[to], dtype, max_shard_size, on_bytes, verify, finished
         )
         digests |= {f"{folder}/{name}".lstrip("/"): digest for name, digest in shards.items()}
-    if source_dir is not None:
-        _copy_companions(source_dir, directory)
+    if source is not None:
+        _copy_companions(source, directory)
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
     write_config(directory, config, to, config_dtype)
     if finished:
         finished.complete()
-    source = source_dir.name if source_dir is not None else ""
-    write_manifest(directory, to, source, digests, finished.attempt if finished else None)
+    name = source.path.name if source is not None else ""
+    write_manifest(directory, to, name, digests, finished.attempt if finished else None)
 
 
-def _copy_companions(source: Path, directory: Path) -> None:
-    if is_paddlemix(source):  # the code and settings beside its weights are of PaddleMIX and PaddleNLP
-        if any((source / name).is_file() for name in (MODEL_FILE, PADDLENLP_MODEL_FILE)):
+def _copy_companions(source: ModelDirectory, directory: Path) -> None:
+    if source.is_paddlemix:  # the code and settings beside its weights are of PaddleMIX and PaddleNLP
+        if has_tokenizer(source):
             XComposer2Tokenizer.from_pretrained(source).save_pretrained(directory)
         return
     for path in companions(source):

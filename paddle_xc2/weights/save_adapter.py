@@ -16,8 +16,8 @@ from paddle_xc2.checkpoint.whole_directory import whole_directory
 from paddle_xc2.families.asked_as import SETTINGS
 from paddle_xc2.files.json_file import write_json
 from paddle_xc2.files.local_path import local_path
-from paddle_xc2.hub.adapter_base import FACTS_VERSION
-from paddle_xc2.hub.config_json import ADAPTER_CONFIG_FILE, ADAPTER_FACTS_FILE
+from paddle_xc2.hub.adapter_origin import AdapterOrigin
+from paddle_xc2.hub.directory import ADAPTER_CONFIG_FILE, ADAPTER_ORIGIN_FILE
 from paddle_xc2.hub.weight_files import ADAPTER_FILES
 from paddle_xc2.models.lora import LoRALinear, is_linear, lora_layers, named_parameters
 from paddle_xc2.models.token_rows import row_layers
@@ -26,7 +26,7 @@ _PREFIX = "base_model.model."
 
 
 def save_adapter(model, directory: str | Path, overwrite: bool = True, dtype: str | None = None) -> None:
-    """Writes the model's adapter: adapter_config.json, adapter_model.safetensors, and a file of facts of our own.
+    """Writes the model's adapter: adapter_config.json, adapter_model.safetensors, and a file of our own of its origin.
 
     PEFT reads it but for PLoRA and the separators of tiles, if these were trained: PEFT mistakes their names for its
     own. `merge` makes a checkpoint of all that every program reads. A tokenizer with new tokens is written beside it.
@@ -47,7 +47,7 @@ def save_adapter(model, directory: str | Path, overwrite: bool = True, dtype: st
             model.provenance.tokenizer.save_pretrained(partial)
         digest = write_tensors(partial / ADAPTER_FILES[0], tensors, "pt")
         write_json(partial / ADAPTER_CONFIG_FILE, peft_config(model))
-        write_json(partial / ADAPTER_FACTS_FILE, _facts(model, destination))
+        write_json(partial / ADAPTER_ORIGIN_FILE, _origin(model, destination).as_json())
         write_manifest(partial, "adapter", model.provenance.base_name, {ADAPTER_FILES[0]: digest})
 
 
@@ -104,18 +104,15 @@ def peft_config(model) -> dict:
     }
 
 
-def _facts(model, destination: Path) -> dict:
+def _origin(model, destination: Path) -> AdapterOrigin:
     """What PEFT's files have no place for: where the base is and which one it is, and how the model is to be asked."""
-    base: dict = {"name": model.provenance.base_name}
-    provenance = model.provenance
+    provenance, relative, fingerprint = model.provenance, None, None
     if provenance.directory is not None:
-        base["relative_path"] = os.path.relpath(provenance.directory.resolve(), destination)
+        relative = os.path.relpath(provenance.directory.path.resolve(), destination)
         if provenance.holds_the_weights:
-            base["fingerprint"] = provenance.fingerprint or base_fingerprint(provenance.directory)
+            fingerprint = provenance.fingerprint or base_fingerprint(provenance.directory)
     settings = {name: getattr(model.config, name) for name in SETTINGS}
-    # The base's own values, or what quantizing made of them: `merge --dequantize` gives the latter.
-    base["quantization"] = provenance.quantization
-    return {"format_version": FACTS_VERSION, "base": base, "settings": settings}
+    return AdapterOrigin(provenance.base_name, relative, provenance.quantization, fingerprint, settings)
 
 
 def _upstream_module(path: str) -> str:

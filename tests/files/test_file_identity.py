@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from paddle_xc2.files.file_identity import _identity, model_identity, picture_identity
+from paddle_xc2.files.file_identity import content_identity, file_identity, picture_identity
 
 
 def test_tells_files_apart(tmp_path):
@@ -40,30 +40,18 @@ def test_every_byte_of_a_small_file_counts(tmp_path, size):
 def test_pieces_lie_all_over_a_large_file(tmp_path):
     content = np.zeros(1_000_000, np.uint8)
     content.tofile(tmp_path / "a")
-    before = _identity(tmp_path / "a", 1000, 50)
+    before = file_identity(tmp_path / "a", 1000, 50)
     for start in range(0, len(content), 50_000):
         changed = content.copy()
         changed[start : start + 50_000] = 1
         changed.tofile(tmp_path / "a")
-        assert _identity(tmp_path / "a", 1000, 50) != before
+        assert file_identity(tmp_path / "a", 1000, 50) != before
 
 
-def test_what_belongs_to_a_model(tmp_path):
-    def written(name, content="x"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-        return model_identity(tmp_path)
-
-    before = written("config.json")
-    assert written("config.json", "y") != before and written("config.json") == before
-    for name in ("model.safetensors", "projector/model.safetensors", "visual_encoder/config.json"):
-        after = written(name)
-        assert after != before and written(name, "y") != after
-        before = model_identity(tmp_path)
-    for name in ("README.md", "tokenizer_config.json", "out/config.json", "metrics.jsonl"):
-        assert written(name) == before
-    os.utime(tmp_path / "config.json", (1, 1))
-    assert model_identity(tmp_path) == before
+def test_a_content_and_its_file_are_the_same(tmp_path):
+    for content in (b"", b"{}", os.urandom(10_000)):
+        (tmp_path / "a").write_bytes(content)
+        assert content_identity(content) == file_identity(tmp_path / "a", 10_000, 2)
 
 
 def test_costs_little(tmp_path):

@@ -5,12 +5,13 @@ import json
 import pytest
 
 from paddle_xc2 import XComposer2ForCausalLM
+from paddle_xc2.hub.directory import open_model
 from paddle_xc2.hub.generation_settings import check_generation
 from tests.tiny import tiny_checkpoint
 
 
 def test_what_changes_nothing(tmp_path):
-    check_generation(tmp_path)
+    check_generation(open_model(tmp_path))
     for content in (
         {"_from_model_config": True, "bos_token_id": 1, "eos_token_id": [2, 399], "max_length": 4096},
         {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "num_beams": 3, "repetition_penalty": 1.1},
@@ -18,7 +19,7 @@ def test_what_changes_nothing(tmp_path):
         {"of_a_later_version": 3},
     ):
         (tmp_path / "generation_config.json").write_text(json.dumps(content))
-        check_generation(tmp_path)
+        check_generation(open_model(tmp_path))
 
 
 def test_what_would_change_the_answers_is_refused_when_a_model_is_loaded(tmp_path):

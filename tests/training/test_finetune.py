@@ -17,7 +17,7 @@ from paddle_xc2 import XComposer2Processor
 from paddle_xc2.checkpoint.base_fingerprint import base_fingerprint
 from paddle_xc2.cli import main
 from paddle_xc2.data.batches import TrainingSteps
-from paddle_xc2.hub.adapter_base import adapter_facts
+from paddle_xc2.hub.directory import open_model
 from paddle_xc2.model import XComposer2ForCausalLM
 from paddle_xc2.training.finetune import describe_early_end, finetune
 from paddle_xc2.training.log import TrainingLog
@@ -592,7 +592,7 @@ def test_the_base_may_go_while_an_adapter_learns(config, tmp_path, workspace, at
         )
         == 0
     )
-    assert adapter_facts(tmp_path / "out")["base"]["fingerprint"] == expected
+    assert open_model(tmp_path / "out").origin.fingerprint == expected
 
 
 def test_the_last_steps_are_logged(config, tmp_path, metrics):

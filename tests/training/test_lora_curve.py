@@ -8,6 +8,7 @@ from paddle_xc2 import XComposer2ForCausalLM, XComposer2Processor
 from paddle_xc2.data.conversation import Conversation
 from paddle_xc2.data.encode import encode_training
 from paddle_xc2.data.records.dialects import read_record
+from paddle_xc2.hub.directory import open_model
 from paddle_xc2.models.image_features import fill_image_slots
 from paddle_xc2.models.loss import token_loss_sum
 from paddle_xc2.training.arguments import FinetuneArguments
@@ -21,7 +22,7 @@ def prepare(checkpoint, adapter, **settings):
     """(model that learns by LoRA alone, or as the settings say; its AdamW of upstream's run)."""
     model = XComposer2ForCausalLM.from_pretrained(checkpoint, dtype="float32")
     arguments = FinetuneArguments(lora=True, lora_dropout=0.0, learning_rate=1e-3, **settings)
-    continue_adapter(model, adapter, arguments)
+    continue_adapter(model, open_model(adapter), arguments)
     choose_trainable(model, arguments)
     model.eval()  # without PLoRA's dropout, as in the golden
     learning = [parameter for parameter in model.parameters() if not parameter.stop_gradient]

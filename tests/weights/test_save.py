@@ -7,6 +7,7 @@ from safetensors import safe_open
 
 from paddle_xc2.checkpoint.manifest import verify_manifest
 from paddle_xc2.checkpoint.shards import read_checkpoint
+from paddle_xc2.hub.directory import open_model
 from paddle_xc2.model import load_model
 from paddle_xc2.weights.convert import convert
 from tests.tiny import tiny_checkpoint, tiny_model
@@ -127,7 +128,7 @@ def test_saved_again_over_itself(tmp_path):
     model.save_pretrained(tmp_path, max_shard_size="100KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 3
     changed = tiny_model(seed=1)
-    changed.provenance.directory = tmp_path
+    changed.provenance.directory = open_model(tmp_path)
     changed.save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.glob("model*.safetensors")] == ["model.safetensors"]
     assert (tmp_path / "metrics.jsonl").exists()

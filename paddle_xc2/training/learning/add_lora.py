@@ -13,7 +13,7 @@ from paddle_xc2 import runtime
 from paddle_xc2.checkpoint.adapter_files import read_adapter
 from paddle_xc2.checkpoint.names import to_hf
 from paddle_xc2.checkpoint.shards import read_shard
-from paddle_xc2.hub.adapter_base import is_adapter
+from paddle_xc2.hub.directory import ModelDirectory
 from paddle_xc2.messages import counted
 from paddle_xc2.models.lora import LoRALinear, is_linear, layer_at, lora_layers, lora_scaling, replace_layer
 from paddle_xc2.models.token_rows import is_rows
@@ -31,9 +31,9 @@ PRESETS = {
 DEFAULT_TARGETS = ("language_model",)
 
 
-def check_starts_from_a_base(arguments, directory) -> None:
+def check_starts_from_a_base(arguments, directory: ModelDirectory) -> None:
     """Raises: ValueError if `directory`, model_name_or_path, holds an adapter: it has a key of its own."""
-    if not is_adapter(directory):
+    if not directory.is_adapter:
         return
     if arguments.lora:
         raise ValueError(_has_one_already(arguments))
@@ -78,12 +78,12 @@ def add_lora(model, arguments) -> None:
         replace_layer(model, path, LoRALinear(layer_at(model, path), *settings))
 
 
-def continue_adapter(model, directory, arguments) -> None:
+def continue_adapter(model, directory: ModelDirectory, arguments) -> None:
     """Applies an adapter and takes its tokenizer, if it has one, to go on training it with this run's dropout.
 
     Raises: as `apply_adapter`.
     """
-    apply_adapter(model, read_adapter(directory, read_shard), directory, keep_replaced=False)
+    apply_adapter(model, read_adapter(directory, read_shard), directory.path, keep_replaced=False)
     if has_tokenizer(directory):
         model.provenance.tokenizer = XComposer2Tokenizer.from_pretrained(directory)
     for layer in lora_layers(model).values():

@@ -14,7 +14,7 @@ from paddle_xc2.checkpoint.whole_directory import check_destination, finish_inte
 from paddle_xc2.files.directory_lock import locked
 from paddle_xc2.files.durable import SCRATCH, replace_file
 from paddle_xc2.files.json_file import read_json
-from paddle_xc2.hub.config_json import ADAPTER_CONFIG_FILE, CONFIG_FILE
+from paddle_xc2.hub.directory import ADAPTER_CONFIG_FILE, CONFIG_FILE, ModelDirectory
 from paddle_xc2.training.arguments import KEYS, FinetuneArguments
 from paddle_xc2.training.outcome import train_longer
 from paddle_xc2.training.run_folder import checkpoints, predictions
@@ -131,10 +131,12 @@ def _check_ours(arguments: FinetuneArguments) -> None:
     check_ours(Path(arguments.output_dir), Path(arguments.model_name_or_path), adapter_dir)
 
 
-def check_none_in_the_way(arguments: FinetuneArguments, start: StartingPoint, num_steps: int, model_dir: Path) -> None:
+def check_none_in_the_way(
+    arguments: FinetuneArguments, start: StartingPoint, num_steps: int, model: ModelDirectory
+) -> None:
     """Args:
         num_steps: of the whole run.
-        model_dir: of the model that is trained, whose other files come along.
+        model: that is trained, whose other files come along.
     Raises: ValueError if what the run is going to write would take the place of what is not ours.
     """
     if not arguments.output_dir or not Path(arguments.output_dir).exists():
@@ -145,7 +147,7 @@ def check_none_in_the_way(arguments: FinetuneArguments, start: StartingPoint, nu
     if arguments.do_train:
         checkpoints.check_none_in_the_way(output_dir, start.step + 1, num_steps)
         if not arguments.benchmark:
-            brings = [] if arguments.lora else companions(model_dir)
+            brings = [] if arguments.lora else companions(model)
             check_destination(output_dir.resolve(), True, brings)
 
 

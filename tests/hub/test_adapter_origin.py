@@ -10,7 +10,7 @@ import pytest
 from paddle_xc2 import XComposer2ForCausalLM, XComposer2Processor, XComposer2Tokenizer
 from paddle_xc2.checkpoint.base_fingerprint import base_fingerprint, is_same_base
 from paddle_xc2.cli import main
-from paddle_xc2.hub.adapter_base import adapter_facts, is_adapter
+from paddle_xc2.hub.directory import open_model
 from paddle_xc2.models.lora import LoRALinear, layer_at, lora_layers, replace_layer
 from tests.tiny import tiny_checkpoint
 
@@ -48,7 +48,7 @@ def place(tmp_path):
 
 def test_an_adapter_loads_with_its_base(place):
     folder, want = place
-    assert is_adapter(folder / "adapter") and not is_adapter(folder / "base")
+    assert open_model(folder / "adapter").is_adapter and not open_model(folder / "base").is_adapter
     model = XComposer2ForCausalLM.from_pretrained(folder / "adapter")
     np.testing.assert_array_equal(logits(model), want)
     assert model.config.chat_layout == "as_trained" and model.config.max_length == 123
@@ -163,4 +163,4 @@ def test_a_wrong_base_in_memory_is_refused(place):
     model.merge_adapter()
     model.load_adapter(folder / "adapter")  # what it was merged into is no longer what source_dir holds: not known
     model.save_pretrained(folder / "second")
-    assert "fingerprint" not in adapter_facts(folder / "second")["base"]
+    assert open_model(folder / "second").origin.fingerprint is None
