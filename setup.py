@@ -58,12 +58,28 @@ EXTRAS = {
     "demo": ["scikit-learn>=1.3,<2"],
     # report_to tensorboard.
     "tensorboard": ["tensorboardX>=2.6,<3"],
+    # paddle-xc2 serve. PaddleNLP brings all but the last along.
+    "serve": [
+        "fastapi>=0.110,<1",
+        "starlette>=0.37,<2",
+        "pydantic>=2.7,<3",
+        "uvicorn>=0.30,<1",
+        "h11>=0.14,<1",
+        "prometheus_client>=0.20,<1",
+    ],
     # tests/run.sh. A ruff release may format differently, and a mypy release find other faults, so only their patches.
     "test": [
         "av>=17,<18",
         "pytest>=8,<10",
         "pytest-timeout>=2.2,<3",
         "hypothesis>=6.100,<7",
+        "fastapi>=0.110,<1",
+        "starlette>=0.37,<2",
+        "pydantic>=2.7,<3",
+        "uvicorn>=0.30,<1",
+        "h11>=0.14,<1",
+        "prometheus_client>=0.20,<1",
+        "openai>=2,<3",
         "mypy>=2.4,<2.5",
         "ruff>=0.17,<0.18",
         "scikit-learn>=1.3,<2",

@@ -20,7 +20,18 @@ from paddle_xc2.commands.typed_names import unknown_command, unknown_options, wi
 from paddle_xc2.device_errors import device_message
 from paddle_xc2.messages import DISK_ERRORS, Failure, disk_message, guard_output, on_its_own_line, path_message
 
-COMMANDS = ("finetune", "convert", "merge", "check-data", "convert-data", "chat", "generate", "configs", "doctor")
+COMMANDS = (
+    "finetune",
+    "convert",
+    "merge",
+    "check-data",
+    "convert-data",
+    "chat",
+    "generate",
+    "serve",
+    "configs",
+    "doctor",
+)
 
 LASTING = ("finetune", "convert", "merge", "generate")  # they go on when their terminal is closed
 

@@ -39,6 +39,7 @@ class Prefill:
         Returns: float32 [prompts, vocab], the logits after the prompts, when these are whole; else None.
         """
         model = self.served.model
+        self.served.activate()
         if not all(map(self._images.knows, self._pixels)):
             self._images.encode_some(self._pixels)
             return None

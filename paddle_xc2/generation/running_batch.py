@@ -148,19 +148,22 @@ class RunningBatch:
             self._fail(prefill.answers, error)
 
     def _steps(self) -> Iterator[list[Row]]:
-        """Rows that one forward serves: all but those whose rotary angles depend on their own length."""
+        """Rows that one forward serves: of one model, and with the same rotary angles."""
         self.remove_ended()
-        for _, rows in groupby(sorted(self.rows, key=self._angles_of), key=self._angles_of):
+        for _, rows in groupby(sorted(self.rows, key=self._kind_of), key=self._kind_of):
             yield list(rows)
 
-    def _angles_of(self, row: Row) -> int:
-        config = row.answer.request.served.model.config
+    def _kind_of(self, row: Row) -> tuple[str, int]:
+        served = row.answer.request.served
+        config = served.model.config
         length = self._cache.length(row.number)
         dynamic = (config.rope_scaling or {}).get("type") == "dynamic"
-        return length if dynamic and length >= config.max_position_embeddings else 0
+        return served.name, length if dynamic and length >= config.max_position_embeddings else 0
 
     def _step(self, rows: list[Row]) -> None:
-        model = rows[0].answer.request.served.model
+        served = rows[0].answer.request.served
+        served.activate()
+        model = served.model
         last = paddle.to_tensor([[row.answer.tokens[-1].id] for row in rows])
         positions = self._cache.start_step([row.number for row in rows])
         out = model(input_ids=last, position_ids=positions, past_key_values=self._cache, use_cache=True)

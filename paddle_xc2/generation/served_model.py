@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from paddle_xc2.data.processor import XComposer2Processor
@@ -15,18 +16,37 @@ class ServedModel:
     model: XComposer2ForCausalLM. Only the engine's thread computes with it.
     processor: with the tokenizer; its methods may be called from any thread.
     ends: ids at which an answer ends.
+    activate: called in the engine's thread before it computes: puts the adapter on.
     """
 
     name: str
     model: object
     processor: XComposer2Processor
     ends: tuple[int, ...]
+    activate: Callable[[], object] = lambda: None
 
     @classmethod
-    def of(cls, model, tokenizer, name: str = "model") -> ServedModel:
+    def of(cls, model, tokenizer, name: str = "model", activate: Callable[[], object] = lambda: None) -> ServedModel:
         """A model in memory."""
         processor = XComposer2Processor.for_config(model.config, tokenizer)
-        return cls(name, model, processor, tuple(stop_ids(model, tokenizer)))
+        return cls(name, model, processor, tuple(stop_ids(model, tokenizer)), activate)
+
+    @classmethod
+    def of_adapter(cls, model, name: str, directory, base, activate: Callable[[], object]) -> ServedModel:
+        """A model in memory with an adapter, which is asked as it was trained.
+
+        Args:
+            directory: of the adapter, or its released name.
+            base: of the adapter, if it is not where the adapter remembers it.
+        """
+        processor = XComposer2Processor.from_pretrained(directory, base=base)
+        return cls(name, model, processor, tuple(stop_ids(model, processor.tokenizer)), activate)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model was made for, prompt and answer together."""
+        config = self.model.config
+        return int(config.max_position_embeddings * (config.rope_scaling or {}).get("factor", 1.0))
 
     @property
     def tokenizer(self):

@@ -1,0 +1,209 @@
+"""What a client of OpenAI's chat completions sends: checked, and turned into requests to the engine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from paddle_xc2.data.chat_request import ChatRequest, read_request
+from paddle_xc2.data.conversation import DataError
+from paddle_xc2.families.special_tokens import IMAGE_PLACEHOLDER
+from paddle_xc2.generation.request import MOST_LIKELY, Request
+from paddle_xc2.generation.sampling import SamplingSettings
+from paddle_xc2.generation.served_model import ServedModel
+from paddle_xc2.serving.errors import ApiError
+from paddle_xc2.serving.limits import Limits
+from paddle_xc2.serving.sent_images import read_image
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class TextPart(_Form):
+    type: Literal["text"]
+    text: str
+
+
+class ImageAddress(_Form):
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None  # taken, without effect: the model decides
+
+
+class ImagePart(_Form):
+    type: Literal["image_url"]
+    image_url: ImageAddress
+
+
+class ChatMessage(_Form):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]] | None = None
+    name: str | None = None
+    refusal: None = None
+
+
+class StreamOptions(_Form):
+    include_usage: bool = False
+    include_obfuscation: bool = False  # taken, without effect
+
+
+StopText = Annotated[str, StringConstraints(min_length=1)]
+
+
+class ChatForm(_Form):
+    """The body of a request. Fields that are taken without effect tell the server about the client."""
+
+    model: str
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    n: int | None = Field(None, ge=1)
+    stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
+    seed: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LIKELY)
+    # Ours, in OpenAI's client through extra_body.
+    top_k: int | None = Field(None, ge=0)
+    repetition_penalty: float | None = Field(None, gt=0)
+    # Without effect.
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    # Taken as long as they ask for nothing.
+    presence_penalty: Literal[0] | None = None
+    frequency_penalty: Literal[0] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    response_format: dict[Literal["type"], Literal["text"]] | None = None
+
+    @property
+    def num_choices(self) -> int:
+        return self.n or 1
+
+    @property
+    def new_tokens(self) -> int | None:
+        """That it asks for."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def wants_usage(self) -> bool:
+        """In a stream."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+def read_form(body: bytes) -> ChatForm:
+    """Raises: ApiError that names the field."""
+    try:
+        form = ChatForm.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"])) or None
+        if first["type"] == "extra_forbidden":
+            raise ApiError(400, f"there is no argument {field} here", "unknown_parameter", field) from None
+        where = f"{field}: " if field else "the body: "
+        raise ApiError(400, f"{where}{first['msg']}", "invalid_value" if field else "invalid_json", field) from None
+    if form.top_logprobs and not form.logprobs:
+        raise ApiError(400, "top_logprobs is given without logprobs: true", "invalid_value", "top_logprobs")
+    if form.stream_options and not form.stream:
+        raise ApiError(400, "stream_options are given without stream: true", "invalid_value", "stream_options")
+    return form
+
+
+def read_chat(form: ChatForm, limits: Limits, fetch: bool) -> ChatRequest:
+    """Messages and images. Decodes and, with `fetch`, fetches images: not for the event loop. Raises: ApiError."""
+    urls = [part.image_url.url for message in form.messages for part in _parts(message) if part.type == "image_url"]
+    if len(urls) > limits.max_images:
+        message = f"there are {len(urls)} images; at most {limits.max_images} are taken"
+        raise ApiError(400, message, "too_many_images", "messages")
+    turns = [{"role": message.role, "content": _text(message)} for message in form.messages]
+    if turns[-1]["role"] != "user":
+        raise ApiError(400, "the last message must be the user's: there is nothing to answer", param="messages")
+    opens = next((message for message in form.messages if message.role == "user"), form.messages[-1])
+    if len(urls) == 1 and _parts(opens) and _parts(opens)[0].type == "image_url":
+        # A single picture in front stands where the family's own chat puts it.
+        place = form.messages.index(opens)
+        turns[place]["content"] = turns[place]["content"].removeprefix(IMAGE_PLACEHOLDER)
+    try:
+        read_request(turns[-1]["content"], None, turns[:-1])  # before anything is fetched
+        return read_request(turns[-1]["content"], [read_image(url, limits, fetch) for url in urls], turns[:-1])
+    except DataError as error:
+        raise ApiError(400, str(error), "invalid_value", "messages") from error
+
+
+def engine_requests(
+    form: ChatForm, chat: ChatRequest, served: ServedModel, defaults: SamplingSettings, limits: Limits, most: int
+) -> list[Request]:
+    """A request for each choice.
+
+    Args:
+        defaults: of what the form leaves open.
+        most: tokens of prompt and answer that there is room for.
+    Raises: ApiError if the prompt is too long, or can't be made.
+    """
+    try:
+        prompt = served.processor.encode_chat_request(chat)
+    except DataError as error:
+        raise ApiError(400, str(error), "invalid_value", "messages") from error
+    most = min(most, served.context_length)
+    room = most - len(prompt)
+    wanted = form.new_tokens or max(1, min(limits.max_new_tokens, room))
+    if wanted > room:
+        raise ApiError(
+            400,
+            f"the messages have {len(prompt):,} tokens, images included, and {wanted:,} may follow, but the model "
+            f"takes {most:,} in all; shorten the messages, or lower max_completion_tokens",
+            "context_length_exceeded",
+            "messages",
+        )
+    stops = (form.stop,) if isinstance(form.stop, str) else tuple(form.stop or ())
+    return [
+        Request(
+            served,
+            prompt,
+            _sampling(form, defaults),
+            wanted,
+            None if form.seed is None else (form.seed + choice) % 2**63,
+            stops,
+            limits.answer_seconds,
+            form.top_logprobs or 0,
+        )
+        for choice in range(form.num_choices)
+    ]
+
+
+def _sampling(form: ChatForm, defaults: SamplingSettings) -> SamplingSettings:
+    temperature = defaults.temperature if form.temperature is None else form.temperature
+    samples = defaults.do_sample if form.temperature is None else form.temperature > 0
+    top_p = defaults.top_p if form.top_p is None else form.top_p
+    return SamplingSettings(
+        samples and top_p > 0,
+        temperature or 1.0,
+        defaults.top_k if form.top_k is None else form.top_k,
+        top_p or 1.0,
+        form.repetition_penalty or defaults.repetition_penalty,
+    )
+
+
+def _parts(message: ChatMessage) -> list:
+    return message.content if isinstance(message.content, list) else []
+
+
+def _text(message: ChatMessage) -> str:
+    """With an `<ImageHere>` for each image; texts side by side are joined by a line break."""
+    if not isinstance(message.content, list):
+        return message.content or ""
+    if message.role != "user" and any(part.type == "image_url" for part in message.content):
+        raise ApiError(400, f"a message of the {message.role} shows an image; only the user's can", param="messages")
+    text, after_text = "", False
+    for part in message.content:
+        is_text = part.type == "text"
+        text += ("\n" if is_text and after_text else "") + (part.text if is_text else IMAGE_PLACEHOLDER)
+        after_text = is_text
+    return text

@@ -1,0 +1,55 @@
+"""Runs the server until it is told to stop."""
+
+from __future__ import annotations
+
+import signal
+
+import uvicorn
+from fastapi import FastAPI
+
+from paddle_xc2.generation.engine import Engine
+from paddle_xc2.serving.gate import LOOPBACK
+from paddle_xc2.serving.impatient import ImpatientProtocol
+
+
+def check_host(host: str, key: str | None, what: str = "--api_key") -> None:
+    """Raises: ValueError for a host that others can reach, without a key."""
+    if host not in LOOPBACK and not key:
+        raise ValueError(f"with --host {host} others can reach this server; give it a key with {what}")
+
+
+def serve(app: FastAPI, engine: Engine, host: str, port: int, patience: float) -> None:
+    """Serves until SIGTERM or Ctrl-C; then takes no more requests, and gives those that run `patience` seconds.
+
+    Raises: ValueError if the port is taken.
+    """
+    server = server_for(app, host, port, patience)
+    # Uvicorn handles them while it runs, and then raises them once more for whoever handled them before.
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        server.run()
+    except SystemExit as error:  # uvicorn's, if it can't listen, after it has said why
+        raise ValueError(f"port {port} of {host} can't be listened on; give another one with --port") from error
+    finally:
+        engine.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def server_for(app: FastAPI, host: str, port: int, patience: float) -> uvicorn.Server:
+    """Uvicorn's server of an application."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=ImpatientProtocol,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(patience),
+        backlog=512,
+    )
+    return uvicorn.Server(config)
