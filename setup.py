@@ -106,6 +106,6 @@ setup(
     # config/ stands at the top of the checkout, where users look for it, and inside the package where it is installed.
     packages=[*find_packages(include=["paddle_xc2", "paddle_xc2.*"]), "paddle_xc2.config"],
     package_dir={"paddle_xc2.config": "config"},
-    package_data={"paddle_xc2.config": ["*.json"]},
+    package_data={"paddle_xc2.config": ["*.json"], "paddle_xc2.data.checking": ["report_page.html"]},
     entry_points={"console_scripts": ["paddle-xc2 = paddle_xc2.cli:main"]},
 )

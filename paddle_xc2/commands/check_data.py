@@ -92,7 +92,8 @@ def run(args: Namespace) -> int:
 
     from paddle_xc2.data.checking.check import check_data, open_sources
     from paddle_xc2.data.checking.mend import plan_mends, still_unusable
-    from paddle_xc2.data.checking.report import report_values, summary_lines, write_html
+    from paddle_xc2.data.checking.report import report_values, summary_lines
+    from paddle_xc2.data.checking.report_page import write_html
     from paddle_xc2.data.judge import Judge
     from paddle_xc2.data.processor import XComposer2Processor
     from paddle_xc2.hub.directory import open_model
@@ -146,6 +147,8 @@ def run(args: Namespace) -> int:
 
 def check_outputs(args: Namespace) -> None:
     """Raises: ValueError for values that can't be meant, before anything is read."""
+    from paddle_xc2.data.checking.report_page import check_replaceable
+
     if args.drop_bad and not args.fix:
         raise ValueError("--drop_bad says what --fix writes; give --fix OUT too")
     for name, least in (("max_length", 1), ("num_workers", 0)):
@@ -157,6 +160,7 @@ def check_outputs(args: Namespace) -> None:
             raise ValueError(f"--report {args.report}: the report is a page; give a name that ends in .html")
         if not args.report.parent.is_dir():
             raise FileNotFoundError(f"--report {args.report}: there is no folder {args.report.parent}; make it first")
+        check_replaceable(args.report)
 
 
 def what_is_asked(args: Namespace) -> Asked:
@@ -164,7 +168,7 @@ def what_is_asked(args: Namespace) -> Asked:
 
     Raises: FileNotFoundError, ValueError.
     """
-    from paddle_xc2.data.mixture import read_data_list
+    from paddle_xc2.data.data_list import read_data_list
 
     asked = Asked([])
     folder = None if args.image_folder is None else local_path(args.image_folder)

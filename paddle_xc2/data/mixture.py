@@ -1,15 +1,13 @@
 """Which files are trained on, how many samples each gives to an epoch, and which these are.
 
-A data.txt is upstream's list of files (`data_mix.py` of XComposer2 and 2.5); in an argument file, entries of
-`dataset.train` say the same by num_samples or ratio.
+Entries of `dataset.train` in an argument file say it by num_samples or ratio, the lines of a data.txt by a number
+(`data_list.py`).
 """
 
 from __future__ import annotations
 
-import math
-import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +15,8 @@ import numpy as np
 from paddle_xc2.data.conversation import Conversation, DataError
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.records.conversations import ConversationFile, open_conversations
-from paddle_xc2.files.local_path import find_path, local_path
-from paddle_xc2.messages import counted, listed_lines
+from paddle_xc2.messages import counted
 
-_LIST_BYTES = 2**20  # of a data.txt: more is no list of files
 _MOST_SAMPLES = 10**8  # of one file in an epoch
 _MOST_TIMES = 10_000  # that a record comes in an epoch: more is a slip, and planning it alone takes minutes
 
@@ -63,100 +59,6 @@ class DatasetSpec:
                 "a ratio with given_num false)"
             )
         return asked
-
-
-def read_data_list(path, given_num: bool, image_folder: Path | None = None) -> list[DatasetSpec]:
-    """The files of a data.txt, each once, in the order in which they first stand there.
-
-    A line is `path` or `path number`, in shell quotes if the path holds spaces; empty lines and what follows a # don't
-    count. A path starts from the list's folder, or else from the working directory. A file without a number is taken
-    whole; what several lines ask of one file is summed.
-
-    Args:
-        given_num: numbers are thousands of samples, cut to whole ones as upstream's int(float(number) * 1000); else
-            they are the share of the file.
-    Raises: FileNotFoundError that names every file that is nowhere; DataError that lists the lines that can't be used.
-    """
-    path = local_path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such data list; correct the path")
-    raw = path.read_bytes()
-    if len(raw) > _LIST_BYTES:
-        raise DataError(f"{path}: {len(raw):,} bytes are too many for a list of files; a JSON file ends in .json")
-    try:
-        lines = raw.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8; save the file in UTF-8") from error
-    specs: dict[Path, DatasetSpec] = {}
-    wrong: list[str] = []
-    missing: list[str] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            name, quota = _parse_line(line)
-        except ValueError as error:
-            wrong.append(f"line {number}: {error}")
-            continue
-        if name is None:
-            continue
-        folders = path.parent, Path()
-        file = find_path(name, folders)
-        if file is None and "\\" in line:  # Windows', which end a folder and escape nothing
-            file = find_path(_parse_line(line, escape="")[0], folders)
-        if file is None:
-            missing.append(f"{name} (line {number})")
-            continue
-        spec = DatasetSpec(name, (file,), image_folder)
-        if given_num and quota is not None:
-            spec = replace(spec, num_samples=int(quota * 1000))
-        elif quota is not None:
-            spec = replace(spec, ratio=quota)
-        known = specs.get(file.resolve())
-        if known and given_num and (quota is None) != (known.num_samples is None):
-            wrong.append(f"line {number}: {name} stands both with and without a number; write one of them")
-        elif known and spec.num_samples is not None:
-            spec = replace(known, num_samples=known.num_samples + spec.num_samples)
-        elif known:
-            spec = replace(known, ratio=known.ratio + spec.ratio)
-        specs[file.resolve()] = spec
-    if wrong:
-        title = f"{path}: {counted(len(wrong), 'line')} can't be used:"
-        raise DataError(listed_lines(title, wrong))
-    if missing:
-        raise FileNotFoundError(
-            f"{path}: files are missing: {', '.join(missing)} (looked for from "
-            f"{path.parent.resolve()} and {Path.cwd()})"
-        )
-    if not specs:
-        raise DataError(f"{path}: the list names no file; write lines like `train.json 10`")
-    return _named_shortly(list(specs.values()))
-
-
-def _parse_line(line: str, escape: str = "\\") -> tuple[str | None, float | None]:
-    """(path, number) of a line of a data.txt; None where there is none. Raises: ValueError that says what is wrong."""
-    lexer = shlex.shlex(line, posix=True)
-    lexer.whitespace_split, lexer.escape = True, escape
-    words = list(lexer)  # its errors are ValueErrors: "No closing quotation"
-    if not words:
-        return None, None
-    if len(words) > 2:
-        raise ValueError(f'"{line.strip()}" has {len(words)} words; write `path number`, quotes around spaces')
-    if len(words) == 1:
-        return words[0], None
-    try:
-        quota = float(words[1])
-    except ValueError:
-        raise ValueError(f'"{words[1]}" is no number; write `path number`, quotes around spaces') from None
-    if not (math.isfinite(quota) and quota > 0):
-        raise ValueError(f"the number {words[1]} must be above 0; put a # before a file to leave out")
-    return words[0], quota
-
-
-def _named_shortly(specs: list[DatasetSpec]) -> list[DatasetSpec]:
-    """Named by the file alone, where that tells them apart."""
-    stems = [spec.files[0].stem for spec in specs]
-    return [
-        spec if stems.count(stem) > 1 else replace(spec, name=stem) for spec, stem in zip(specs, stems, strict=True)
-    ]
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,7 @@ def test_a_full_disk(folder, capsys, option, name, full, num_records):
         (["good.json", "--max_length", "9"], "--max_length is in tokens of a model; name it by --model_name_or_path"),
         (["good.json", "--max_length", "0"], "--max_length is 0, but must be 1 or more"),
         (["good.json", "--report", "good.json"], "--report good.json: the report is a page; give a name that"),
+        (["good.json", "--report", "notes.html"], "--report notes.html: there is another file, no report; remove"),
         (["good.json", "--report", "a/r.html"], "--report a/r.html: there is no folder a; make it first"),
         (["good.json", "--image_folder", "a"], "--image_folder a: there is no such folder"),
         (["good.json", "--fix", "good.json"], "--fix: good.json exists; remove it, or give another name"),
@@ -221,10 +222,18 @@ def test_a_full_disk(folder, capsys, option, name, full, num_records):
 )  # fmt: skip
 def test_wrong_arguments(folder, capsys, arguments, message):
     (folder / "sub").mkdir()
+    (folder / "notes.html").write_text("<title>my notes</title>")
     (folder / "run.json").write_text('{"model_name_or_path": "m", "output_dir": "o", "do_train": false}')
     (folder / "misspelt.json").write_text('{"data_path": "good.json", "max_lenght": 5}')
     assert run(*arguments) == 2
     assert capsys.readouterr().err.startswith(f"paddle-xc2 check-data: {message}")
+    assert (folder / "notes.html").read_text() == "<title>my notes</title>"
+
+
+def test_a_report_replaces_a_report(folder):
+    for name in ("good.json", "bad.jsonl"):
+        run(name, "--report", "r.html")
+        assert name in (folder / "r.html").read_text()
 
 
 def test_ctrl_c_ends_the_workers(folder):

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import codecs
 import json
-import operator
 import os
 from array import array
-from collections.abc import Iterator, Sequence
 
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.notes import Notes
+from paddle_xc2.data.records.data_file import MAX_RECORD_BYTES, DataFile
 from paddle_xc2.data.records.python_like import NotPythonLike, list_elements, read_value
-from paddle_xc2.files.local_path import local_path
+from paddle_xc2.data.records.text_window import CHUNK_BYTES, NotAList, TextWindow
 from paddle_xc2.messages import shown
 
-MAX_RECORD_BYTES = 64 * 1024 * 1024  # of one record; an image inside a record has a limit of its own
 MAX_PYTHON_LIKE_BYTES = 32 * 1024 * 1024  # of a whole file that is not JSON: it is taken apart in memory
 MAX_PYTHON_LIKE_CHARACTERS = 4 * 1024 * 1024  # of one such record
 
@@ -24,41 +22,8 @@ PYTHON_LIKE = (
 )
 
 _TOO_DEEP = "lists or objects stand in each other too deeply; that is no record of a format"
-_CHUNK_BYTES = 1024 * 1024
-_SPACE = " \t\r\n"
 _BYTE_ORDER_MARK = codecs.BOM_UTF8
 _FOLLOWING_BYTES = bytes(range(0x80, 0xC0))  # of a character in UTF-8, all but its first
-
-
-class DataFile(Sequence):
-    """The records of a data file, whatever its kind: what is one has `read(index, notes)` and a length.
-
-    Attributes:
-        path: of the file.
-        notes: what is odd about the file as a whole.
-
-    Raises: FileNotFoundError if there is no such file.
-    """
-
-    def __init__(self, path):
-        self.path = local_path(path)
-        self.notes = Notes()
-        if not self.path.is_file():
-            what = "this is a folder, not a data file" if self.path.is_dir() else "there is no such data file"
-            raise FileNotFoundError(f"{self.path}: {what}; correct the path")
-
-    def __getitem__(self, index):
-        """Record `index`, or a list of them for a slice. Raises: IndexError; DataError if it can't be read."""
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
-        return self.read(range(len(self))[operator.index(index)])
-
-    def __iter__(self) -> Iterator:
-        return (self.read(index) for index in range(len(self)))
-
-    def source(self, index: int) -> str:
-        """The name of a record, for messages: "train.json[17]"."""
-        return f"{self.path}[{index}]"
 
 
 class RecordFile(DataFile):
@@ -203,7 +168,7 @@ class RecordFile(DataFile):
         self.read(0)
 
     def _index_list(self, file, start: int) -> None:
-        window = _Window(file, start, self._decoded)
+        window = TextWindow(file, start, self._decoded)
         window.skip_space()
         window.skip("[")
         if window.skip_space() == "]":
@@ -221,7 +186,7 @@ class RecordFile(DataFile):
         if window.skip_space():
             raise window.error("Extra data")
 
-    def _index_element(self, window: _Window) -> None:
+    def _index_element(self, window: TextWindow) -> None:
         while True:
             # Not the error itself: it would keep the text, and itself, alive until garbage is collected.
             message, position = "", len(window.text)
@@ -300,8 +265,8 @@ class RecordFile(DataFile):
         byte += len(text[:position].encode())
         line, column = 1, 1
         with self._opened() as file:
-            for start in range(_text_start(file), byte, _CHUNK_BYTES):
-                content = os.pread(file.fileno(), min(_CHUNK_BYTES, byte - start), start)
+            for start in range(_text_start(file), byte, CHUNK_BYTES):
+                content = os.pread(file.fileno(), min(CHUNK_BYTES, byte - start), start)
                 line += content.count(b"\n")
                 in_line = content[content.rfind(b"\n") + 1 :]
                 column = (1 if b"\n" in content else column) + len(in_line.translate(None, _FOLLOWING_BYTES))
@@ -309,73 +274,6 @@ class RecordFile(DataFile):
 
     def _syntax_error(self, message: str, line: int, column: int) -> DataError:
         return DataError(f"{self.path}: this is not valid JSON at line {line}, column {column}: {message}")
-
-
-class NotAList(Exception):
-    """A list that is not JSON. `byte`: where that shows."""
-
-    def __init__(self, message: str, byte: int):
-        super().__init__(message)
-        self.byte = byte
-
-
-class _Window:
-    """The part of a file that is looked at, as text, and a place in it that moves on.
-
-    Attributes:
-        text, at: the text, and the place as an index into it.
-        byte: the same place in the file.
-        at_end: whether the text goes to the end of the file.
-    """
-
-    def __init__(self, file, start: int, decoded):
-        self._file, self._decoded = file, decoded
-        self._read_to = start
-        self._rest = b""  # the beginning of a character whose end is not read yet
-        self.text, self.at, self.byte, self.at_end = "", 0, start, False
-
-    @property
-    def num_waiting(self) -> int:
-        """Characters from the place on."""
-        return len(self.text) - self.at
-
-    def extend(self) -> None:
-        """Reads on, and forgets what lies before the place. Twice as much each time, so that a long record is not
-        parsed again for every chunk of it."""
-        content = os.pread(self._file.fileno(), max(_CHUNK_BYTES, self.num_waiting), self._read_to)
-        start = self._read_to - len(self._rest)
-        self._read_to += len(content)
-        self.at_end = not content
-        content = self._rest + content
-        try:
-            more, used = codecs.utf_8_decode(content, "strict", self.at_end)
-        except UnicodeDecodeError:
-            self._decoded(content, start)  # says where
-            raise
-        self._rest = content[used:]
-        self.text, self.at = self.text[self.at :] + more, 0
-
-    def advance(self, at: int) -> None:
-        self.byte += len(self.text[self.at : at].encode())
-        self.at = at
-
-    def skip_space(self) -> str:
-        """Goes to the next character that is no space. Returns: it, "" at the end of the file."""
-        while True:
-            at = self.at
-            while at < len(self.text) and self.text[at] in _SPACE:
-                at += 1
-            self.advance(at)
-            if at < len(self.text) or self.at_end:
-                return self.text[at : at + 1]
-            self.extend()
-
-    def skip(self, mark: str) -> None:
-        self.advance(self.at + len(mark))
-
-    def error(self, message: str, at: int | None = None) -> NotAList:
-        at = self.at if at is None else at
-        return NotAList(message, self.byte + len(self.text[self.at : at].encode()))
 
 
 def _text_start(file) -> int:
@@ -386,7 +284,7 @@ def _text_start(file) -> int:
 def _first_line(file, start: int) -> tuple[str, int, int]:
     """(first character that is no space, or ""; first byte of its line; number of its line)."""
     position, line_start, number = start, start, 1
-    while content := os.pread(file.fileno(), _CHUNK_BYTES, position):
+    while content := os.pread(file.fileno(), CHUNK_BYTES, position):
         text = content.lstrip()
         space = content[: len(content) - len(text)]
         if b"\n" in space:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.notes import Notes
-from paddle_xc2.data.records.record_files import MAX_RECORD_BYTES, DataFile, RecordFile
+from paddle_xc2.data.records.data_file import MAX_RECORD_BYTES, DataFile
+from paddle_xc2.data.records.record_files import RecordFile
 from paddle_xc2.data.records.record_keys import names_image
 from paddle_xc2.files.local_path import local_path
 from paddle_xc2.messages import did_you_mean, listed, shown

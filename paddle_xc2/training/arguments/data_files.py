@@ -7,7 +7,8 @@ import types
 from dataclasses import replace
 from pathlib import Path
 
-from paddle_xc2.data.mixture import DatasetSpec, read_data_list
+from paddle_xc2.data.data_list import read_data_list
+from paddle_xc2.data.mixture import DatasetSpec
 from paddle_xc2.data.records.tables import SUFFIXES as TABLES
 from paddle_xc2.data.records.tables import parse_columns
 from paddle_xc2.files.local_path import find_path, local_path

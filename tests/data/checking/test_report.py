@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from paddle_xc2.data.checking.check import check_data, open_sources
-from paddle_xc2.data.checking.report import length_numbers, report_values, summary_lines, write_html
+from paddle_xc2.data.checking.report import length_numbers, report_values, summary_lines
+from paddle_xc2.data.checking.report_page import write_html
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.families.table import family_named
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer

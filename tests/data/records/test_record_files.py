@@ -8,10 +8,15 @@ import pytest
 
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.notes import Notes
-from paddle_xc2.data.records import record_files
+from paddle_xc2.data.records import record_files, text_window
 from paddle_xc2.data.records.record_files import RecordFile
 
 LONG = {"a": "é你" * 700, "b": ["x" * 900, {"c": '"]}[{\\'}]}
+
+
+def read_in_chunks(monkeypatch, size):
+    for module in (record_files, text_window):
+        monkeypatch.setattr(module, "CHUNK_BYTES", size)
 
 
 def written(tmp_path, content):
@@ -30,7 +35,7 @@ def read_all(path):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Characters and records across the ends of what is read at once."""
-    monkeypatch.setattr(record_files, "_CHUNK_BYTES", 7)
+    read_in_chunks(monkeypatch, 7)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +199,7 @@ def test_python_like_file_too_large_to_take_apart(tmp_path, monkeypatch):
     ],
 )
 def test_bad_file(tmp_path, content, message, chunk, monkeypatch):
-    monkeypatch.setattr(record_files, "_CHUNK_BYTES", chunk)
+    read_in_chunks(monkeypatch, chunk)
     path = written(tmp_path, content)
     with pytest.raises(DataError, match=message) as caught:
         list(RecordFile(path))
@@ -204,7 +209,7 @@ def test_bad_file(tmp_path, content, message, chunk, monkeypatch):
 @pytest.mark.parametrize("layout", ["[%s]", "%s\n%s\n"])
 def test_record_too_large(tmp_path, monkeypatch, layout):
     monkeypatch.setattr(record_files, "MAX_RECORD_BYTES", 1000)
-    monkeypatch.setattr(record_files, "_CHUNK_BYTES", 64)
+    read_in_chunks(monkeypatch, 64)
     record = json.dumps({"a": "x" * 1000})
     path = written(tmp_path, layout % ((record,) * layout.count("s")))
     with pytest.raises(DataError, match=r"\[0\]: the record is larger than 0 MiB; split it, and give large images as"):
@@ -214,7 +219,7 @@ def test_record_too_large(tmp_path, monkeypatch, layout):
 def test_damage_in_a_large_list_is_found_where_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(record_files, "MAX_RECORD_BYTES", 1000)
     monkeypatch.setattr(record_files, "MAX_PYTHON_LIKE_BYTES", 0)
-    monkeypatch.setattr(record_files, "_CHUNK_BYTES", 64)
+    read_in_chunks(monkeypatch, 64)
     path = written(tmp_path, "[\n" + '{"a": 1},\n' * 50 + '{"b" 2},\n' + '{"a": 1},\n' * 500 + '{"a": 1}]')
     with pytest.raises(DataError, match="not valid JSON at line 52, column 6: Expecting ':' delimiter"):
         RecordFile(path)
