@@ -23,7 +23,7 @@ ORDER = [
     {"data", "models"},
     {"weights", "generation"},
     {"model"},
-    {"training", "serving", "integrations", "installation"},
+    {"training", "serving", "integrations", "installation", "merge_check"},
     {"commands"},
     {"cli"},
     {"__main__"},

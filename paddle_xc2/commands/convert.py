@@ -46,6 +46,7 @@ def run(args: Namespace) -> int:
     from paddle_xc2.hub.directory import open_model
     from paddle_xc2.messages import writing
     from paddle_xc2.weights.convert import convert
+    from paddle_xc2.weights.sources import MergedAdapter
 
     if args.destination is None:
         if not args.verify:
@@ -53,10 +54,7 @@ def run(args: Namespace) -> int:
         print(f"{args.source}: {verify_manifest(open_model(args.source)) / 1e9:.3g} GB verified, as written")
         return 0
     args.destination = local_path(args.destination)
-    trained = local_path(args.source) if Path(args.source).suffix == ".pth" else None
-    if trained is not None and args.base is None:
-        raise ValueError(f"{trained} holds only what was trained; give --base, the LLaVA that it was trained from")
-    source = open_model(args.base) if trained else open_model(args.source, args.base)
+    source = source_of(args)
     with writing(args.destination):
         report = convert(
             source,
@@ -68,18 +66,36 @@ def run(args: Namespace) -> int:
             args.overwrite,
             progress=not args.disable_tqdm,
             say=lambda line: print(line, file=sys.stderr),
-            trained=trained,
-            lora_alpha={"llm": args.lora_alpha, "visual_encoder": args.visual_lora_alpha},
-            visual_encoder=args.visual_encoder,
         )
-    merged = f", merged into {source.base}" if source.is_adapter else ""
-    named = f"{args.source}{merged} ({report.layout}){',' if merged else ''}"
     for name, reason in report.dropped.items():
         print(f"left out: {name}: {reason}")
+    named = f"{args.source} ({report.layout})"
+    if isinstance(source, MergedAdapter):
+        named = f"{args.source}, merged into {source.directory} ({report.layout}),"
     size, written = report.num_bytes / 1e9, (report.num_bytes - report.num_kept_bytes) / 1e9
     print(
-        f"{named} -> {args.destination} ({args.to}): {report.num_tensors} tensors, "
+        f"{named} -> {args.destination} ({report.to}): {report.num_tensors} tensors, "
         f"{size:.3g} GB, every one read back and compared; {written:.3g} GB in {report.seconds:.1f} s "
         f"({written / report.seconds:.2f} GB/s)"
     )
     return 0
+
+
+def source_of(args: Namespace):
+    """What is converted, one of weights/sources.py. Raises: ValueError for options that SRC has no use for."""
+    from paddle_xc2.files.local_path import local_path
+    from paddle_xc2.hub.directory import open_model
+    from paddle_xc2.weights.sources import NewLlava, TrainedByXTuner, model_source
+
+    trained = Path(args.source).suffix == ".pth"
+    if trained and args.base is None:
+        raise ValueError(f"{args.source} holds only what was trained; give --base, the LLaVA that it was trained from")
+    if trained:
+        base, file = open_model(args.base), local_path(args.source)
+        return TrainedByXTuner(base, file, args.lora_alpha, args.visual_lora_alpha)
+    for name in ("lora_alpha", "visual_lora_alpha"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name} is of the LoRA in an iter_*.pth, and {args.source} is none; leave it out")
+    if args.visual_encoder is not None:
+        return NewLlava(open_model(args.source), open_model(args.visual_encoder))
+    return model_source(args.source, args.base)

@@ -12,28 +12,23 @@ from pathlib import Path
 from tqdm import tqdm
 
 from paddle_xc2 import __version__
-from paddle_xc2.checkpoint.adapter_files import merge
 from paddle_xc2.checkpoint.balance import balance
-from paddle_xc2.checkpoint.base_fingerprint import check_base
 from paddle_xc2.checkpoint.companions import companions
-from paddle_xc2.checkpoint.config_files import load_config
 from paddle_xc2.checkpoint.finished_shards import FinishedShards
-from paddle_xc2.checkpoint.lazy_tensor import check_dtype
+from paddle_xc2.checkpoint.lazy_tensor import LazyTensor, check_dtype
 from paddle_xc2.checkpoint.manifest import is_written_by, manifest_files, verify_manifest
 from paddle_xc2.checkpoint.names import layout_of
 from paddle_xc2.checkpoint.shapes import parameter_shapes
 from paddle_xc2.checkpoint.shard_writer import parse_size
 from paddle_xc2.checkpoint.shards import read_checkpoint
 from paddle_xc2.checkpoint.whole_directory import finish_interrupted, whole_directory
-from paddle_xc2.checkpoint.xtuner_training import assemble_llava, read_training_checkpoint
 from paddle_xc2.files.directory_lock import locked
 from paddle_xc2.files.local_path import local_path
-from paddle_xc2.hub.directory import ModelDirectory, open_model
+from paddle_xc2.hub.directory import ModelDirectory
 from paddle_xc2.hub.weight_files import WEIGHT_SUFFIXES
 from paddle_xc2.messages import counted
-from paddle_xc2.text.tokenizer import XComposer2Tokenizer, has_tokenizer
-from paddle_xc2.weights.merging import as_trained_with, merge_into_base
 from paddle_xc2.weights.save import write_files
+from paddle_xc2.weights.sources import Checkpoint, Contents, model_source
 
 _SOURCE_SUFFIXES = (*WEIGHT_SUFFIXES, ".json")
 
@@ -43,7 +38,8 @@ class ConversionReport:
     """What a conversion did.
 
     Attributes:
-        layout: that of the source, one of name_map.LAYOUTS.
+        layout: that of the source, one of checkpoint/names.py's.
+        to: the layout that was written, "paddle" or "hf".
         num_tensors, num_bytes: of the checkpoint that was written; the bytes are those of the tensors.
         num_kept_bytes: of shards that an earlier, interrupted, start had finished.
         dropped: why, by name, for tensors of the source that the model has no use for.
@@ -51,6 +47,7 @@ class ConversionReport:
     """
 
     layout: str
+    to: str
     num_tensors: int
     num_bytes: int
     num_kept_bytes: int
@@ -59,20 +56,15 @@ class ConversionReport:
 
 
 def convert(
-    source: str | Path | ModelDirectory,
+    source: str | Path | ModelDirectory | Checkpoint,
     destination: str | Path,
-    to: str = "paddle",
+    to: str | None = "paddle",
     dtype: str | None = None,
     max_shard_size: int | str = "5GB",
     verify: bool = False,
     overwrite: bool = False,
     progress: bool = False,
     say: Callable[[str], object] = lambda line: None,
-    trained: Path | None = None,
-    lora_alpha: dict[str, float | None] | None = None,
-    visual_encoder: str | Path | None = None,
-    base: str | Path | None = None,
-    dequantize: bool = False,
 ) -> ConversionReport:
     """Writes the checkpoint `source` as `destination`, whole or not at all.
 
@@ -80,128 +72,135 @@ def convert(
     that was interrupted, or killed, goes on after its last finished shard when it is started again.
 
     Args:
-        source: a directory in any of the layouts, a released name, or what `open_model` gave.
+        source: a directory in any of the layouts, a released name, an open one, or one of weights/sources.py.
         destination: a directory that doesn't exist or is empty.
-        to: "paddle" or "hf"; also the layout that the source has, to change dtype or shards.
+        to: "paddle" or "hf"; also the layout that the source has, to change dtype or shards. None is the source's.
         dtype: "float32", "bfloat16" or "float16"; None keeps each tensor's own.
         max_shard_size: bytes, or as "5GB".
         verify: holds the source against its manifest first.
         overwrite: replaces a checkpoint of ours at `destination`.
         progress: shows a bar.
         say: is told in a line of what an interrupted start left behind.
-        trained: an `iter_*.pth` of XTuner's, whose tensors are merged into those of `source`.
-        lora_alpha: of the LoRA in it, as `read_training_checkpoint` takes it.
-        base: of an adapter as `source`, if it is not where the adapter remembers it. An adapter is merged into its
-            base, a few rows of a tensor at a time.
-        dequantize: merges an adapter of QLoRA into the weights that quantizing its base gives.
-        visual_encoder: a CLIP, which makes a LLaVA of a language model in `source`, with a fresh projector, and with
-            <|im_start|> and <|im_end|> in its tokenizer.
     Raises: FileNotFoundError, or ValueError naming the file or the tensors: what is missing, damaged or doesn't fit.
     """
     started = time.perf_counter()
     check_dtype(dtype)
-    given, destination = open_model(source, base), local_path(destination).resolve()
-    if dequantize and not given.is_adapter:
-        raise ValueError(f"{given}: is no adapter; dequantize is for merging one of QLoRA")
-    source, adapter = (given.base, given) if given.is_adapter else (given, None)
-    if adapter is not None:
-        _check_mergeable(adapter, source, destination)
-    brings = companions(source)
-    if visual_encoder is None:
-        tensors = read_checkpoint(source, dtype)
-        config = load_config(source, tensors)
-    else:
-        tensors, config = assemble_llava(source, open_model(visual_encoder))
-    if trained is not None:
-        tensors = merge(tensors, read_training_checkpoint(trained, lora_alpha or {}), trained, dtype)
-    if adapter is not None:
-        if dequantize:
-            tensors = as_trained_with(tensors, adapter, dtype)
-        tensors = merge_into_base(tensors, config, adapter, dtype)
-    tokenizer = _new_tokenizer(source, adapter, visual_encoder is not None)
-    layout = layout_of(tensors)
-    shapes = parameter_shapes(config)
-    parameters, dropped = balance(tensors, layout, shapes, source.path)
-    num_bytes = sum(tensor.num_bytes_as(dtype or tensor.dtype) for tensor in parameters.values())
-    others = [str(path) for path in (trained, visual_encoder, adapter) if path is not None]
-    others += ["dequantized"] if dequantize else []
-    others += [_attempt(adapter.path, destination)] if adapter is not None else []
-    settings = {"to": to, "dtype": dtype, "max_shard_size": parse_size(max_shard_size), "others": others}
-    attempt = _attempt(source.path, destination, **settings)
+    source = source if isinstance(source, Checkpoint) else model_source(source)
+    destination = local_path(destination).resolve()
+    _check_apart(source, destination)
+    job = _Conversion.of(source, to, dtype, max_shard_size)
+    brings, attempt = companions(source.directory), job.attempt(destination)
+    with locked(destination, whole_run=True):
+        finish_interrupted(destination)
+        if not overwrite and is_written_by(destination, attempt):
+            say(f"{destination} holds it already: an earlier start wrote it; every file is verified")
+            num_kept_bytes = job.num_bytes
+        else:
+            if overwrite and (old := manifest_files(destination)):
+                files = counted(len(old), "file")
+                say(f"{destination}: {files} of an earlier checkpoint will be replaced when the new one is whole")
+            with whole_directory(destination, overwrite, resumable=True, brings=brings) as partial:
+                if verify:
+                    verify_manifest(source.directory)
+                num_kept_bytes = job.write(partial, attempt, progress, say)
+    seconds = time.perf_counter() - started
+    return ConversionReport(
+        job.layout, job.to, len(job.parameters), job.num_bytes, num_kept_bytes, job.dropped, seconds
+    )
 
-    def write_into(partial: Path) -> int:
+
+@dataclass(frozen=True)
+class _Conversion:
+    """What is written, and how.
+
+    Attributes:
+        layout: that of the source.
+        parameters: what is written, under our names and in Paddle's layout.
+        dropped: why, by name, for tensors of the source that the model has no use for.
+        to, dtype, max_shard_size: as of `convert`.
+    """
+
+    source: Checkpoint
+    contents: Contents
+    layout: str
+    parameters: dict[str, LazyTensor]
+    dropped: dict[str, str]
+    to: str
+    dtype: str | None
+    max_shard_size: int
+
+    @classmethod
+    def of(cls, source: Checkpoint, to: str | None, dtype: str | None, max_shard_size: int | str) -> _Conversion:
+        """Args: as of `convert`. Raises: ValueError for a checkpoint that is not whole."""
+        max_shard_size = parse_size(max_shard_size)
+        contents = source.read(dtype)
+        layout = layout_of(contents.tensors)
+        if to is None:  # whatever layout the merged tensors have
+            to = "hf" if layout_of(read_checkpoint(source.directory)) == "hf" else "paddle"
+        balanced = balance(contents.tensors, layout, parameter_shapes(contents.config), source.directory.path)
+        return cls(source, contents, layout, *balanced, to, dtype, max_shard_size)
+
+    @property
+    def num_bytes(self) -> int:
+        """That are written."""
+        return sum(tensor.num_bytes_as(self.dtype or tensor.dtype) for tensor in self.parameters.values())
+
+    def attempt(self, destination: Path) -> str:
+        """Identifies it: equal for two that write the same shards from files that did not change between them."""
+        content = {
+            "version": __version__,
+            "source": [type(self.source).__name__, vars(self.source)],
+            "files": [_files(path, destination) for path in self.source.parts.values()],
+            "settings": [self.to, self.dtype, self.max_shard_size],
+        }
+        return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
+
+    def write(self, partial: Path, attempt: str, progress: bool, say: Callable[[str], object]) -> int:
         """Returns: bytes that an earlier start had written."""
-        if verify:
-            verify_manifest(source)
+        num_bytes, config = self.num_bytes, self.contents.config
         with (
             FinishedShards(partial, attempt, say) as finished,
             tqdm(total=num_bytes, initial=finished.num_bytes, unit="B", unit_scale=True, disable=not progress) as bar,
         ):
             num_kept_bytes = finished.num_bytes
             bar.set_description("converting")
-            # Each byte is told of twice: written and verified.
             write_files(
                 partial,
-                parameters,
+                self.parameters,
                 config,
-                to,
-                source,
-                dtype,
-                dtype,
-                max_shard_size,
-                on_bytes=lambda count: bar.update(count / 2),
+                self.to,
+                self.source.directory,
+                self.dtype,
+                self.dtype,
+                self.max_shard_size,
+                on_bytes=lambda count: bar.update(count / 2),  # each byte is told of twice: written and verified
                 verify=True,
                 finished=finished,
-                tokenizer=tokenizer,
+                tokenizer=self.contents.tokenizer,
             )
         # What was written is a checkpoint of the same model to a reader who knows nothing of how it was written.
-        balance(read_checkpoint(partial), to, shapes, partial)
+        balance(read_checkpoint(partial), self.to, parameter_shapes(config), partial)
         return num_kept_bytes
 
-    with locked(destination, whole_run=True):
-        finish_interrupted(destination)
-        if not overwrite and is_written_by(destination, attempt):
-            say(f"{destination} holds it already: an earlier start wrote it; every file is verified")
-            num_kept_bytes = num_bytes
-        else:
-            if overwrite and (old := manifest_files(destination)):
-                files = counted(len(old), "file")
-                say(f"{destination}: {files} of an earlier checkpoint will be replaced when the new one is whole")
-            with whole_directory(destination, overwrite, resumable=True, brings=brings) as partial:
-                num_kept_bytes = write_into(partial)
-    seconds = time.perf_counter() - started
-    return ConversionReport(layout, len(parameters), num_bytes, num_kept_bytes, dropped, seconds)
 
-
-def _check_mergeable(adapter: ModelDirectory, base: ModelDirectory, destination: Path) -> None:
-    """Raises: ValueError if the adapter belongs to another base, or one of the two would be replaced."""
-    for kind, path in (("adapter", adapter.path), ("base", base.path)):
-        if destination.exists() and path.samefile(destination):
+def _check_apart(source: Checkpoint, destination: Path) -> None:
+    """Raises: ValueError if the destination is one of several parts that the source has."""
+    if len(source.parts) == 1 or not destination.exists():
+        return
+    for kind, path in source.parts.items():
+        if path.samefile(destination):
             raise ValueError(f"{destination} is the {kind} itself, which merging would replace; choose another folder")
-    check_base(adapter, base)
 
 
-def _new_tokenizer(
-    source: ModelDirectory, adapter: ModelDirectory | None, becomes_llava: bool
-) -> XComposer2Tokenizer | None:
-    """What is written in place of the source's tokenizer; None if that stays."""
-    if adapter is not None and has_tokenizer(adapter):
-        return XComposer2Tokenizer.from_pretrained(adapter)
-    if becomes_llava and has_tokenizer(source):  # the template of the family needs turns
-        return XComposer2Tokenizer.from_pretrained(source).with_turn_tokens()
-    return None
-
-
-def _attempt(source: Path, destination: Path, **arguments) -> str:
-    """Identifies a conversion: equal for two that write the same shards from files that did not change between them."""
-    paths = [path for path in sorted(source.resolve().rglob("*")) if path.suffix in _SOURCE_SUFFIXES]
-    paths = [path for path in paths if not path.is_relative_to(destination)]  # which may lie in `source`
+def _files(source: Path, destination: Path) -> list[list]:
+    """Names, sizes and times of the files that a source is read from; without those of a destination within it."""
     source = source.resolve()
-    names = [path.relative_to(source) for path in paths]
-    files = [
+    paths = [source] if source.is_file() else sorted(source.rglob("*"))
+    paths = [path for path in paths if path.suffix in _SOURCE_SUFFIXES and not path.is_relative_to(destination)]
+    # Nor what is unfinished of it.
+    named = {path: path.relative_to(source) for path in paths}
+    return [
         [name.as_posix(), path.stat().st_size, path.stat().st_mtime_ns]
-        for name, path in zip(names, paths, strict=True)
-        if not any(part.startswith(".") for part in name.parts)  # nor what is unfinished of it
+        for path, name in named.items()
+        if not any(part.startswith(".") for part in name.parts)
     ]
-    content = {"version": __version__, "source": str(source), "files": files, **arguments}
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

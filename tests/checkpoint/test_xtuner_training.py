@@ -9,7 +9,9 @@ from safetensors.numpy import load_file, save_file
 
 from paddle_xc2 import XComposer2ForCausalLM, cli
 from paddle_xc2.checkpoint.xtuner_training import read_training_checkpoint
+from paddle_xc2.hub.directory import open_model
 from paddle_xc2.weights.convert import convert
+from paddle_xc2.weights.sources import TrainedByXTuner
 from tests.tiny import TINY_VOCAB_SIZE, tiny_model, tiny_tokenizer
 from tests.weights.torch_zip import Call, Global, WithState, contiguous_tensor, write_torch_file
 
@@ -53,7 +55,7 @@ def test_projector_alone(base, tmp_path):
         f"projector.model.{name}": before[f"vision_proj.{name}"].T + 1 for name in ("0.weight", "0.bias", "2.weight")
     }
     path = write_checkpoint(tmp_path / "iter_2181.pth", new)
-    convert(base, tmp_path / "trained", trained=path)
+    convert(TrainedByXTuner(open_model(base), path), tmp_path / "trained")
     after = parameters(tmp_path / "trained")
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     assert changed == {"vision_proj.0.weight", "vision_proj.0.bias", "vision_proj.2.weight"}
@@ -69,7 +71,7 @@ def test_lora_of_both_parts(base, tmp_path):
         for side, shape in (("A", (4, weight.shape[1])), ("B", (weight.shape[0], 4)))
     }
     path = write_checkpoint(tmp_path / "iter_100.pth", pairs)
-    convert(base, tmp_path / "trained", trained=path, lora_alpha={"llm": 8, "visual_encoder": 2})
+    convert(TrainedByXTuner(open_model(base), path, llm_alpha=8, vision_alpha=2), tmp_path / "trained")
     after = parameters(tmp_path / "trained")
     got = after["model.layers.0.attention.wo.linear.weight"].T - wo
     np.testing.assert_allclose(got, 8 / 4 * pairs[WO.format("B")] @ pairs[WO.format("A")], atol=1e-5)
@@ -100,7 +102,7 @@ def test_a_checkpoint_of_another_base(base, tmp_path):
     with pytest.raises(
         ValueError, match=r"1 of its 1 tensors don't fit the base model, first vision_proj.0.bias \[7\]"
     ):
-        convert(base, tmp_path / "trained", trained=path)
+        convert(TrainedByXTuner(open_model(base), path), tmp_path / "trained")
     assert not (tmp_path / "trained").exists()
 
 

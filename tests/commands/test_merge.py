@@ -121,7 +121,7 @@ def test_a_full_disk(place, capsys, monkeypatch):
 
 def test_logits_that_are_not_those_with_the_adapter(place, capsys, monkeypatch):
     folder, _ = place
-    monkeypatch.setattr("paddle_xc2.weights.convert.merge_into_base", lambda tensors, *_: tensors)
+    monkeypatch.setattr("paddle_xc2.weights.sources.merge", lambda tensors, *_: tensors)
     words = ["--lora_path", str(folder / "adapter"), "--output_path", str(folder / "merged"), "--disable_tqdm"]
     assert main(["merge", *words]) == 2
     assert "its logits are not those of the base with the adapter; don't use it" in capsys.readouterr().err

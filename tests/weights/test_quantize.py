@@ -84,11 +84,6 @@ def test_quantized_from_the_checkpoint_not_from_the_precision_of_the_run(origina
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_dequantizing_is_for_adapters(original, tmp_path):
-    with pytest.raises(ValueError, match="is no adapter; dequantize is for merging one of QLoRA"):
-        convert(original, tmp_path / "out", dequantize=True)
-
-
 def test_unknown_format(original):
     with pytest.raises(ValueError, match='quantize "int3" is not one of nf4'):
         load_model(original, quantize="int3")
