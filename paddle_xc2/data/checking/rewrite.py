@@ -11,7 +11,7 @@ from paddle_xc2.data.conversation import Conversation, DataError, check_trainabl
 from paddle_xc2.data.images.downloads import is_data_url, is_url
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.records.conversations import find_image, image_folders, sizes_in
-from paddle_xc2.data.records.dialects import read_record
+from paddle_xc2.data.records.dialects import read_as_written, without_marks_of
 from paddle_xc2.data.records.record_files import RecordFile
 from paddle_xc2.data.records.record_keys import NEUTRAL_KEYS
 from paddle_xc2.data.records.tables import TableFile, open_records
@@ -114,7 +114,8 @@ def _converted(
     source = file.source(index)
     record = file.read(index, notes)
     folders = image_folders(image_folder, file.path.parent)
-    messages, references = read_record(record, source, notes, sizes_in(folders, source))
+    as_written, references, reader = read_as_written(record, source, notes, sizes_in(folders, source))
+    messages = without_marks_of(as_written, references, reader)
     check_trainable(Conversation(messages, tuple(references), source))
     for key in NEUTRAL_KEYS & record.keys():
         notes.add(OTHER_KEY, f'{source}: "{key}"')
@@ -122,7 +123,8 @@ def _converted(
     name = record.get("id")
     # As text: XTuner joins ids to texts.
     record_id = str(name) if isinstance(name, str | int) and not isinstance(name, bool) else str(number)
-    return write_record(messages, written, dialect, record_id, source, notes), len(references)
+    marked = as_written, reader
+    return write_record(messages, written, dialect, record_id, source, notes, marked), len(references)
 
 
 def _reference(reference: str, source: str, folders: list[Path], new_folder: Path | None) -> str:

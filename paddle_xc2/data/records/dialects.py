@@ -24,7 +24,8 @@ from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.picture_marks import without_marks
 from paddle_xc2.data.records.doubts import note_doubts
 from paddle_xc2.data.records.grounding import BOX, REF, fill_objects
-from paddle_xc2.data.records.record_keys import READ_KEYS, UNREAD_KEY, check_keys, misspelt_keys, names_image
+from paddle_xc2.data.records.named_images import check_no_image_is_meant, image_of_feature, listed_images
+from paddle_xc2.data.records.record_keys import READ_KEYS, UNREAD_KEY, check_keys, names_image
 from paddle_xc2.data.records.turns import (
     TURN_KEYS,
     answers,
@@ -44,9 +45,6 @@ FILLED = 'record whose <ref-object> and <bbox> are filled in from its "objects"'
 UNFILLED = '<ref-object> or <bbox> without "objects" to fill it, taken as text'
 LONE_TAG = "<img> without its </img> on the same line, or the other way round, taken as text"
 
-# Where a record keeps what is shown; one of these.
-IMAGE_KEYS = ("image", "images", "video", "videos")
-
 _PART_TEXTS = ("text", "input_text")
 _PART_IMAGES = ("image", "image_url", "input_image", "video", "video_url")
 _IMAGE_TAG = re.compile(r"<img>([^<\n]*)</img>")
@@ -65,6 +63,14 @@ def read_record(
         size_of: (width, height) in pixels of the image that a reference names: boxes in pixels need it.
     Raises: DataError.
     """
+    messages, references, reader = read_as_written(record, source, notes, size_of)
+    return without_marks_of(messages, references, reader), references
+
+
+def read_as_written(
+    record, source: str, notes: Notes | None = None, size_of: Callable[[str], tuple[int, int]] | None = None
+) -> tuple[tuple[Message, ...], list[str], Callable]:
+    """`read_record`, but the messages with what belongs to the marks of their images, and the dialect's reader."""
     notes = Notes() if notes is None else notes
     record = with_history(record, source, notes)
     read = _dialect_of(record, source)
@@ -77,10 +83,15 @@ def read_record(
         messages = (Message("system", text), *messages)
     messages = _with_objects(messages, record, references, size_of, source, notes)
     if not references:
-        _check_no_image_is_meant(record, messages, source)
+        check_no_image_is_meant(record, messages, source)
     check_keys(record, source, notes)
     note_doubts(messages, bool(references), source, notes)
-    return messages if read is read_xcomposer2 else without_marks(messages, len(references)), references
+    return messages, references, read
+
+
+def without_marks_of(messages: tuple[Message, ...], references: list[str], reader: Callable) -> tuple[Message, ...]:
+    """Messages that `reader` read, as they are trained on: texts with XComposer's own mark stay as they are written."""
+    return messages if reader is read_xcomposer2 else without_marks(messages, len(references))
 
 
 def read_xcomposer2(record: dict, source: str, notes: Notes) -> tuple[tuple[Message, ...], list[str]]:
@@ -207,11 +218,11 @@ def _part_image(part: dict, kind: str, place: str, source: str, image_types):
     for key in (kind, "image_url", "url", "path"):
         value = part.get(key)
         if isinstance(value, dict):
-            value = value.get("url")
+            value = value.get("url") or image_of_feature(value)
         if isinstance(value, image_types) and value is not None:
             return value
         if part.get(key) is not None:
-            raise DataError(f'{source}: "{key}" in {place} is neither a path nor an address')
+            raise DataError(f'{source}: "{key}" in {place} is neither a path nor an address; write one')
     return None
 
 
@@ -300,33 +311,3 @@ def _read_tags(messages, record: dict, source: str, notes: Notes) -> tuple[tuple
             "one of the two"
         )
     return read, references or listed
-
-
-def listed_images(record: dict, source: str) -> list[str]:
-    """What the record's "image" (or "images", "video", "videos") names: a path or a list of them; none if null."""
-    found = [key for key in IMAGE_KEYS if record.get(key)]
-    if len(found) > 1:
-        raise DataError(f'{source}: there are both "{found[0]}" and "{found[1]}"; keep one')
-    listed = record[found[0]] if found else []
-    listed = [listed] if isinstance(listed, str) else listed
-    if not isinstance(listed, list) or not all(isinstance(reference, str) for reference in listed):
-        raise DataError(f'{source}: "{found[0]}" is neither a path nor a list of paths')
-    return listed
-
-
-def _check_no_image_is_meant(record: dict, messages: tuple[Message, ...], source: str) -> None:
-    """A misspelt key, or `<image>` in a line before or behind a question, LLaVA's mark: this would train blind."""
-    for written, meant in misspelt_keys(record).items():
-        if names_image(record[written]):
-            raise DataError(
-                f'{source}: there is a key {shown_value(written)} but no "{meant}"; correct it, or call it otherwise',
-                "misspelt key",
-            )
-    for index, message in enumerate(messages):
-        lines = message.text.strip().split("\n")
-        if message.role == "user" and LLAVA_IMAGE in (lines[0].strip(), lines[-1].strip()):
-            raise DataError(
-                f'{source}: message {index} holds {LLAVA_IMAGE}, but the record names no image; write "image", or '
-                "remove the mark",
-                "placeholders",
-            )

@@ -13,7 +13,7 @@ from dataclasses import replace
 from paddle_xc2.data.conversation import DataError, Message, place_leading_image
 from paddle_xc2.data.notes import Notes
 from paddle_xc2.data.picture_marks import without_marks
-from paddle_xc2.data.records.dialects import read_record
+from paddle_xc2.data.records.dialects import read_chatml, read_messages, read_qwen_vl, read_record
 from paddle_xc2.families.special_tokens import IMAGE_PLACEHOLDER, LLAVA_IMAGE
 from paddle_xc2.messages import shown
 
@@ -25,7 +25,13 @@ _LABELS = {"xcomposer2d5": "Image1", "qwen-vl": "Picture 1"}
 
 
 def write_record(
-    messages: tuple[Message, ...], references: list[str], dialect: str, record_id: str, source: str, notes: Notes
+    messages: tuple[Message, ...],
+    references: list[str],
+    dialect: str,
+    record_id: str,
+    source: str,
+    notes: Notes,
+    as_written: tuple[tuple[Message, ...], Callable] | None = None,
 ) -> dict:
     """A record of a dialect.
 
@@ -35,10 +41,14 @@ def write_record(
         dialect: one of DIALECTS.
         source: the name of the record that it is made from, for messages.
         notes: where it is counted what the record says in another way.
+        as_written: the messages with what belongs to the marks of their images, and the function that read them, as of
+            `read_as_written`: where that is the dialect's own, the marks stay as they are.
     Raises: DataError if the dialect can't say it.
     """
     leads = len(references) == 1 and not any(message.num_images for message in messages)
     placed = place_leading_image(messages, _LEADING[dialect]) if leads and dialect in _LEADING else messages
+    if as_written is not None and as_written[1] is _KEEPING_MARKS.get(dialect):
+        placed = as_written[0]
     if messages[0].role == "system" and dialect in _WITHOUT_SYSTEM:
         raise DataError(f"{source}: {dialect} has no system turn; remove it, or choose another format", "roles")
     record = {"id": record_id} | DIALECTS[dialect](placed, references)
@@ -149,4 +159,6 @@ _LEADING = {
     "qwen-vl": f"Picture 1: {IMAGE_PLACEHOLDER}\n",
     "messages": IMAGE_PLACEHOLDER,
 }
+# Readers that leave the marks of images where they stand; LLaVA's moves one to the front.
+_KEEPING_MARKS = {"chatml": read_chatml, "qwen-vl": read_qwen_vl, "messages": read_messages}
 _WITHOUT_SYSTEM = ("chatml", "qwen-vl")

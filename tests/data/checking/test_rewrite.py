@@ -11,7 +11,7 @@ from paddle_xc2.data.checking import rewrite as conversion
 from paddle_xc2.data.checking.rewrite import OTHER_KEY, convert_data
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.records.conversations import load_conversations
-from paddle_xc2.data.records.writers import DIALECTS
+from paddle_xc2.data.records.writers import DIALECTS, UNLABELLED
 from tests.kills import killed_everywhere
 
 FORMATS = Path(__file__).parent.parent / "formats"
@@ -69,6 +69,25 @@ def test_there_and_back_from_every_sample_file(folder, dialect):
         convert_data([folder / "out" / "there.jsonl"], folder / "data" / "back.json", "xcomposer2d5", overwrite=True)
         assert samples_of(folder / "data" / "back.json") == there
         (folder / "data" / "back.json").unlink()
+
+
+@pytest.mark.parametrize("text", ["<image>\nQ", "<image>Q", "<image>\n\nQ", "Q <image>", "<image>\n<image>\nQ"])
+def test_messages_stay_as_they_are(folder, text):
+    """Other programs see each line break that stands beside a picture."""
+    turns = [{"role": "user", "content": text}, {"role": "assistant", "content": "A"}]
+    record = {"id": "1", "messages": turns, "images": ["images/red.png"] * text.count("<image>")}
+    source = written(folder / "data" / "a.json", [record])
+    report = convert_data([source], folder / "data" / "b.json", "messages")
+    assert json.loads((folder / "data" / "b.json").read_text()) == [record]
+    assert {note.kind for note in report.notes} <= {UNLABELLED}
+
+
+@pytest.mark.parametrize("question", ["<img>images/red.png</img>Q", "Picture 1: <img>images/red.png</img>\nQ"])
+def test_tags_stay_where_they_are(folder, question):
+    turns = [{"from": "user", "value": question}, {"from": "assistant", "value": "A"}]
+    source = written(folder / "data" / "a.json", [{"id": "1", "conversations": turns}])
+    convert_data([source], folder / "data" / "b.json", "qwen-vl")
+    assert json.loads((folder / "data" / "b.json").read_text()) == [{"id": "1", "conversations": turns}]
 
 
 def test_ids_and_other_keys(folder):

@@ -1,3 +1,4 @@
+import base64
 import json
 import pickle
 import shutil
@@ -207,6 +208,27 @@ def test_address_is_fetched_through_the_cache(tmp_path):
     assert to_conversation(record, "s", cache=Cache()).images == (tmp_path / "s a.png",)
 
 
+def test_image_features_of_hugging_face(folder, monkeypatch):
+    monkeypatch.setenv("PADDLE_XC2_CACHE", str(folder / "cache"))
+    content = (folder / "images" / "red.png").read_bytes()
+    inside = base64.b64encode(content).decode()
+    for feature in (
+        {"bytes": inside, "path": "gone.png"},
+        {"bytes": inside},
+        {"bytes": f"data:image/png;base64,{inside}"},
+    ):
+        (image,) = to_conversation({"images": [feature], "conversations": turns("Q", "A")}, "r").images
+        assert image.read_bytes() == content
+    beside = {"path": "red.png", "bytes": None}
+    parts = [{"type": "image", "image": beside}, {"type": "text", "text": "Q"}]
+    for record in (
+        {"image": beside, "conversations": turns("Q", "A")},
+        {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "A"}]},
+    ):
+        conversation = to_conversation(record, "r", image_folder=folder / "images")
+        assert conversation.images == (folder / "images" / "red.png",)
+
+
 # Bad records
 
 
@@ -244,7 +266,16 @@ def test_address_is_fetched_through_the_cache(tmp_path):
             r"message 1 holds '\\ud800', half of a surrogate pair, at character 1",
         ),
         ({"conversations": turns("Q", " ")}, r"message 1 \(assistant\) is empty"),
-        ({"image": {"path": "a"}, "conversations": turns("Q", "A")}, '"image" is neither a path nor a list of paths'),
+        (
+            {"image": {"name": "a"}, "conversations": turns("Q", "A")},
+            '"image" is neither a path nor a list of paths; write these, or {"path": ...}, or {"bytes": the file in',
+        ),
+        ({"image": {"bytes": [137, 80]}, "conversations": turns("Q", "A")}, '"image" is neither a path nor a list of'),
+        ({"image": {"bytes": "?"}, "conversations": turns("Q", "A")}, "this is not valid base64"),
+        (
+            {"images": ["a"], "videos": ["b.mp4"], "messages": []},
+            'there are both "images" and "videos"; name all of them in "images", in the order in which they are shown',
+        ),
         ({"image": ["a", 1], "conversations": turns("Q", "A")}, '"image" is neither a path nor a list of paths'),
         (
             {"image": "a", "images": ["b"], "conversations": turns("Q", "A")},

@@ -1,6 +1,7 @@
 """Each dialect with the edge cases that bite in other programs."""
 
 import contextlib
+import json
 import shutil
 from pathlib import Path
 
@@ -530,6 +531,35 @@ def test_objects():
     assert filled(several) == ["Where? [(0,0),(1000,1000)]", "the dog[(25,25),(75,50)]"]
     assert notes_of(objects(("<image>Find it", "Here."))) == {UNREAD_KEY.format("objects"): 1}
     assert notes_of(talk("What is <bbox>?", "A")) == {UNFILLED: 1}
+
+
+def older_objects(*boxes, texts=("<image>Find <ref-object>", "<bbox>"), written=list, **others):
+    """As ms-swift had them before its version 3."""
+    values = [{"caption": "the dog", "bbox": box, "bbox_type": "real", "image": 0} | others for box in boxes]
+    return talk(*texts, images=["a"], objects=written(values))
+
+
+@pytest.mark.parametrize("written", [list, json.dumps])
+def test_objects_of_before_version_3(written):
+    assert filled(older_objects([10, 20, 30, 40], written=written)) == ["Find the dog", "[(250,250),(750,500)]"]
+    thousandths = older_objects([1, 2, 999, 4], bbox_type="norm_1000", written=written)
+    assert filled(thousandths)[1] == "[(1,2),(999,4)]"
+    assert filled(older_objects([0, 1, 0.25, 0.5], bbox_type="norm_1", written=written))[1] == "[(0,1000),(250,500)]"
+    boxes = older_objects([0, 0, 40, 80], [10, 20], texts=("<image>Where?", "<bbox> and <bbox>"), written=written)
+    assert filled(boxes)[1] == "[(0,0),(1000,1000)] and [(250,250)]"
+    names = older_objects([0, 0, 40, 80], texts=("<image>What?", "<ref-object>"), written=written)
+    assert filled(names)[1] == "the dog"
+
+
+def test_objects_of_before_version_3_that_cant_be_filled_in():
+    with pytest.raises(DataError, match=r"goes beyond an image of side 1000; correct it"):
+        filled(older_objects([0, 0, 40, 1001], bbox_type="norm_1000"))
+    mixed = older_objects([1, 2], [3, 4], texts=("<image>Q", "<bbox><bbox>"))
+    mixed["objects"][0]["bbox_type"] = "norm_1"
+    with pytest.raises(DataError, match=r'the boxes of "objects" are in several units \(norm_1, real\); use one'):
+        filled(mixed)
+    with pytest.raises(DataError, match='"objects" is no object; write'):
+        filled(older_objects([1, 2], written=lambda _: "[1, "))
 
 
 @pytest.mark.parametrize(
