@@ -9,12 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import paddle
-
 from paddle_xc2 import runtime
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.families.table import Family, detect_family
-from paddle_xc2.generation.chat import chat, stream_chat
+from paddle_xc2.generation.chat import chat, encode_image, stream_chat
 from paddle_xc2.generation.generate import generate
 from paddle_xc2.hub.directory import ModelDirectory, open_model
 from paddle_xc2.models.lora import LoRALinear
@@ -57,22 +55,9 @@ class ModelVerbs:
         else:
             save_model(self, save_dir, to=to, **kwargs)
 
-    @paddle.no_grad()
     def encode_img(self, image, hd_num: int | None = None):
-        """Image tokens of one image, as upstream's `encode_img`.
-
-        Args:
-            image: in any form that `data/images/given_images.py` knows, or the float32 tensor [3, height, width] or
-                [1, 3, height, width] of the processor.
-            hd_num: tiles that the image may take; None is chat's default.
-        Returns: float [1, image tokens, hidden].
-        """
-        if not (isinstance(image, paddle.Tensor) and image.is_floating_point()):
-            processor = XComposer2Processor.for_config(self.config, hd_num=hd_num)
-            image = paddle.to_tensor(processor.image_transform(image))
-        if len(image.shape) == 4:
-            image = image[0]
-        return self.image_tokens([image]).unsqueeze(0)
+        """Image tokens of one image, as upstream's: see `paddle_xc2.generation.chat.encode_image`."""
+        return encode_image(self, image, hd_num=hd_num)
 
     def generate(self, input_ids, **kwargs):
         """New tokens only: see `paddle_xc2.generation.generate.generate`."""

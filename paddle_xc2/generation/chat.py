@@ -13,7 +13,7 @@ from paddle_xc2.data.images.given_images import given_image
 from paddle_xc2.data.marked_text import marked_pieces
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.generation.generate import decode_steps, end_ids, generate
-from paddle_xc2.generation.runner import pad_left
+from paddle_xc2.generation.runner import image_features, pad_left
 from paddle_xc2.generation.sampling_settings import CHAT_SAMPLING, MAX_NEW_TOKENS
 from paddle_xc2.text.tokenizer import StreamDecoder
 
@@ -98,44 +98,50 @@ def decode_answer(tokenizer, ids: list[int], stops: list[int]) -> str:
 
 def prompt_text(model, tokenizer, query: str, image=None, history=(), meta_instruction: str | None = None) -> str:
     """The literal prompt that `chat` gives the model, special tokens included: `<image: 256 tokens>` is an image."""
-    example, features = _prompt(model, tokenizer, query, image, history, meta_instruction)
-    return "".join(piece.text for piece in marked_pieces(example, [part.shape[0] for part in features], tokenizer))
+    example, image_tokens = _prompt(model, tokenizer, query, image, history, meta_instruction)
+    return "".join(piece.text for piece in marked_pieces(example, image_tokens, tokenizer))
 
 
 def _encode(model, tokenizer, query, image, history, meta_instruction) -> dict:
-    example, features = _prompt(model, tokenizer, query, image, history, meta_instruction)
+    """A batch of one prompt, as arguments of `pad_left`."""
+    example, _ = _prompt(model, tokenizer, query, image, history, meta_instruction)
     return {
         "input_ids": example.input_ids[None],
         "image_mask": example.image_mask[None],
-        "image_features": paddle.concat(features) if features else None,
+        "pixel_values": example.pixel_values,
     }
 
 
-def _prompt(model, tokenizer, query, image, history, meta_instruction) -> tuple[Example, list]:
-    """The prompt without pixels, and the image tokens of each image: float [tokens, hidden]."""
+def _prompt(model, tokenizer, query, image, history, meta_instruction) -> tuple[Example, list[int]]:
+    """The prompt, and how many tokens each of its images has."""
     processor = XComposer2Processor.for_config(model.config, tokenizer)
     request = read_request(query, image, history, meta_instruction)
-    with paddle.no_grad():
-        count = len(request.images)
-        features = [part for image in request.images for part in _features(model, processor, image, count)]
-    return processor.encode_request(request, [part.shape[0] for part in features]), features
+    count = len(request.images)
+    images = [part for image in request.images for part in _pixel_values(model, processor, image, count)]
+    image_tokens = [
+        part.shape[0] if part.ndim == 2 else processor.family.num_image_tokens(*part.shape[1:], processor.patch_size)
+        for part in images
+    ]
+    example = processor.encode_request(request, image_tokens)
+    example.pixel_values = images
+    return example, image_tokens
 
 
-def _features(model, processor, image, num_images: int) -> list:
-    """Image -> list of float [tokens, hidden]: one, or as many as a tensor holds on axis 0.
+def _pixel_values(model, processor, image, num_images: int) -> list:
+    """Image -> what `image_features` takes: one, or as many as a tensor holds on axis 0.
 
     Args:
         image: of a ChatRequest. A tensor is what `encode_img` returns, or what `image_transform` does, alone or
             stacked.
     """
     if not isinstance(image, paddle.Tensor):
-        return [model.image_tokens([paddle.to_tensor(processor.image_transform(image, num_images=num_images))])]
+        return [paddle.to_tensor(processor.image_transform(image, num_images=num_images))]
     if image.ndim == 3 and image.shape[2] == model.config.hidden_size:
         return list(image.unbind(0))
     pixels = image.unsqueeze(0) if image.ndim == 3 else image
     side = processor.image_size
     if pixels.ndim == 4 and pixels.shape[1] == 3 and not (pixels.shape[2] % side or pixels.shape[3] % side):
-        return [model.image_tokens([one]) for one in pixels.astype("float32").unbind(0)]
+        return list(pixels.astype("float32").unbind(0))
     raise ValueError(
         f"image is a tensor of shape {list(image.shape)}; expected what encode_img returns: [images, tokens, "
         f"{model.config.hidden_size}], or pixel values of image_transform: [3, height, width] in multiples of {side}"
@@ -143,13 +149,14 @@ def _features(model, processor, image, num_images: int) -> list:
 
 
 @paddle.no_grad()
-def encode_image(model, image, num_images: int = 1):
+def encode_image(model, image, num_images: int = 1, hd_num: int | None = None):
     """Image tokens as `chat` would make them, to be given to it in the image's place turn after turn.
 
     Args:
         image: in any form that `chat` takes.
         num_images: of the prompt; the tiled families cut an image into fewer tiles beside others.
+        hd_num: tiles that the image may take; None is chat's default.
     Returns: float [1, tokens, hidden].
     """
-    processor = XComposer2Processor.for_config(model.config)
-    return paddle.concat(_features(model, processor, given_image(image), num_images)).unsqueeze(0)
+    processor = XComposer2Processor.for_config(model.config, hd_num=hd_num)
+    return image_features(model, _pixel_values(model, processor, given_image(image), num_images)).unsqueeze(0)

@@ -28,7 +28,6 @@ def generate(
     pixel_values=None,
     attention_mask=None,
     position_ids=None,
-    image_features=None,
     layout=None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     num_beams: int = 1,
@@ -41,8 +40,8 @@ def generate(
 
     Args:
         input_ids, image_mask, pixel_values, attention_mask: the batch of `collate.py`, padded on either side.
+            In place of the pixel values of an image may stand its tokens, float [tokens, hidden].
         position_ids, layout: not needed, they follow from the masks. Taken so that a batch can be passed whole.
-        image_features: float [tokens of all images, hidden], in place of pixel_values.
         max_new_tokens: at most so many.
         num_beams: above 1 searches with beams instead of sampling.
         length_penalty: exponent of the length that a beam's score is divided by.
@@ -67,7 +66,7 @@ def generate(
             "beams can be neither sampled nor streamed; set num_beams 1, or do_sample false and no streamer"
         )
     ends = end_ids(model, eos_token_id)
-    prompt = pad_left(model, input_ids, attention_mask, image_mask, pixel_values, image_features)
+    prompt = pad_left(model, input_ids, attention_mask, image_mask, pixel_values)
     if num_beams > 1:
         return search_beams(model, prompt, num_beams, max_new_tokens, length_penalty, settings.repetition_penalty, ends)
     steps, totals, counts = [], 0.0, 0

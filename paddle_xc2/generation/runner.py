@@ -29,28 +29,44 @@ class Prompt(NamedTuple):
     def row(self, index: int) -> Prompt:
         """One of the prompts alone, without its padding."""
         tokens = self.attention_mask[index] == 1
-        ids, mask, slots = (x[index : index + 1, tokens] for x in self[:3])
-        if not slots.any():
-            return Prompt(ids, mask, slots, None)
+        ids, mask, image_mask = (x[index : index + 1, tokens] for x in self[:3])
+        if not image_mask.any():
+            return Prompt(ids, mask, image_mask, None)
         start = int(self.image_mask[:index].sum())
-        return Prompt(ids, mask, slots, self.image_features[start : start + int(slots.sum())])
+        return Prompt(ids, mask, image_mask, self.image_features[start : start + int(image_mask.sum())])
 
 
-def pad_left(model, input_ids, attention_mask=None, image_mask=None, pixel_values=None, image_features=None) -> Prompt:
-    """Encodes the images and moves padding to the left, so that every row's next token comes in the same column."""
+def pad_left(model, input_ids, attention_mask=None, image_mask=None, pixel_values=None) -> Prompt:
+    """Encodes the images and moves padding to the left, so that every row's next token comes in the same column.
+
+    Args: as of `generate`.
+    """
     ids = np.asarray(input_ids)
     mask = np.ones_like(ids) if attention_mask is None else (np.asarray(attention_mask) != 0).astype(np.int64)
-    slots = np.zeros(ids.shape, bool) if image_mask is None else np.asarray(image_mask).astype(bool)
+    image_mask = np.zeros(ids.shape, bool) if image_mask is None else np.asarray(image_mask).astype(bool)
     if mask.shape != ids.shape:
         raise ValueError(f"attention_mask is {list(mask.shape)}, input_ids are {list(ids.shape)}; they must be equal")
     empty = np.flatnonzero(mask.sum(axis=1) == 0)
     if len(empty):
         raise ValueError(f"prompt {empty[0]} of the batch is empty: its attention_mask is all 0")
     order = np.argsort(mask, axis=1, kind="stable")  # padding first, tokens in their order
-    ids, slots, mask = (np.take_along_axis(x, order, axis=1) for x in (ids, slots, mask))
-    if pixel_values:
-        image_features = model.image_tokens(pixel_values)
-    return Prompt(ids, mask, slots, image_features)
+    ids, image_mask, mask = (np.take_along_axis(x, order, axis=1) for x in (ids, image_mask, mask))
+    return Prompt(ids, mask, image_mask, image_features(model, pixel_values))
+
+
+def image_features(model, pixel_values):
+    """The image tokens that the decoder is given.
+
+    Args:
+        pixel_values: list, in reading order, of float32 [3, height, width]; of an image whose tokens are known, of
+            float [tokens, hidden]. Empty or None without images.
+    Returns: float [tokens of all images, hidden], or None.
+    """
+    if not pixel_values:
+        return None
+    if all(image.ndim == 3 for image in pixel_values):
+        return model.image_tokens(pixel_values)
+    return paddle.concat([image if image.ndim == 2 else model.image_tokens([image]) for image in pixel_values])
 
 
 class Runner:
@@ -125,11 +141,11 @@ def check_finite(model, prompt: Prompt, row: int, new_ids: np.ndarray, values: n
     """
     if np.isfinite(values).all():
         return
-    ids, _, slots, features = prompt.row(row)
+    ids, _, image_mask, features = prompt.row(row)
     begins = describe_not_finite(
         model,
         input_ids=paddle.to_tensor(np.concatenate([ids, new_ids[None]], axis=1)),
-        image_mask=paddle.to_tensor(np.pad(slots, [(0, 0), (0, len(new_ids))])) if features is not None else None,
+        image_mask=paddle.to_tensor(np.pad(image_mask, [(0, 0), (0, len(new_ids))])) if features is not None else None,
         image_features=features,
     )
     said = begins or "the model's logits are not finite, but they are when they are computed again without a cache"

@@ -24,10 +24,9 @@ from importlib import import_module
 
 from paddlenlp.transformers.auto.configuration import CONFIG_MAPPING
 
-from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.families.config import XComposer2Config
 from paddle_xc2.families.table import XCOMPOSER2_ARCHITECTURE
-from paddle_xc2.model import XComposer2ForCausalLM
+from paddle_xc2.model import ModelVerbs, load_model, load_processor
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 
 MODEL_TYPES = ("internlmxcomposer2", "internlm")  # of config.json
@@ -36,13 +35,13 @@ PATH_PARTS = ("internlm_xcomposer2", "xcomposer2")  # the first is the key of Pa
 _UNUSED_MODEL_SETTINGS = ("cache_dir", "from_hf_hub", "config")
 
 
-class InternLMXComposer2ForCausalLM(XComposer2ForCausalLM):
-    """Makes an XComposer2ForCausalLM of what AutoModelMIX is called with."""
+class InternLMXComposer2ForCausalLM:
+    """Makes a model of what AutoModelMIX is called with; that finds it by this name."""
 
     @classmethod
-    def from_pretrained(cls, path, *_, **settings) -> XComposer2ForCausalLM:
+    def from_pretrained(cls, path, *_, **settings) -> ModelVerbs:
         known = {name: value for name, value in settings.items() if name not in _UNUSED_MODEL_SETTINGS}
-        return XComposer2ForCausalLM.from_pretrained(path, **known)
+        return load_model(path, **known)
 
 
 class InternLMXComposer2Tokenizer(XComposer2Tokenizer):
@@ -61,8 +60,8 @@ class InternLMXComposer2Tokenizer(XComposer2Tokenizer):
 
 
 def make_processor(tokenizer: InternLMXComposer2Tokenizer, max_length=None, hd_num=None, **_settings):
-    """Makes an XComposer2Processor of what AutoProcessorMIX is called with; the rest is about the tokenizer."""
-    return XComposer2Processor.from_pretrained(tokenizer.checkpoint, max_length=max_length, hd_num=hd_num)
+    """Makes a processor of what AutoProcessorMIX is called with; the rest is about the tokenizer."""
+    return load_processor(tokenizer.checkpoint, max_length=max_length, hd_num=hd_num)
 
 
 make_processor.attributes = ("tokenizer",)  # what AutoProcessorMIX has to make before

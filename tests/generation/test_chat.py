@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from paddle_xc2.data.processor import XComposer2Processor
+from paddle_xc2.generation.chat import prompt_text
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 from tests.tiny import TINY_VOCAB_SIZE, tiny_model, tiny_tokenizer
 
@@ -47,6 +48,13 @@ def test_chat_is_generate_on_the_encoded_prompt(model, tokenizer, images):
     ends = [i for i, token in enumerate(new) if token in (2, TINY_VOCAB_SIZE - 2)]
     assert answer == tokenizer.decode(new[: ends[0]] if ends else new, skip_special_tokens=True)
     assert history == [("Which digit?", answer)]
+
+
+def test_the_literal_prompt_is_told_without_looking_at_pictures(model, tokenizer, images, monkeypatch):
+    encoded = model.encode_img(images[0])
+    monkeypatch.setattr(model, "image_tokens", lambda *_: pytest.fail("a picture is encoded"))
+    for image in (images[0], encoded):
+        assert "<image: 4 tokens>" in prompt_text(model, tokenizer, "Which digit?", image)
 
 
 def test_every_kind_of_image_gives_the_same_answer(model, tokenizer, images):

@@ -84,12 +84,15 @@ def test_a_batch_equals_its_prompts_one_by_one(model, prompts, side, settings):
     np.testing.assert_allclose(scores.numpy(), np.concatenate([score.numpy() for _, score in alone]), atol=1e-4)
 
 
-def test_image_features_stand_for_pixel_values(model, prompts):
+def test_known_tokens_stand_for_the_pixels_of_an_image(model, prompts):
+    """Of all images, or of some."""
     ids, mask, images = prompts[2]
+    assert len(images) > 1
     want, _ = model.generate(ids, image_mask=mask, pixel_values=images, max_new_tokens=NEW)
-    features = paddle.concat([model.encode_img(image)[0] for image in images])
-    got, _ = model.generate(ids, image_mask=mask, image_features=features, max_new_tokens=NEW)
-    assert got.tolist() == want.tolist()
+    known = [model.encode_img(image)[0] for image in images]
+    for given in (known, [images[0], *known[1:]], [known[0], *images[1:]]):
+        got, _ = model.generate(ids, image_mask=mask, pixel_values=given, max_new_tokens=NEW)
+        assert got.tolist() == want.tolist()
 
 
 def test_a_row_ends_at_an_end_token_and_is_padded(model, prompts):
