@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -21,6 +23,7 @@ SCRATCH = ".paddle_xc2-"
 # Errors that say nothing against what is written so far: Ctrl-C, a full disk, a disk that went away.
 INTERRUPTIONS = (KeyboardInterrupt, OSError)
 _BLOCK_BYTES = 16 * 2**20
+_ABANDONED_SECONDS = 3600.0  # that nothing was written for, of a file that takes seconds to write
 _MAX_NAME_BYTES = 200  # of a name that is put into another one: file systems end at 255
 
 
@@ -41,9 +44,14 @@ def scratch(path: Path, what: str) -> Path:
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A path to write to, whose file takes the place of `path` in one step when the block ends without an error."""
-    aside = scratch(path, "writing")
+def written_aside(path: Path, by_several: bool = False) -> Iterator[Path]:
+    """A path to write to, whose file takes the place of `path` in one step when the block ends without an error.
+
+    Args:
+        by_several: other processes may be writing `path` too. Each has a file of its own, and the last one's stays;
+            what a killed one leaves is nobody's, and for `delete_abandoned`.
+    """
+    aside = scratch(path, f"writing-{uuid.uuid4().hex[:8]}" if by_several else "writing")
     try:
         with writing(path):
             yield aside
@@ -54,6 +62,14 @@ def written_aside(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             aside.unlink()
         raise
+
+
+def delete_abandoned(folder: Path) -> None:
+    """Deletes what killed processes left half-written in a folder that several write into; nothing that is in work."""
+    for path in folder.glob(f"{SCRATCH}writing-*"):
+        with suppress(FileNotFoundError):  # another process is faster
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                path.unlink()
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -155,27 +171,32 @@ def differences(
     contents: dict[str, bytes] | None = None,
     on_bytes: Callable[[int], object] = lambda count: None,
 ) -> Iterator[str]:
-    """Yields a sentence for every file that is not the one which a table lists.
+    """Yields a sentence for every file that is not the one which a table lists; what needs no reading first.
 
     Args:
         files: of `file_table`, for `directory`.
         contents: of files that were read already, by path in it, which are not read again.
         on_bytes: is told how many bytes more are read.
     """
-    contents = contents or {}
-
-    def difference(name: str) -> str:
-        path, entry, content = directory / name, files[name], contents.get(name)
+    contents, whole = contents or {}, []
+    for name, entry in files.items():
+        path, content = directory / name, contents.get(name)
         if content is None and not path.is_file():
-            return f"{name} is missing"
-        size = path.stat().st_size if content is None else len(content)
-        if size != entry["bytes"]:
-            return f"{name} has {size} bytes instead of {entry['bytes']}"
-        found = sha256(path, on_bytes) if content is None else hashlib.sha256(content).hexdigest()
-        return "" if found == entry["sha256"] else f"{name} has changed (its SHA-256 is another)"
+            yield f"{name} is missing"
+        elif (size := path.stat().st_size if content is None else len(content)) != entry["bytes"]:
+            yield f"{name} has {size} bytes instead of {entry['bytes']}"
+        else:
+            whole.append(name)
+
+    def digest_of(name: str) -> str:
+        if name in contents:
+            return hashlib.sha256(contents[name]).hexdigest()
+        return sha256(directory / name, on_bytes)
 
     with ThreadPoolExecutor() as pool:
-        yield from filter(None, pool.map(difference, files))
+        for name, digest in zip(whole, pool.map(digest_of, whole), strict=True):
+            if digest != files[name]["sha256"]:
+                yield f"{name} has changed (its SHA-256 is another)"
 
 
 def is_file_table(content) -> bool:

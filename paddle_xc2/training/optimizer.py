@@ -238,18 +238,22 @@ class StepGuard:
 # --- Its state in a checkpoint ---
 
 
-def write_optimizer(directory: Path, model, optimizer, lr_scheduler, guard: StepGuard | None = None) -> None:
-    """Writes the state of the optimizer under the parameters' names in the model, one tensor at a time."""
+def write_optimizer(directory: Path, model, optimizer, lr_scheduler, guard: StepGuard | None = None) -> dict[str, str]:
+    """Writes the state of the optimizer under the parameters' names in the model, one tensor at a time.
+
+    Returns: SHA-256 of the shards, by path in `directory`.
+    """
     tensors = {name: tensor_in_memory(tensor) for name, tensor in _state_tensors(model, optimizer).items()}
     if model.model.compute_dtype is not None:
         exact = learning_parameters(model)
         tensors |= {f"{name}{_FLOAT32_VALUE}": tensor_in_memory(value) for name, value in exact.items()}
     (directory / OPTIMIZER_DIR).mkdir()
-    write_shards(directory / OPTIMIZER_DIR, tensors, metadata_format="pd")
+    digests = write_shards(directory / OPTIMIZER_DIR, tensors, metadata_format="pd")
     state = {"lr_scheduler": lr_scheduler.state_dict()}
     if guard is not None:
         state["scaler"] = guard.state_dict()
     (directory / OPTIMIZER_FILE).write_text(json.dumps(state, indent=2))
+    return {f"{OPTIMIZER_DIR}/{name}": digest for name, digest in digests.items()}
 
 
 def read_optimizer(directory: Path, model, optimizer, lr_scheduler, guard: StepGuard | None = None) -> None:

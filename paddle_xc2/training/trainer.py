@@ -12,6 +12,7 @@ import paddle
 from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
 
 from paddle_xc2 import runtime
+from paddle_xc2.checkpoint.manifest import manifest_files
 from paddle_xc2.data.batches import EpochSteps, ItemLoader, StepItem, TrainingSteps
 from paddle_xc2.device_errors import is_out_of_memory, reason_of
 from paddle_xc2.messages import counted, listed
@@ -276,14 +277,19 @@ class StepTrainer(PaddleNLPEngine):
             wait_for_processes()
         self.control = self.callback_handler.on_save(self.args, self.state, self.control)
 
-    def _write_state(self, directory: Path) -> None:
-        """Everything that going on needs. Random numbers are not in it: every step starts its own."""
+    def _write_state(self, directory: Path) -> dict[str, str]:
+        """Everything that going on needs. Random numbers are not in it: every step starts its own.
+
+        Returns: SHA-256 of the large files, taken while they were written.
+        """
         self.model.save_pretrained(directory, dtype=self.plan.weight_dtype)
-        write_optimizer(directory, self.model, self.optimizer, self.lr_scheduler, self.scaler)
+        digests = {name: entry["sha256"] for name, entry in manifest_files(directory).items()}
+        digests |= write_optimizer(directory, self.model, self.optimizer, self.lr_scheduler, self.scaler)
         self.state.save_to_json(str(directory / TRAINER_STATE_FILE))
         self.run_log.metrics.save_copy(directory)
         if self.answers.questions:
             self.answers.write(directory)
+        return digests
 
     def _draw_now_and_then(self) -> None:
         if time.perf_counter() - self.drawn_at > PLOT_EVERY:

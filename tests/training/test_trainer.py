@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from paddle_xc2 import XComposer2Processor
+from paddle_xc2.files import durable
 from paddle_xc2.model import XComposer2ForCausalLM
 from paddle_xc2.training import evaluate
 from paddle_xc2.training.finetune import finetune
+from paddle_xc2.training.run_folder.checkpoints import check_whole
 
 # Batches of 2 and of 1 against batches of 4, 5 seeds, float32 on one CPU thread: losses differed by at most 9.5e-7,
 # gradient norms by 1.1e-6 of themselves, and where the weights ended by 1.4e-4 of the way they had gone (AdamW
@@ -209,3 +211,12 @@ def test_matrices_decay_and_vectors_do_not(train, workspace):
         shrunk = np.allclose(after[name], 0.99 * value, rtol=1e-3, atol=2e-6)
         kept = np.allclose(after[name], value, rtol=1e-6, atol=2e-6)
         assert shrunk if value.ndim > 1 else kept, name
+
+
+def test_the_large_files_of_a_checkpoint_are_not_read_to_be_hashed(config, tmp_path, monkeypatch):
+    sha256, read = durable.sha256, set()
+    monkeypatch.setattr(durable, "sha256", lambda path, *others: read.add(path.suffix) or sha256(path, *others))
+    assert finetune(config(save_strategy="steps", save_steps=2, max_steps=2)) == 0
+    assert ".json" in read and ".safetensors" not in read
+    check_whole(tmp_path / "out" / "checkpoint-2")
+    assert ".safetensors" in read

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import os
 import queue
 import re
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.images.pictures import MAX_FILE_BYTES, ImageError, image_size_of
 from paddle_xc2.data.images.video import is_video
+from paddle_xc2.files.durable import delete_abandoned, written_aside
 from paddle_xc2.messages import shown
 
 CACHE_VARIABLE = "PADDLE_XC2_CACHE"
@@ -59,6 +58,7 @@ class ImageCache:
         self.folder = Path(folder) if folder else default_image_folder()
         self.timeout = timeout
         self.max_bytes = max_bytes
+        self._tidied = False
         self._unreachable: dict[str, str] = {}  # host -> why, so that offline each host is waited for once
 
     def path_of(self, url: str) -> Path:
@@ -105,15 +105,14 @@ class ImageCache:
         return path
 
     def _keep(self, content: bytes, path: Path, name: str) -> None:
-        # Several processes may fetch the same image: each writes a file of its own, renaming puts a whole one in place.
-        unfinished = self.folder / f"unfinished-{uuid.uuid4().hex}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            unfinished.write_bytes(content)
-            os.replace(unfinished, path)
+            if not self._tidied:
+                delete_abandoned(self.folder)
+                self._tidied = True
+            with written_aside(path, by_several=True) as aside:
+                aside.write_bytes(content)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
             raise DownloadError(
                 f"{name}: {self.folder} can't be written ({error.strerror}); let {CACHE_VARIABLE} name another folder"
             ) from error

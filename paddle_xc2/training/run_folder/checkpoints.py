@@ -18,12 +18,12 @@ from pathlib import Path
 from paddle_xc2.files.durable import (
     SCRATCH,
     NoRoom,
+    differences,
     file_table,
     is_as_written,
     is_file_table,
     replace_file,
     scratch,
-    sha256,
     sync,
 )
 from paddle_xc2.files.json_file import read_json
@@ -41,7 +41,7 @@ _WRITING = f"{SCRATCH}writing-"  # in front of the name of what is not whole yet
 def save_checkpoint(
     output_dir: Path,
     step: int,
-    write: Callable[[Path], None],
+    write: Callable[[Path], dict[str, str]],
     marker: dict,
     keep: int | None = None,
     best: int | None = None,
@@ -49,7 +49,7 @@ def save_checkpoint(
     """Writes `checkpoint-{step}` and then deletes the checkpoints that it makes superfluous.
 
     Args:
-        write: fills the directory that it is given.
+        write: fills the directory that it is given. Returns: SHA-256 of the files of which it has taken it, by path.
         marker: what to remember beside the files: JSON values, "started" (of the run) among them.
         keep: how many checkpoints of this run stay, this one included; None is all. Those of earlier runs go.
         best: step of a checkpoint that is one of them, whatever its age; needs a `keep` of at least 2.
@@ -74,14 +74,14 @@ def save_checkpoint(
     return final
 
 
-def _write_aside(aside: Path, step: int, write: Callable[[Path], None], marker: dict) -> None:
+def _write_aside(aside: Path, step: int, write: Callable[[Path], dict[str, str]], marker: dict) -> None:
     """Everything of a checkpoint, and on the disk, but for its name."""
     aside.mkdir(parents=True)
-    write(aside)
+    known = write(aside)
     paths = list(aside.rglob("*"))
     with ThreadPoolExecutor() as pool:
         list(pool.map(sync, paths))
-    content = json.loads(json.dumps({"step": step, **marker, "files": file_table(aside)}))  # as it will be read
+    content = json.loads(json.dumps({"step": step, **marker, "files": file_table(aside, known)}))  # as it will be read
     replace_file(aside / MARKER, json.dumps({**content, _SEAL: _seal_of(content)}, indent=2).encode())
 
 
@@ -141,17 +141,8 @@ def _seal_of(marker: dict) -> str:
 
 def check_whole(path: Path) -> None:
     """Raises: ValueError naming the first file that is missing or differs from what was written."""
-    files = read_marker(path)["files"]
-    for name, expected in files.items():
-        if not (path / name).is_file():
-            raise ValueError(f"{path}: {name} is missing")
-        size = (path / name).stat().st_size
-        if size != expected["bytes"]:
-            raise ValueError(f"{path}: {name} has {size} bytes instead of {expected['bytes']}")
-    with ThreadPoolExecutor() as pool:
-        for name, digest in zip(files, pool.map(lambda name: sha256(path / name), files), strict=True):
-            if digest != files[name]["sha256"]:
-                raise ValueError(f"{path}: {name} is damaged (its SHA-256 is not what was written)")
+    if difference := next(differences(path, read_marker(path)["files"]), None):
+        raise ValueError(f"{path}: {difference}")
 
 
 def check_none_in_the_way(output_dir: Path, first: int, last: int) -> None:

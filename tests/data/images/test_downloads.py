@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import os
 import socket
 import threading
 import time
@@ -13,6 +14,7 @@ from PIL import Image
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.images.downloads import DownloadError, ImageCache, default_image_folder, is_url
 from paddle_xc2.data.records.conversations import load_conversations
+from paddle_xc2.files.durable import scratch
 from paddle_xc2.messages import shown
 
 
@@ -110,6 +112,16 @@ def test_image_is_fetched_once(address, cache):
     assert ImageCache(cache.folder).fetch(f"{address}/some/red%20house.png?size=20") == path
     assert Handler.asked == ["/some/red%20house.png?size=20"]
     assert list(cache.folder.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_goes_in_time(address, cache):
+    cache.folder.mkdir()
+    left, in_work = (scratch(cache.folder / name, "writing-0a1b2c3d") for name in ("left", "in work"))
+    for path in (left, in_work):
+        path.write_bytes(picture()[:50])
+    os.utime(left, (1, 1))
+    path = cache.fetch(f"{address}/red.png")
+    assert sorted(cache.folder.iterdir()) == sorted([in_work, path])
 
 
 def test_each_address_has_a_file_of_its_own(address, cache):

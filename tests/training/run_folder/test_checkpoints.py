@@ -1,8 +1,10 @@
+import hashlib
 import json
 import shutil
 
 import pytest
 
+from paddle_xc2.files import durable
 from paddle_xc2.training.run_folder import checkpoints
 from paddle_xc2.training.run_folder.checkpoints import (
     MARKER,
@@ -30,6 +32,16 @@ def save(tmp_path):
     return write
 
 
+def write_file(content):
+    """What fills a checkpoint with one file."""
+
+    def fill(directory):
+        (directory / "a").write_text(content)
+        return {}
+
+    return fill
+
+
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -40,6 +52,20 @@ def test_what_is_written(save, tmp_path):
     marker = read_marker(path)
     assert (marker["step"], marker["started"], marker["course"]) == (7, 1, {"seed": 1})
     assert marker["files"]["optimizer/state"]["bytes"] == 7 and len(marker["files"]["weights"]["sha256"]) == 64
+    check_whole(path)
+
+
+def test_what_was_hashed_while_it_was_written_is_not_read_for_it(tmp_path, monkeypatch):
+    def fill(directory):
+        (directory / "weights").write_bytes(b"w")
+        (directory / "others").write_bytes(b"o")
+        return {"weights": hashlib.sha256(b"w").hexdigest()}
+
+    read = []
+    monkeypatch.setattr(durable, "sha256", lambda path: read.append(path.name) or hashlib.sha256(b"o").hexdigest())
+    path = save_checkpoint(tmp_path, 3, fill, {"started": 1})
+    assert read == ["others"]
+    monkeypatch.undo()
     check_whole(path)
 
 
@@ -78,7 +104,7 @@ def test_keeps_exactly_as_many_as_asked(save, tmp_path):
 def test_the_best_is_one_of_them(tmp_path):
     kept = []
     for step, best in ((2, 2), (4, 2), (6, 2), (8, 8), (10, 8), (12, 8)):
-        save_checkpoint(tmp_path, step, lambda path: (path / "a").write_text("x"), {"started": 1}, 2, best)
+        save_checkpoint(tmp_path, step, write_file("x"), {"started": 1}, 2, best)
         kept.append([int(name.rpartition("-")[2]) for name in names(tmp_path)])
     assert [sorted(steps) for steps in kept] == [[2], [2, 4], [2, 6], [6, 8], [8, 10], [8, 12]]
 
@@ -131,7 +157,7 @@ def _flip(path):
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda path: _flip(path / "weights"), "weights is damaged (its SHA-256 is not what was written)"),
+        (lambda path: _flip(path / "weights"), "weights has changed (its SHA-256 is another)"),
         (lambda path: (path / "weights").write_bytes(b"x"), "weights has 1 bytes instead of 512"),
         (lambda path: (path / "optimizer" / "state").unlink(), "optimizer/state is missing"),
         (lambda path: (path / MARKER).unlink(), f"it has no {MARKER}, so it is unfinished or no checkpoint"),

@@ -20,6 +20,7 @@ from paddle_xc2.training.run_folder.start import (
     choose_start,
     held,
 )
+from tests.training.run_folder.test_checkpoints import write_file
 
 SETTINGS = {"learning_rate": 0.001, "training data": "ab12"}
 
@@ -42,9 +43,7 @@ def ours(tmp_path):
         out = tmp_path / "out"
         begin_run_folder(out, {"paddle_xc2": "0.1.0"})
         for step in steps:
-            save_checkpoint(
-                out, step, lambda path: (path / "a").write_text("x"), {"started": started, "course": SETTINGS}
-            )
+            save_checkpoint(out, step, write_file("x"), {"started": started, "course": SETTINGS})
         return out
 
     return make
@@ -101,7 +100,7 @@ def test_killed_in_the_midst_of_a_replacement(ours, monkeypatch):
         patch.setattr("paddle_xc2.training.run_folder.checkpoints.replace_files", lambda *args: interrupt(args))
         interrupt = _interrupted_after_the_journal(patch)
         with pytest.raises(KeyboardInterrupt):
-            save_checkpoint(out, 6, lambda path: (path / "a").write_text("y"), {"started": 5, "course": SETTINGS})
+            save_checkpoint(out, 6, write_file("y"), {"started": 5, "course": SETTINGS})
     assert (out / ".paddle_xc2-writing-checkpoint-6" / JOURNAL).exists()
     with held(FinetuneArguments("model", output_dir=str(out))):
         assert (out / "checkpoint-6" / "a").read_text() == "y"
@@ -172,7 +171,7 @@ def test_passes_over_what_is_damaged(choose, ours):
     (out / "checkpoint-6" / "a").write_text("y")
     start = choose()
     assert start.step == 3
-    assert start.notes == (f"passed over: {out}/checkpoint-6: a is damaged (its SHA-256 is not what was written)",)
+    assert start.notes == (f"passed over: {out}/checkpoint-6: a has changed (its SHA-256 is another)",)
 
 
 def test_starts_again(choose, ours):
