@@ -84,8 +84,8 @@ def positive(path: Path, config: dict, name: str) -> float:
     """The setting, which PEFT and PaddleNLP have 8 as default of. Raises: ValueError if it is no positive number."""
     value = config.get(name, 8)
     if type(value) not in (int, float) or not 0 < value < math.inf:
-        told = f"{shown(name)} is {short_repr(value)}"
-        raise ValueError(f"{path}: {told}, expected a number above 0; copy the adapter again")
+        found = f"{shown(name)} is {short_repr(value)}"
+        raise ValueError(f"{path}: {found}, expected a number above 0; copy the adapter again")
     return value
 
 

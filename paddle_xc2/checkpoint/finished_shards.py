@@ -18,7 +18,7 @@ class FinishedShards:
     Args:
         directory: where the checkpoint is written.
         attempt: identifies what is written, and from what; shards of another attempt are deleted.
-        say: is told, in one line, what was found and what is left behind.
+        say: gets a line on what was found, and one on what is left behind.
     """
 
     def __init__(self, directory: Path, attempt: str, say: Callable[[str], object]):

@@ -102,8 +102,8 @@ def read_paddle_file(path: Path) -> dict[str, LazyTensor]:
             except BadPaddleFile:
                 raise
             except Exception as error:  # damaged bytes make pickle raise nearly anything
-                told = f"is cut off or damaged ({shown(error)})"
-                raise BadPaddleFile(f"{path}: {told}; copy or download it again") from error
+                fault = f"is cut off or damaged ({shown(error)})"
+                raise BadPaddleFile(f"{path}: {fault}; copy or download it again") from error
     if not isinstance(state, dict):
         raise BadPaddleFile(f"{path}: holds a {type(state).__name__}, expected a dict of tensors")
     tensors = {
@@ -186,8 +186,8 @@ def _lazy_tensor(path: Path, name, value) -> LazyTensor:
         case Array() as array if isinstance(name, str):
             pass
         case _:
-            told = f"holds a {type(value).__name__} under {short_repr(name)}"
-            raise BadPaddleFile(f"{path}: {told}, expected only tensors by name")
+            fault = f"holds a {type(value).__name__} under {short_repr(name)}"
+            raise BadPaddleFile(f"{path}: {fault}, expected only tensors by name")
     shape, code = array.shape, getattr(array.dtype, "code", None)
     if not isinstance(code, str) or code not in ARRAY_DTYPES or array.dtype.order == ">":
         order = " of a big-endian machine" if getattr(array.dtype, "order", None) == ">" else ""

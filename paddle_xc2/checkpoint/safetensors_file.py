@@ -66,8 +66,8 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
         tag, shape = entry.get("dtype"), entry.get("shape")
         dtype = _DTYPES.get(tag) if isinstance(tag, str) else None
         if dtype is None:
-            told = tag if isinstance(tag, str) and len(tag) < 20 else short_repr(tag)
-            raise ValueError(f"{path}: {name} has dtype {told}; known are {', '.join(_DTYPES)}")
+            found = tag if isinstance(tag, str) and len(tag) < 20 else short_repr(tag)
+            raise ValueError(f"{path}: {name} has dtype {found}; known are {', '.join(_DTYPES)}")
         if not isinstance(shape, list) or any(type(length) is not int or length < 0 for length in shape):
             raise ValueError(
                 f"{path}: {name} has no valid shape ({short_repr(shape)}); copy or download the file again"

@@ -58,9 +58,10 @@ def write_shards(
         metadata_format: what the shards say of themselves; "pt" is what transformers wants to read.
         dtype: a key of NUMPY_DTYPES that everything is cast to; None keeps each tensor's own.
         max_shard_size: bytes, or as "5GB".
-        on_bytes: is told of every block's bytes when it is written, and with `verify` again when it is verified.
+        on_bytes: gets the number of bytes of every block when it is written, and with `verify` again when it is
+            verified.
         verify: reads each shard back when it is on the disk, and compares every tensor with its source.
-        finished: shards of an interrupted attempt, which are left as they are; is told of every new one.
+        finished: shards of an interrupted attempt, which are left as they are; every new one is added.
     Returns: SHA-256 in hexadecimal of each shard by its name, taken from the bytes on their way to the file.
     Raises: ValueError if a value does not fit into `dtype`, or a shard does not read back as it was written.
     """

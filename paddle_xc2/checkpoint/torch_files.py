@@ -211,13 +211,13 @@ def _lazy_tensor(path: Path, name, value) -> LazyTensor:
         case View(Storage() as storage, int(first), tuple(shape), tuple(strides)) if isinstance(name, str):
             pass
         case _:
-            told = f"holds a {type(value).__name__} under {short_repr(name)}"
-            raise BadTorchFile(f"{path}: {told}, expected only tensors by name")
+            fault = f"holds a {type(value).__name__} under {short_repr(name)}"
+            raise BadTorchFile(f"{path}: {fault}, expected only tensors by name")
     numbers = (first, *shape, *strides)
     sound = all(type(number) is int and 0 <= number < _LARGEST for number in numbers)
     if not sound or len(shape) != len(strides) or len(shape) > 16 or math.prod(shape) > storage.num_elements:
-        told = f"the impossible shape {short_repr(shape)} or strides {short_repr(strides)}"
-        raise BadTorchFile(f"{path}: {shown(name)} has {told}, of {storage.num_elements} stored elements")
+        fault = f"the impossible shape {short_repr(shape)} or strides {short_repr(strides)}"
+        raise BadTorchFile(f"{path}: {shown(name)} has {fault}, of {storage.num_elements} stored elements")
     last = first + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
     if 0 not in shape and last >= storage.num_elements:
         raise BadTorchFile(

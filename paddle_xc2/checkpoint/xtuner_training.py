@@ -127,8 +127,8 @@ def _state_of(path: Path) -> dict[str, LazyTensor]:
     if not isinstance(state, dict) or not state or not (holders or plain):
         raise BadTorchFile(f"{path}: holds no state_dict; it is no checkpoint of XTuner's training")
     tensors = tensors_of(path, state)
-    if told := are_empty(tensors):
-        raise BadTorchFile(f"{path}: {told}")
+    if fault := are_empty(tensors):
+        raise BadTorchFile(f"{path}: {fault}")
     return tensors
 
 

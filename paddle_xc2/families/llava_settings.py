@@ -83,8 +83,8 @@ def check_pixels(content: dict, image_size: int, source: str) -> None:
     for name, numbers in expected.items():
         value = content.get(name)
         if value is not None and not _are(value, numbers):
-            told = numbers[0] if len(numbers) == 1 else list(numbers)
-            wrong.append(f"{name} is {short_repr(value)}, only {told} is supported")
+            supported = numbers[0] if len(numbers) == 1 else list(numbers)
+            wrong.append(f"{name} is {short_repr(value)}, only {supported} is supported")
     _check_only(content, _PIXELS_ONLY, source, wrong)
 
 

@@ -34,8 +34,8 @@ def check_not_quantized(content: dict, source: str) -> None:
     """
     for name in _SETTINGS:
         settings = content.get(name)
-        told = [settings.get(key) for key in _METHODS] if isinstance(settings, dict) else [settings]
-        method = next((value for value in told if value), None)
+        named = [settings.get(key) for key in _METHODS] if isinstance(settings, dict) else [settings]
+        method = next((value for value in named if value), None)
         if method is None:
             continue
         raise ValueError(

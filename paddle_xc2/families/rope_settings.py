@@ -38,8 +38,8 @@ def read_rope(values: dict) -> tuple[dict, list[str]]:
     for setting, places in (("rope_theta", thetas), ("rope_scaling", scalings)):
         first = next(iter(places.values()), None)
         if any(value != first for value in places.values()):
-            told = " and ".join(f"{short_repr(value)} in {place}" for place, value in places.items())
-            wrong.append(f"{setting} is {told}; keep one of them")
+            stated = " and ".join(f"{short_repr(value)} in {place}" for place, value in places.items())
+            wrong.append(f"{setting} is {stated}; keep one of them")
         elif places:
             settings[setting] = first
     return settings, wrong

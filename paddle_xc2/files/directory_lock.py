@@ -52,7 +52,7 @@ def locked(path: str | Path, whole_run: bool = False) -> Iterator[None]:
                 file.unlink()
             os.close(descriptor)
     finally:
-        with suppress(OSError):  # somebody else's by now, or not empty
+        with suppress(OSError):  # another process's by now, or not empty
             for folder in made:
                 folder.rmdir()
 
@@ -72,10 +72,12 @@ def _acquire(file: Path, path: Path) -> int:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ValueError(_told(path, _owner(descriptor))) from None
+                raise ValueError(_being_written(path, _owner(descriptor))) from None
             except OSError:  # a network file system without locks: what the file says has to do
                 if _may_be_alive(_owner(descriptor)):
-                    raise ValueError(f"{_told(path, _owner(descriptor))}; if it has ended, delete {file}") from None
+                    raise ValueError(
+                        f"{_being_written(path, _owner(descriptor))}; if it has ended, delete {file}"
+                    ) from None
             if file.exists() and os.path.samestat(os.fstat(descriptor), file.stat()):
                 owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
                 os.ftruncate(descriptor, 0)
@@ -108,7 +110,7 @@ def _may_be_alive(owner: dict) -> bool:
     return True
 
 
-def _told(path: Path, owner: dict) -> str:
+def _being_written(path: Path, owner: dict) -> str:
     who = " (process {pid} on {host}, since {since})".format(**owner) if owner else ""
     return f"{path}: another process is writing it{who}; wait for its end, or give another name"
 

@@ -176,7 +176,7 @@ def differences(
     Args:
         files: of `file_table`, for `directory`.
         contents: of files that were read already, by path in it, which are not read again.
-        on_bytes: is told how many bytes more are read.
+        on_bytes: gets the number of bytes of every piece that is read.
     """
     contents, whole = contents or {}, []
     for name, entry in files.items():

@@ -1,4 +1,4 @@
-"""Reads a JSON file that somebody else may have written: what is in it is bounded before anything uses it.
+"""Reads a JSON file that any program may have written: what is in it is bounded before anything uses it.
 
 Of models, adapters, indexes, arguments and states alike; records of training data have readers of their own.
 """

@@ -244,14 +244,14 @@ class ModelDirectory:
             if path.is_dir() and path.resolve() != self.path.resolve():
                 is_path = not name or Path(name).expanduser().is_dir()
                 return self._checked_base(ModelDirectory(path.resolve(), "" if is_path else name))
-        told = "it doesn't name its base"
+        reason = "it doesn't name its base"
         if name:
             try:
                 return self._checked_base(name)
             except FileNotFoundError as error:
                 where = ", ".join(str(path) for path in paths)
-                told = f"its base is not to be found (looked for at {where}; {error})"
-        raise FileNotFoundError(f"{self}: is an adapter, and {told}; give the base with --base (base=...)")
+                reason = f"its base is not to be found (looked for at {where}; {error})"
+        raise FileNotFoundError(f"{self}: is an adapter, and {reason}; give the base with --base (base=...)")
 
     def _checked_base(self, base: str | os.PathLike | ModelDirectory) -> ModelDirectory:
         opened = open_model(base)
