@@ -39,25 +39,29 @@ def describe_batches(model, batches: list[dict], autocast=contextlib.nullcontext
     model.eval()
     for batch in batches:
         with autocast():
-            if told := describe_not_finite(model, **batch):
-                return told
+            if description := describe_not_finite(model, **batch):
+                return description
     return ""
 
 
-def starting_model_message(source, told: str, loss: float) -> str:
-    """What is said where the first loss is not finite: no learning rate has had anything to do with it."""
-    return f"{source}: before anything is trained, {told or f'the loss is {loss}'}"
+def starting_model_message(source, where: str, loss: float) -> str:
+    """What is said where the first loss is not finite: no learning rate has had anything to do with it.
+
+    Args:
+        where: the model computes NaN, as `describe_batches` says.
+    """
+    return f"{source}: before anything is trained, {where or f'the loss is {loss}'}"
 
 
-def diverged_message(what: str, told: str, arguments: FinetuneArguments, checkpoint: Path | None) -> str:
+def diverged_message(what: str, where: str, arguments: FinetuneArguments, checkpoint: Path | None) -> str:
     """What is said of a run that can't go on.
 
     Args:
         what: has happened, and when.
-        told: what `describe_batches` says.
+        where: the model computes NaN, as `describe_batches` says.
         checkpoint: the newest one, or None. All are looked at before they are written.
     """
-    reasons = "; ".join(filter(None, [what, told]))
+    reasons = "; ".join(filter(None, [what, where]))
     rate = f"learning_rate ({arguments.learning_rate:g})"
     half = ", compute in bf16 or float32 instead of fp16" if arguments.fp16 else ""
     saved = f"{checkpoint}, from before, is sound" if checkpoint else "no checkpoint was written yet"

@@ -26,14 +26,14 @@ def few_steps_line(plan: Plan) -> str | None:
     arguments, steps = plan.arguments, plan.num_steps
     if steps >= FEW_STEPS:
         return None
-    told = f"{counted(steps, 'step')} will teach little, below {FEW_STEPS} a model hardly changes; set "
+    advice = f"{counted(steps, 'step')} will teach little, below {FEW_STEPS} a model hardly changes; set "
     if arguments.max_steps > 0:
-        return f"{told}max_steps to {FEW_STEPS} or more"
-    told += f"num_train_epochs to {math.ceil(FEW_STEPS * arguments.num_train_epochs / steps)}"
+        return f"{advice}max_steps to {FEW_STEPS} or more"
+    advice += f"num_train_epochs to {math.ceil(FEW_STEPS * arguments.num_train_epochs / steps)}"
     accumulated = arguments.gradient_accumulation_steps
     if accumulated > 1 and accumulated * steps > _NEARLY * FEW_STEPS:
-        told += f", or gradient_accumulation_steps to {max(1, accumulated * steps // FEW_STEPS)}"
-    return f"{told} or so"
+        advice += f", or gradient_accumulation_steps to {max(1, accumulated * steps // FEW_STEPS)}"
+    return f"{advice} or so"
 
 
 def train_longer(output_dir: Path, is_adapter: bool) -> str:

@@ -13,7 +13,7 @@ from paddle_xc2.data.samples import Samples
 from paddle_xc2.families.config import XComposer2Config
 from paddle_xc2.messages import GREEN, NUM_LISTED, PLAIN, and_more, counted
 from paddle_xc2.training.arguments import FinetuneArguments
-from paddle_xc2.training.learning.parts import PART_LEARNING_RATES, trainable_table
+from paddle_xc2.training.learning.parts import part_learning_rates, trainable_table
 from paddle_xc2.training.memory import expected_memory
 from paddle_xc2.training.outcome import few_steps_line
 from paddle_xc2.training.plan import Plan
@@ -102,14 +102,14 @@ def _lora_rows(arguments: FinetuneArguments) -> list[tuple[str, str]]:
         kind = "DoRA" if arguments.use_dora else "LoRA"
         root = "sqrt(rank)" if arguments.rslora else "rank"
         targets = ", ".join(arguments.lora_target_modules or ["language_model"])
-        told = f"{kind} of rank {arguments.lora_rank}, alpha {arguments.lora_alpha:g}"
+        text = f"{kind} of rank {arguments.lora_rank}, alpha {arguments.lora_alpha:g}"
         if arguments.vit_lora_rank or arguments.vit_lora_alpha:
             rank, alpha = (
                 getattr(arguments, f"vit_{key}") or getattr(arguments, key) for key in ("lora_rank", "lora_alpha")
             )
-            told += f", of the vision encoder {rank} and {alpha:g}"
-        told += f" (scaled by alpha / {root}), "
-        rows += [("lora", f"{told}dropout {arguments.lora_dropout:g}, on {targets}")]
+            text += f", of the vision encoder {rank} and {alpha:g}"
+        text += f" (scaled by alpha / {root}), "
+        rows += [("lora", f"{text}dropout {arguments.lora_dropout:g}, on {targets}")]
     if arguments.quantization:
         rows.append(("", "the decoder's linear layers stay as they are, in four bits: NF4, double quantization"))
     if arguments.lora_plus_scale != 1.0:
@@ -149,13 +149,13 @@ def _filling_line(plan: Plan) -> str:
     arguments = plan.arguments
     computed = first.padded_tokens(lengths, arguments.per_device_train_batch_size, plan.num_processes)
     padding = 1 - int(lengths[first.samples].sum()) / computed
-    told = f"{padding:.1%} of what is computed is padding"
+    text = f"{padding:.1%} of what is computed is padding"
     if plan.layout.row_tokens:
         capacity = plan.layout.row_tokens * len(first.row_ends)
-        told += f"; rows are {int(lengths[first.samples].sum()) / capacity:.1%} full"
+        text += f"; rows are {int(lengths[first.samples].sum()) / capacity:.1%} full"
     elif padding > _MUCH_PADDING:
-        told += "; mixtoken packs samples into full rows, group_by_length brings similar lengths together"
-    return told
+        text += "; mixtoken packs samples into full rows, group_by_length brings similar lengths together"
+    return text
 
 
 def _schedule_line(plan: Plan) -> str:
@@ -171,9 +171,8 @@ def _schedule_line(plan: Plan) -> str:
 
 
 def _part_rates(arguments: FinetuneArguments) -> str:
-    rates = {part: getattr(arguments, key) for part, key in PART_LEARNING_RATES.items()}
-    told = [f"{part} {rate:g}" for part, rate in rates.items() if rate is not None]
-    return f" ({', '.join(told)})" if told else ""
+    rates = [f"{part.name} {rate:g}" for part, rate in part_learning_rates(arguments).items()]
+    return f" ({', '.join(rates)})" if rates else ""
 
 
 def _checkpoint_line(arguments: FinetuneArguments) -> str:

@@ -1,4 +1,4 @@
-"""loss.png: the course of a run as a picture."""
+"""loss.png: what was measured in a run, as a picture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FAR = 20.0  # largest value : smallest, from which on a logarithmic axis shows 
 
 
 def draw_metrics(entries: list[dict], path: Path) -> None:
-    """The course of a run, as a PNG file.
+    """What was measured in a run, as a PNG file.
 
     A panel each for loss (training and evaluation; where it falls far, also on a logarithmic axis), scores of
     generated answers, learning rate, gradient norm, tokens a second and memory; what was not measured has none. The
@@ -105,8 +105,8 @@ def _mark_evaluations(axes, entries: list[dict]) -> None:
     style = {"color": "tab:orange", "marker": "*", "markersize": 14, "linestyle": "none", "clip_on": False}
     axes.plot([best["step"]], [best["eval_loss"]], label=label, **style)
     if risen_evaluation(entries):
-        told = "from here on it learns by heart: training falls, evaluation rises"
-        axes.axvspan(best["step"], last, color="tab:red", alpha=0.08, label=told)
+        label = "from here on it learns by heart: training falls, evaluation rises"
+        axes.axvspan(best["step"], last, color="tab:red", alpha=0.08, label=label)
 
 
 def _points(entries: list[dict], key: str) -> tuple[list[int], list[float]]:

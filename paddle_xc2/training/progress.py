@@ -37,8 +37,8 @@ class Progress:
         place = f"step {entry['step']}/{self.num_steps}"
         if "eval_loss" in entry:
             measured = [name for name in METRICS if f"eval_{name}" in entry]
-            told = "".join(f", {name} {entry[f'eval_{name}']:.4f}" for name in measured)
-            self.say(f"{place}  evaluation loss {_number(entry['eval_loss'])}{told}")
+            scores = "".join(f", {name} {entry[f'eval_{name}']:.4f}" for name in measured)
+            self.say(f"{place}  evaluation loss {_number(entry['eval_loss'])}{scores}")
             return
         loss = _number(entry["loss"])
         if skipped := entry.get("skipped_steps"):

@@ -111,11 +111,11 @@ class SampleAnswers:
 
     def table(self) -> str:
         """Markdown: a row for each question, a column for each time that it was asked."""
-        asked = _by_question(self.entries)
+        answers_to = _by_question(self.entries)
         steps = sorted({entry["step"] for entry in self.entries})
         titles = ["image", "question", *("before training" if not step else f"step {step}" for step in steps)]
         rows = [titles, ["---"] * len(titles)]
-        for (text, image), answers in asked.items():
+        for (text, image), answers in answers_to.items():
             rows.append([Path(image).name if image else "", text, *(answers.get(step, "") for step in steps)])
         return "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in rows)
 
@@ -135,10 +135,10 @@ class SampleAnswers:
 
 def _by_question(entries: list[dict]) -> dict[tuple[str, str | None], dict[int, str]]:
     """{(question, image): {step: answer}}, in the order in which they were asked first."""
-    asked: dict = {}
+    found: dict = {}
     for entry in entries:
-        asked.setdefault((entry["question"], entry["image"]), {})[entry["step"]] = entry["answer"]
-    return asked
+        found.setdefault((entry["question"], entry["image"]), {})[entry["step"]] = entry["answer"]
+    return found
 
 
 def _images(question: Question) -> list[Path]:

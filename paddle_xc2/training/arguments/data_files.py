@@ -114,9 +114,9 @@ def check_dataset(arguments: FinetuneArguments, wrong: list[str]) -> None:
             'training data is missing: set "dataset": {"train": [{"name": ..., "data_files": ...}]} or "data_path"'
         )
     if not has["eval"] and arguments.evaluates:
-        asked = "do_eval" if arguments.do_eval else "evaluation_strategy"
+        key = "do_eval" if arguments.do_eval else "evaluation_strategy"
         wrong.append(
-            f'"{asked}" asks for evaluation, but "dataset" has no eval; add it, or set evaluation_strategy to no'
+            f'"{key}" asks for evaluation, but "dataset" has no eval; add it, or set evaluation_strategy to no'
         )
 
 

@@ -102,10 +102,10 @@ def check_continues(model, directory, arguments) -> None:
     if arguments.use_dora and not any(layer.magnitude is not None for layer in layers.values()):
         wrong.append('"use_dora" is true, and it is LoRA')
     if targets := arguments.lora_target_modules:
-        asked = set(target_layers(model, targets))
-        if lacking := sorted(asked - layers.keys()):
+        targeted = set(target_layers(model, targets))
+        if lacking := sorted(targeted - layers.keys()):
             wrong.append(f'"lora_target_modules" names {counted(len(lacking), "layer")} like {lacking[0]} without any')
-        if others := sorted(path for path in layers.keys() - asked if not path.startswith(_idle(model))):
+        if others := sorted(path for path in layers.keys() - targeted if not path.startswith(_idle(model))):
             wrong.append(f'"lora_target_modules" leaves out {counted(len(others), "layer")} like {others[0]}')
     of_vit = [layer for path, layer in layers.items() if path.startswith("vit.")]
     rank, alpha = arguments.vit_lora_rank, arguments.vit_lora_alpha
