@@ -143,7 +143,7 @@ def set_learning_rates(model, arguments) -> None:
         if part not in learning and not by_need:
             raise ValueError(
                 f'"{part.learning_rate}" is {own:g}, but nothing of the {part.spoken or part.name} learns; '
-                f"{_how_to_learn(part)}leave {part.learning_rate} out"
+                f"{_how_to_learn(part, arguments.lora)}leave {part.learning_rate} out"
             )
     for name, parameter in named.items():
         own = part_learning_rates(arguments).get(part_of(name))
@@ -159,10 +159,10 @@ def part_learning_rates(arguments) -> dict[Part, float]:
     return {part: rate for part, rate in rates.items() if rate is not None}
 
 
-def _how_to_learn(part: Part) -> str:
+def _how_to_learn(part: Part, lora: bool) -> str:
     if part.fix:
         return f'set "{part.fix}": false, or '
-    return f'set "{part.beside_lora}": true, or ' if part.beside_lora else ""
+    return f'set "{part.beside_lora}": true, or ' if lora and part.beside_lora else ""
 
 
 def _matches(patterns, names, key: str) -> set[str]:
