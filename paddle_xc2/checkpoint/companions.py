@@ -27,6 +27,7 @@ _RUN_FILES = (
     "loss.png",
     "evaluation_samples.jsonl",
     "evaluation_samples.md",
+    "sample_contents.npy",
 )
 PREDICTIONS = "predictions-"  # what names of files with generated answers begin with
 _OTHERS = (CONFIG_FILE, MANIFEST_FILE, *_RUN_FILES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import zlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class Samples:
         token_ids: int64 [distinct], the tokens that the samples hold.
         trained_ids: int64 [distinct], those of them that are trained.
         contents: 16 digits of what is in the pictures' files, and of the tokens, of all samples in order.
+        content_of: uint32 [samples, 2], the same of each sample: of its pictures, and of its tokens.
         bad: what is wrong with the records that can't be used and are left out, by the rules that they break.
         num_bad: how many these are.
     """
@@ -63,6 +65,7 @@ class Samples:
     token_ids: np.ndarray
     trained_ids: np.ndarray
     contents: str = ""
+    content_of: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.uint32))
     bad: dict[str, Finding] = field(default_factory=dict)
     num_bad: int = 0
 
@@ -102,6 +105,7 @@ class _Measured:
         fitting: indexes of those that can be trained on.
         lengths: of these, as in Samples, one after the other.
         digests, contents: of these, what `fingerprint` and `contents` of Samples are hashes of.
+        content_of: of these, as in Samples, one after the other.
         token_ids, trained_ids: of these, as in Samples.
         num_shortened, refused, bad, num_bad, notes: as in Samples.
         missing: images, as of `where_they_lie`.
@@ -111,6 +115,7 @@ class _Measured:
     lengths: array = field(default_factory=lambda: array("q"))
     digests: list[bytes] = field(default_factory=list)
     contents: list[bytes] = field(default_factory=list)
+    content_of: array = field(default_factory=lambda: array("I"))
     token_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     trained_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     num_shortened: int = 0
@@ -140,8 +145,10 @@ class _Measured:
         turns = [(message.role, message.text) for message in conversation.messages]
         known = repr((turns, [image.name for image in conversation.images], lengths))
         self.digests.append(hashlib.sha256(known.encode()).digest())
-        self.contents += [picture_identity(image) for image in conversation.images]
-        self.contents.append(hashlib.sha256(example.input_ids.tobytes() + example.labels.tobytes()).digest())
+        pictures = b"".join(picture_identity(image) for image in conversation.images)
+        tokens = hashlib.sha256(example.input_ids.tobytes() + example.labels.tobytes()).digest()
+        self.contents += [pictures, tokens]
+        self.content_of.extend((zlib.crc32(pictures), zlib.crc32(tokens)))
         self.fitting.append(index)
         self.lengths.extend(lengths)
         self.num_shortened += example.num_dropped_turns > 0
@@ -150,6 +157,7 @@ class _Measured:
         """Adds what is known of the records behind these. Digests are not kept: see `fit_samples`."""
         self.fitting += other.fitting
         self.lengths += other.lengths
+        self.content_of += other.content_of
         self.token_ids = np.union1d(self.token_ids, other.token_ids)
         self.trained_ids = np.union1d(self.trained_ids, other.trained_ids)
         self.num_shortened += other.num_shortened
@@ -242,6 +250,7 @@ def fit_samples(
         token_ids=measured.token_ids,
         trained_ids=measured.trained_ids,
         contents=contents.hexdigest()[:16],
+        content_of=np.array(measured.content_of, np.uint32).reshape(-1, 2),
         bad=by_frequency(measured.bad.items()),
         num_bad=measured.num_bad,
     )

@@ -260,17 +260,20 @@ class ModelDirectory:
         return opened
 
 
-def open_model(model: str | os.PathLike | ModelDirectory, base: str | os.PathLike | None = None) -> ModelDirectory:
+def open_model(
+    model: str | os.PathLike | ModelDirectory, base: str | os.PathLike | None = None, weights: bool = True
+) -> ModelDirectory:
     """A directory, or a released name (`hub/find.py`), as what is known of it. One that is open stays as it is.
 
     Args:
         base: of an adapter, if it is not where the adapter remembers it.
+        weights: as of `resolve_model_path`.
     Raises: FileNotFoundError if it is not there.
     """
     if isinstance(model, ModelDirectory):
         return model if base is None else ModelDirectory(model.path, model.name, base)
     is_path = local_path(model).is_dir()
-    return ModelDirectory(resolve_model_path(model), "" if is_path else os.fspath(model), base)
+    return ModelDirectory(resolve_model_path(model, weights), "" if is_path else os.fspath(model), base)
 
 
 def opened(directory: str | os.PathLike | ModelDirectory) -> ModelDirectory:

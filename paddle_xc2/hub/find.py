@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paddle_xc2.files.local_path import local_path
+from paddle_xc2.hub.weight_files import WEIGHT_SUFFIXES
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # What a checkpoint consists of and what is read beside it. Pictures and examples stay where they are.
 _CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.bin", "*.pdparams", "*.model", "*.py", "*.md", "*.txt", "*.ttf")
 _MODELSCOPE_OWNERS = {"internlm": "Shanghai_AI_Laboratory"}  # who is who there
 _MAX_REASON = 200  # characters of a library's message
-_resolved: dict[str, Path] = {}  # by name: model, tokenizer and processor ask for the same
+# By name, and whether the weights are there: model, tokenizer and processor ask for the same.
+_resolved: dict[tuple[str, bool], Path] = {}
 
 
 class Hub(NamedTuple):
@@ -31,21 +33,24 @@ class Hub(NamedTuple):
 
     Attributes:
         name, package: what to call it, and the library to install.
-        fetch: (model name, whether to keep to the cache) -> directory; raises whatever the library does.
+        fetch: (model name, whether to keep to the cache, names of files to leave out) -> directory; raises whatever the
+            library does.
         where: the hub's address, if the user can choose it, and its cache.
     """
 
     name: str
     package: str
-    fetch: Callable[[str, bool], str | Path]
+    fetch: Callable[[str, bool, list[str]], str | Path]
     where: Callable[[], str]
 
 
-def resolve_model_path(name_or_path: str | Path) -> Path:
+def resolve_model_path(name_or_path: str | Path, weights: bool = True) -> Path:
     """A directory as it is; a name such as "internlm/internlm-xcomposer2-7b" from a hub or its cache.
 
     Asked in this order, as far as their libraries are installed: Hugging Face, ModelScope, AI Studio.
 
+    Args:
+        weights: false leaves out weights that are not in the cache yet, where a hub's library can: AI Studio's can't.
     Raises: FileNotFoundError saying what was looked for, where, and how to get it by hand.
     """
     check_model_name(name_or_path)
@@ -53,14 +58,16 @@ def resolve_model_path(name_or_path: str | Path) -> Path:
     if path.is_dir():
         return path
     name = os.fspath(name_or_path)
-    if name in _resolved and _resolved[name].is_dir():
-        return _resolved[name]
+    for key in ((name, True), (name, weights)):
+        if key in _resolved and _resolved[key].is_dir():
+            return _resolved[key]
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     reasons = []
     for hub in HUBS:
         try:
-            _resolved[name] = Path(hub.fetch(name, offline))
-            return _resolved[name]
+            without = [] if weights else [f"*{suffix}" for suffix in WEIGHT_SUFFIXES]
+            _resolved[name, weights] = Path(hub.fetch(name, offline, without))
+            return _resolved[name, weights]
         except ImportError:
             reasons.append(f"{hub.name}: {hub.package} is not installed")
         except Exception as error:  # the libraries' and the network's errors have no common base
@@ -95,10 +102,12 @@ def _not_found(name: str, offline: bool, reasons: list[str]) -> str:
     )
 
 
-def _from_huggingface(name: str, offline: bool) -> str:
+def _from_huggingface(name: str, offline: bool, without: list[str]) -> str:
     from huggingface_hub import snapshot_download
 
-    return snapshot_download(name, allow_patterns=list(_CHECKPOINT_FILES), local_files_only=offline)
+    return snapshot_download(
+        name, allow_patterns=list(_CHECKPOINT_FILES), local_files_only=offline, **_ignoring(without)
+    )
 
 
 def _at_huggingface() -> str:
@@ -107,10 +116,15 @@ def _at_huggingface() -> str:
     return f"{ENDPOINT}, cache {HF_HUB_CACHE}"
 
 
-def _from_modelscope(name: str, offline: bool) -> str:
+def _from_modelscope(name: str, offline: bool, without: list[str]) -> str:
     from modelscope.hub.snapshot_download import snapshot_download
 
-    return snapshot_download(_modelscope_name(name), local_files_only=offline)
+    return snapshot_download(_modelscope_name(name), local_files_only=offline, **_ignoring(without))
+
+
+def _ignoring(patterns: list[str]) -> dict:
+    """As both libraries take it; earlier versions of ModelScope's don't."""
+    return {"ignore_patterns": patterns} if patterns else {}
 
 
 def _modelscope_name(name: str) -> str:
@@ -122,8 +136,11 @@ def _at_modelscope() -> str:
     return f"cache {os.environ.get('MODELSCOPE_CACHE') or Path.home() / '.cache' / 'modelscope'}"
 
 
-def _from_aistudio(name: str, offline: bool) -> Path:
-    """File by file: this library knows no whole models. Raises: OSError with what it says."""
+def _from_aistudio(name: str, offline: bool, without: list[str]) -> Path:
+    """File by file: this library knows no whole models, and none is left out, for what is there is taken for whole.
+
+    Raises: OSError with what it says.
+    """
     from aistudio_sdk import config
     from aistudio_sdk.hub import download
     from aistudio_sdk.requests.hub import request_aistudio_git_file_info

@@ -86,7 +86,8 @@ def run(
 ) -> int:
     """The run, in a folder that no other writes into. Returns, raises: as `finetune`."""
     start = choose_start(arguments)
-    source = find_model(arguments, start)
+    # A plan needs its weights only to compare the base of LoRA with that of a checkpoint.
+    source = find_model(arguments, start, weights=not plan_only or bool(start.checkpoint))
     plan = make_plan(arguments, precision, start, source, config_path, plan_only)
     if plan_only:
         show_plan(plan, source)
@@ -94,7 +95,7 @@ def run(
     check_none_in_the_way(arguments, start, plan.num_steps if plan.train else 0, source.directory)
     if not plan.train:
         return evaluate_only(plan, source)
-    check_settings_match(start, plan.resume_settings)
+    check_settings_match(start, plan.resume_settings, plan.train)
     if start.is_over and not arguments.names_a_checkpoint and start.step < plan.num_steps:
         if plan.rank == 0:
             longer = train_longer(Path(arguments.output_dir), arguments.lora)
@@ -167,7 +168,7 @@ def show_plan(plan: Plan, source: ModelSource) -> None:
     if not plan.train:
         print(f"an evaluation of {counted(len(plan.evaluation), 'sample')}; nothing is trained")
         return
-    check_settings_match(plan.start, plan.resume_settings)
+    check_settings_match(plan.start, plan.resume_settings, plan.train)
     model = model_of_shapes(plan, source)
     print_plan(plan, model, choose_trainable(model, plan.arguments), source.processor)
     print("this was the plan: nothing is trained or written; leave --plan out to do it")

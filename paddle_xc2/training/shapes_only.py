@@ -9,6 +9,7 @@ import paddle
 from paddle_xc2.checkpoint.config_files import load_config
 from paddle_xc2.checkpoint.shards import read_checkpoint
 from paddle_xc2.families.config import XComposer2Config
+from paddle_xc2.hub.weight_files import WEIGHT_SUFFIXES
 from paddle_xc2.model import XComposer2ForCausalLM
 from paddle_xc2.training.learning.add_lora import add_lora, continue_adapter
 from paddle_xc2.training.plan import Plan
@@ -20,14 +21,16 @@ from paddle_xc2.weights.position_table import change_image_size
 def model_of_shapes(plan: Plan, source: ModelSource) -> XComposer2ForCausalLM:
     """The run's model, LoRA included, whose parameters have shapes and no values.
 
-    Of the checkpoint only names and shapes of the tensors are read; an adapter to go on with is read whole. Rows of
-    token tables, of which the values decide which learn, are not among what learns.
+    Of the checkpoint only names and shapes of the tensors are read, and of a released one that isn't here not even
+    these; an adapter to go on with is read whole. Rows of token tables, of which the values decide which learn, are not
+    among what learns.
 
     Raises: ValueError, FileNotFoundError as loading the model would, but for values that are not looked at.
     """
     arguments = plan.arguments
     base = source.directory.base if source.directory.is_adapter else source.directory
-    config = load_config(base, read_checkpoint(base), XComposer2Config)
+    is_whole = not base.name or any(path.suffix in WEIGHT_SUFFIXES for path in base.path.rglob("*"))
+    config = load_config(base, read_checkpoint(base) if is_whole else base.tensor_names(), XComposer2Config)
     if arguments.img_size is not None:
         change_image_size(config, arguments.img_size)
     model = build_without_memory(XComposer2ForCausalLM, config, plan.weight_dtype)

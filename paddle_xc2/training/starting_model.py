@@ -36,13 +36,15 @@ class ModelSource:
     original_tokenizer: XComposer2Tokenizer
 
 
-def find_model(arguments: FinetuneArguments, start: StartingPoint) -> ModelSource:
+def find_model(arguments: FinetuneArguments, start: StartingPoint, weights: bool = True) -> ModelSource:
     """Finds the model, or fetches it, and builds its processor.
 
+    Args:
+        weights: as of `resolve_model_path`.
     Raises: FileNotFoundError if there is none; ValueError if new_tokens can't be tokens, or are new and nothing is
         trained.
     """
-    directory = open_model(arguments.model_name_or_path)
+    directory = open_model(arguments.model_name_or_path, weights=weights)
     learned = start.checkpoint or (arguments.lora_path if arguments.lora else None)
     learned = None if learned is None else open_model(learned)
     processor = XComposer2Processor.from_pretrained(

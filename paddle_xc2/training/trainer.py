@@ -26,6 +26,7 @@ from paddle_xc2.training.plot import LOSS_PLOT, draw_metrics
 from paddle_xc2.training.run_folder import checkpoints
 from paddle_xc2.training.run_folder.interruption import Stopped, StopRequest
 from paddle_xc2.training.run_folder.predictions import delete_predictions
+from paddle_xc2.training.run_folder.sample_contents import write_sample_contents
 from paddle_xc2.training.sample_answers import SampleAnswers
 from paddle_xc2.training.state_check import StateCheck
 
@@ -287,6 +288,7 @@ class StepTrainer(PaddleNLPEngine):
         digests |= write_optimizer(directory, self.model, self.optimizer, self.lr_scheduler, self.scaler)
         self.state.save_to_json(str(directory / TRAINER_STATE_FILE))
         self.run_log.metrics.save_copy(directory)
+        write_sample_contents(directory, self.plan.train)
         if self.answers.questions:
             self.answers.write(directory)
         return digests

@@ -138,6 +138,23 @@ class TestOrder:
         assert resolve_model_path(NAME) == resolve_model_path(NAME) == tmp_path
         assert asked == [(NAME, False)]
 
+    @pytest.mark.parametrize("hub", ["Hugging Face", "ModelScope"])
+    def test_without_weights(self, tmp_path, monkeypatch, hub):
+        """What has them serves for what needs none, and not the other way round."""
+        left_out = []
+
+        def snapshot_download(name, ignore_patterns=(), **_):
+            left_out.append(ignore_patterns)
+            return str(tmp_path)
+
+        error = raising(ConnectionError("no route"))
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", error if hub == "ModelScope" else snapshot_download)
+        modelscope(monkeypatch, snapshot_download)
+        for weights in (False, False, True, True, False):
+            assert resolve_model_path(NAME, weights) == tmp_path
+        without, whole = left_out
+        assert {"*.safetensors", "*.bin", "*.pdparams"} <= set(without) and not whole
+
     @pytest.mark.parametrize("offline", [False, True])
     def test_then_modelscope_under_its_name(self, tmp_path, monkeypatch, offline):
         asked = []

@@ -452,14 +452,18 @@ def test_changed_inputs_are_noticed(config, tmp_path, workspace, capsys):
     flipped[-1] ^= 1
     settings = (inputs / "model" / "config.json").read_text()
     for path, content, told in (
-        (inputs / "1_0.png", (inputs / "2_0.png").read_bytes(), "contents of pictures and tokens was"),
+        (
+            inputs / "1_0.png",
+            (inputs / "2_0.png").read_bytes(),
+            "(other pictures in {inputs}/train.json[1] (1_0.png)); set",
+        ),
         (inputs / "model" / "config.json", settings.replace("10000", "20000").encode(), "files of the base model was"),
         (weights, flipped, "files of the base model was"),
     ):
         before = path.read_bytes()
         assert content != before
         path.write_bytes(content)
-        assert told in fails(config, capsys, **keys)
+        assert told.format(inputs=inputs) in fails(config, capsys, **keys)
         path.write_bytes(before)
     assert finetune(config(**keys)) == 0
 

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from paddle_xc2.cli import main
+from paddle_xc2.hub import find
 from paddle_xc2.training import finetune as training
 
 
@@ -50,6 +51,25 @@ def test_plan_of_a_run_that_goes_on(config, tmp_path, capsys, lora):
     assert f"goes on      after step 2, from {tmp_path / 'out' / 'checkpoint-2'}" in capsys.readouterr().out
     assert main(["finetune", str(path), "--plan", "--learning_rate", "1"]) == 2
     assert "learning_rate was 0.001 and is 1.0; set that back" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_plan_of_a_released_model_that_is_not_here(config, workspace, tmp_path, capsys, monkeypatch, lora):
+    """Its weights stay where they are."""
+
+    def fetch(name, offline, without):
+        assert name == "somebody/model" and without
+        shutil.copytree(workspace / "model", tmp_path / "fetched", ignore=shutil.ignore_patterns(*without))
+        return tmp_path / "fetched"
+
+    monkeypatch.setattr(find, "HUBS", (find.Hub("a hub", "its library", fetch, lambda: "its cache"),))
+    monkeypatch.setattr(find, "_resolved", {})
+    assert main(["finetune", str(config(lora=lora)), "--plan"]) == 0
+    here = planned(capsys.readouterr().out)
+    assert main(["finetune", str(config(lora=lora, model_name_or_path="somebody/model")), "--plan"]) == 0
+    model, *others = planned(capsys.readouterr().out)
+    assert model.startswith("model        somebody/model (xcomposer2-") and others == here[1:]
+    assert not list((tmp_path / "fetched").glob("*.safetensors"))
 
 
 def test_plan_of_an_evaluation(config, capsys):

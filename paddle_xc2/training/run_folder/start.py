@@ -11,6 +11,7 @@ from pathlib import Path
 
 from paddle_xc2.checkpoint.companions import companions
 from paddle_xc2.checkpoint.whole_directory import check_destination, finish_interrupted
+from paddle_xc2.data.samples import Samples
 from paddle_xc2.files.directory_lock import locked
 from paddle_xc2.files.durable import SCRATCH, replace_file
 from paddle_xc2.files.json_file import read_json
@@ -18,6 +19,7 @@ from paddle_xc2.hub.directory import ADAPTER_CONFIG_FILE, CONFIG_FILE, ModelDire
 from paddle_xc2.training.arguments import KEYS, FinetuneArguments
 from paddle_xc2.training.outcome import train_longer
 from paddle_xc2.training.run_folder import checkpoints, predictions
+from paddle_xc2.training.run_folder.sample_contents import describe_changes
 
 # Settings that must match on resume since version 0.2: checkpoints without them can be gone on from.
 PICTURES, BASE, EVALUATION = "contents of pictures and tokens", "files of the base model", "evaluation data"
@@ -171,24 +173,30 @@ def _holds_model(output_dir: Path) -> bool:
     return any((output_dir / name).exists() for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE))
 
 
-def check_settings_match(start: StartingPoint, settings: dict) -> None:
+def check_settings_match(start: StartingPoint, settings: dict, samples: Samples | None = None) -> None:
     """Args:
         settings: `Plan.resume_settings` of the run that is about to begin.
+        samples: that it trains on, to name those whose contents are not as they were.
     Raises: ValueError naming everything that is not as it was when the checkpoint was written.
     """
     if start.checkpoint is None:
         return
     then = {name: _setting_then(start, name, value) for name, value in settings.items()}
-    changed = [f"{name} was {then[name]} and is {value}" for name, value in settings.items() if then[name] != value]
+    changed = {
+        name: f"{name} was {then[name]} and is {value}" for name, value in settings.items() if then[name] != value
+    }
     if changed:
+        if PICTURES in changed and samples is not None and (which := describe_changes(start.checkpoint, samples)):
+            changed[PICTURES] += f" ({which})"
         output_dir = start.checkpoint.parent
         over = "the run is over" if start.step == start.settings.get("steps") else None
         if _holds_model(output_dir):  # it may have ended between two checkpoints
             over = over or f"{output_dir} holds a trained model"
         longer = f"; {over}: {train_longer(output_dir, bool(start.settings.get('lora')))}" if over else ""
         raise ValueError(
-            f"{start.checkpoint}: training can't go on from here as it would have: {'; '.join(changed)}; set that "
-            'back, or start again with "resume_from_checkpoint": false or "overwrite_output_dir": true' + longer
+            f"{start.checkpoint}: training can't go on from here as it would have: {'; '.join(changed.values())}; "
+            'set that back, or start again with "resume_from_checkpoint": false or "overwrite_output_dir": true'
+            + longer
         )
 
 
