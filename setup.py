@@ -58,8 +58,16 @@ EXTRAS = {
     "demo": ["scikit-learn>=1.3,<2"],
     # report_to tensorboard.
     "tensorboard": ["tensorboardX>=2.6,<3"],
-    # paddle-xc2 serve. PaddleNLP brings all but the last along.
+    # paddle-xc2 serve, and web, whose page is our own. PaddleNLP brings all but the last along.
     "serve": [
+        "fastapi>=0.110,<1",
+        "starlette>=0.37,<2",
+        "pydantic>=2.7,<3",
+        "uvicorn>=0.30,<1",
+        "h11>=0.14,<1",
+        "prometheus_client>=0.20,<1",
+    ],
+    "web": [
         "fastapi>=0.110,<1",
         "starlette>=0.37,<2",
         "pydantic>=2.7,<3",
@@ -80,6 +88,8 @@ EXTRAS = {
         "h11>=0.14,<1",
         "prometheus_client>=0.20,<1",
         "openai>=2,<3",
+        # Where a browser is, it opens the page.
+        "selenium>=4.20,<5",
         "mypy>=2.4,<2.5",
         "ruff>=0.17,<0.18",
         "scikit-learn>=1.3,<2",
@@ -106,6 +116,10 @@ setup(
     # config/ stands at the top of the checkout, where users look for it, and inside the package where it is installed.
     packages=[*find_packages(include=["paddle_xc2", "paddle_xc2.*"]), "paddle_xc2.config"],
     package_dir={"paddle_xc2.config": "config"},
-    package_data={"paddle_xc2.config": ["*.json"], "paddle_xc2.data.checking": ["report_page.html"]},
+    package_data={
+        "paddle_xc2.config": ["*.json"],
+        "paddle_xc2.data.checking": ["report_page.html"],
+        "paddle_xc2.serving": ["page/*"],
+    },
     entry_points={"console_scripts": ["paddle-xc2 = paddle_xc2.cli:main"]},
 )

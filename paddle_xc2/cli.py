@@ -21,16 +21,8 @@ from paddle_xc2.device_errors import device_message
 from paddle_xc2.messages import DISK_ERRORS, Failure, disk_message, guard_output, on_its_own_line, path_message
 
 COMMANDS = (
-    "finetune",
-    "convert",
-    "merge",
-    "check-data",
-    "convert-data",
-    "chat",
-    "generate",
-    "serve",
-    "configs",
-    "doctor",
+    *("finetune", "convert", "merge", "check-data", "convert-data"),
+    *("chat", "generate", "serve", "web", "configs", "doctor"),
 )
 
 LASTING = ("finetune", "convert", "merge", "generate")  # they go on when their terminal is closed

@@ -171,7 +171,7 @@ def test_wrong_arguments_are_exit_2(command, capsys):
         ("finetun", 'there is no command "finetun"; did you mean "finetune"?'),
         ("train", 'there is no command "train"; paddle-xc2 finetune CONFIG.json trains'),
         ("infer", 'there is no command "infer"; paddle-xc2 chat --from_pretrained MODEL'),
-        ("web", 'there is no command "web"; there is no page yet; paddle-xc2 chat asks'),
+        ("gradio", 'there is no command "gradio"; paddle-xc2 web --from_pretrained MODEL asks in the'),
         ("batch", "paddle-xc2 generate IN.jsonl OUT.jsonl answers a data set"),
         ("evaluate", "there are no benchmarks yet"),
         ("estimate_memory", "paddle-xc2 finetune CONFIG.json --plan says what a run would do and need"),
@@ -361,6 +361,7 @@ def test_output_onto_a_full_disk(unbuffered):
         ("tools/serve.py", "serve"),
         ("tools/doctor.py", "doctor"),
         ("examples/chat_demo.py", "chat"),
+        ("examples/web_demo.py", "web"),
     ],
 )
 def test_scripts_work_from_a_fresh_checkout(script, command, tmp_path):

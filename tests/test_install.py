@@ -165,7 +165,7 @@ def test_every_requirement_has_a_range_and_a_reason():
         assert re.search("<|==|>=", requirement), requirement
         line = next(number for number, text in enumerate(lines) if f'"{requirement}"' in text)
         assert lines[line - 1].strip().startswith("#"), f"no reason for {requirement}"
-    assert {"cpu", "gpu", "video", "demo", "tensorboard", "serve", "test"} == set(extras)
+    assert {"cpu", "gpu", "video", "demo", "tensorboard", "serve", "web", "test"} == set(extras)
 
 
 def test_every_extra_is_for_code_that_is_there():

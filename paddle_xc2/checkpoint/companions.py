@@ -15,6 +15,7 @@ from paddle_xc2.hub.weight_files import WEIGHT_SUFFIXES
 from paddle_xc2.messages import listed
 from paddle_xc2.text.tokenizer import MAX_MODEL_BYTES, MODEL_FILE, XComposer2Tokenizer
 
+METRICS_FILE, SAMPLE_ANSWERS_FILE = "metrics.jsonl", "evaluation_samples.jsonl"
 # Every file of the source comes along, upstream's code as data that is never run, but for weights in any format, files
 # that are written anew, and what a training run left beside its model.
 _LEFT_OUT = (*WEIGHT_SUFFIXES, ".pdopt", ".pdstates", ".index.json", ".gguf")
@@ -23,9 +24,9 @@ _RUN_FILES = (
     "trainer_state.json",
     "optimizer.json",
     "checkpoint.json",
-    "metrics.jsonl",
+    METRICS_FILE,
     "loss.png",
-    "evaluation_samples.jsonl",
+    SAMPLE_ANSWERS_FILE,
     "evaluation_samples.md",
     "sample_contents.npy",
 )

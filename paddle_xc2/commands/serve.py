@@ -15,6 +15,15 @@ KEY_VARIABLE = "PADDLE_XC2_API_KEY"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    add_server_arguments(parser, 8000)
+    parser.add_argument("--api_key", help=f"that clients must send; default: ${KEY_VARIABLE}, which no list shows")
+    parser.add_argument(
+        "--fetch_images", action="store_true", help="follow http(s) addresses of images, to public hosts only"
+    )
+
+
+def add_server_arguments(parser: ArgumentParser, port: int) -> None:
+    """What the server and the page in the browser have in common. port: by default."""
     add_model_arguments(parser, required=True)
     parser.add_argument(
         "--adapter",
@@ -25,8 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--served_model_name", metavar="NAME", help="of the model itself; default: its folder's name")
     parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s; others need a key")
-    parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
-    parser.add_argument("--api_key", help=f"that clients must send; default: ${KEY_VARIABLE}, which no list shows")
+    parser.add_argument("--port", type=int, default=port, help="default: %(default)s")
     add_sampling_arguments(parser)
     parser.add_argument(
         "--max_batch_size", type=int, default=64, help="answers that are decoded at once (default: %(default)s)"
@@ -42,32 +50,41 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--timeout", type=float, default=600, help="seconds after which an answer is given up (default: %(default)s)"
     )
     parser.add_argument(
-        "--fetch_images", action="store_true", help="follow http(s) addresses of images, to public hosts only"
-    )
-    parser.add_argument(
         "--shutdown_seconds", type=float, default=30, help="that answers may take to end (default: %(default)s)"
     )
 
 
 def run(args: Namespace) -> int:
+    key = args.api_key or os.environ.get(KEY_VARIABLE) or None
+    return run_server(args, key, f"--api_key or ${KEY_VARIABLE}", fetch=args.fetch_images)
+
+
+def run_server(args: Namespace, key: str | None, key_option: str, fetch: bool = False, page_of=None) -> int:
+    """Loads the models and serves them until it is told to stop.
+
+    Args:
+        args: of `add_server_arguments`.
+        key_option: how the key is given.
+        page_of: makes the WebPage of (sampling settings, limits), if there is one.
+    """
     try:
         from paddle_xc2.serving.app import build_app
+        from paddle_xc2.serving.gate import LOOPBACK
         from paddle_xc2.serving.serve import check_host, serve
     except ImportError as error:
         raise ValueError(f"{error.name} is missing; pip install 'paddle_xc2[serve]'") from error
     from paddle_xc2.generation.engine import Engine
-    from paddle_xc2.serving.gate import LOOPBACK
 
     sampling, limits = sampling_of(args), limits_of(args)
     adapters = [split_adapter(given) for given in args.adapter]
-    key = args.api_key or os.environ.get(KEY_VARIABLE) or None
-    check_host(args.host, key, f"--api_key or ${KEY_VARIABLE}")
+    check_host(args.host, key, key_option)
+    page = page_of(sampling, limits) if page_of else None
     model, tokenizer = load_model(args.path, args)
     models = served_models(model, tokenizer, args.served_model_name, adapters, args)
     engine = Engine(model, args.max_batch_size, args.max_waiting)
-    app = build_app(engine, models, sampling, limits, key, args.host in LOOPBACK, args.fetch_images)
-    names = ", ".join(served.name for served in models)
-    print(f"serving {names} at http://{args.host}:{args.port}/v1; Ctrl-C ends it", file=sys.stderr, flush=True)
+    app = build_app(engine, models, sampling, limits, key, args.host in LOOPBACK, fetch, page)
+    names, address = ", ".join(served.name for served in models), f"http://{args.host}:{args.port}"
+    print(f"serving {names} at {address}{'/' if page else '/v1'}; Ctrl-C ends it", file=sys.stderr, flush=True)
     serve(app, engine, args.host, args.port, args.shutdown_seconds)
     return 0
 

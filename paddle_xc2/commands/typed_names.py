@@ -8,13 +8,12 @@ from paddle_xc2.messages import did_you_mean, listed, nearest, shown
 
 _FINETUNE = "paddle-xc2 finetune CONFIG.json trains; paddle-xc2 configs lists files to start from"
 _CHAT = 'paddle-xc2 chat --from_pretrained MODEL --image_path cat.jpg --text "What is this?" asks a model'
-_NO_PAGE = "there is no page yet; paddle-xc2 chat asks a model in the terminal, paddle-xc2 serve over HTTP"
 # Command -> what does it here.
 COMMANDS_INSTEAD = {
     **dict.fromkeys(("train", "sft", "lora", "qlora", "tune", "fine-tune", "fit", "run"), _FINETUNE),
     **dict.fromkeys(("infer", "inference", "ask", "demo", "predict", "cli", "query", "vqa"), _CHAT),
     **dict.fromkeys(("server", "api", "deploy", "openai"), "paddle-xc2 serve --from_pretrained MODEL serves a model"),
-    **dict.fromkeys(("web", "webui", "gradio", "ui"), _NO_PAGE),
+    **dict.fromkeys(("webui", "gradio", "ui", "browser"), "paddle-xc2 web --from_pretrained MODEL asks in the browser"),
     **dict.fromkeys(("batch", "answer"), "paddle-xc2 generate IN.jsonl OUT.jsonl answers a data set"),
     **dict.fromkeys(
         ("evaluate", "eval", "test", "benchmark"),

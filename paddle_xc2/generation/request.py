@@ -131,20 +131,20 @@ class Answer:
         return self
 
     def why_empty(self) -> str | None:
-        """Why there is nothing to read, as a sentence; None if there is."""
+        """Why the answer is empty; None if there is something to read."""
         if self.text.strip():
             return None
         said = [token for token in self.tokens if token.id not in self.request.served.ends]
         if self.finish in (CANCELLED, DEADLINE) and not self.tokens:
-            return "the answer was stopped before its first token"
+            return "it was stopped before its first token"
         if not said:
-            return "the answer is empty: the model ended it at once"
+            return "the model ended it at once"
         special = set(self.request.served.tokenizer.all_special_ids)
         if all(token.id in special for token in said):
-            return f"the answer is empty: the model gave only special tokens ({len(said)})"
+            return f"the model gave only special tokens ({len(said)})"
         if self.text or not self.request.stop_texts:
-            return f"the answer is empty: the model gave only white space ({len(said)} tokens)"
-        return "the answer is empty: a stop text came first"
+            return f"the model gave only white space ({len(said)} tokens)"
+        return "a stop text came first"
 
     def add(self, text: str, token: Token | None, finish: str | None = None) -> None:
         """Of the engine: one more piece."""

@@ -30,6 +30,7 @@ _BOX = re.compile(
     rf"|\[\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)\]"
     rf"|\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]"
 )
+_REF = re.compile(r"<ref>([^<\n]*)</ref>")
 
 
 @dataclass(frozen=True)
@@ -196,11 +197,22 @@ def boxes_in(text: str) -> list[tuple[float, float, float, float]]:
 
     They are written as `<box>(x1,y1),(x2,y2)</box>`, `[(x1,y1),(x2,y2)]` or `[x1,y1,x2,y2]`.
     """
-    boxes = []
+    return [box for _, box in named_boxes_in(text)]
+
+
+def named_boxes_in(text: str) -> list[tuple[str, tuple[float, float, float, float]]]:
+    """As `boxes_in`, each with what stands before it in `<ref>...</ref>`, else ""."""
+    found_boxes, name, end = [], "", 0
     for found in _BOX.finditer(text):
+        between = text[end : found.start()]
+        if named := _REF.findall(between):
+            name = named[-1].strip()
+        elif between.strip():
+            name = ""
+        end = found.end()
         x1, y1, x2, y2 = (float(number) for number in found.groups() if number is not None)
-        boxes.append((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)))
-    return boxes
+        found_boxes.append((name, (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))))
+    return found_boxes
 
 
 def box_iou(expected: list[tuple], answered: list[tuple]) -> float:

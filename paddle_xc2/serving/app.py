@@ -21,6 +21,7 @@ from paddle_xc2.serving.errors import ApiError
 from paddle_xc2.serving.gate import Gate
 from paddle_xc2.serving.limits import Limits
 from paddle_xc2.serving.measures import Measures
+from paddle_xc2.serving.web_page import WebPage
 
 
 def build_app(
@@ -31,16 +32,25 @@ def build_app(
     key: str | None = None,
     only_loopback: bool = True,
     fetch: bool = False,
+    page: WebPage | None = None,
 ) -> FastAPI:
     """The ASGI application.
 
     Args:
         models, defaults, limits, fetch: as of Endpoints.
         key, only_loopback: as of Gate.
+        page: for the browser, if there is one.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     endpoints = Endpoints(engine, models, defaults, limits, fetch)
-    app.add_middleware(Gate, limits=limits, measures=endpoints.measures, key=key, only_loopback=only_loopback)
+    app.add_middleware(
+        Gate,
+        limits=limits,
+        measures=endpoints.measures,
+        key=key,
+        open_paths=("/health", *(page.open_paths if page else ())),
+        only_loopback=only_loopback,
+    )
     app.add_exception_handler(ApiError, _told)
     app.add_exception_handler(HTTPException, _told_by_starlette)
     app.add_api_route("/health", endpoints.health)
@@ -48,6 +58,8 @@ def build_app(
     app.add_api_route("/v1/models", endpoints.list_models)
     app.add_api_route("/v1/models/{name}", endpoints.one_model)
     app.add_api_route("/v1/chat/completions", endpoints.complete, methods=["POST"])
+    if page:
+        page.add_to(app)
     return app
 
 

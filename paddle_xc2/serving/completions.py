@@ -72,9 +72,8 @@ class Completion:
         for index, answer in enumerate(self.answers):
             message = {"role": "assistant", "content": answer.text, "refusal": None}
             logprobs = self._logprobs(answer.tokens)
-            choices.append(
-                {"index": index, "message": message, "logprobs": logprobs, "finish_reason": _reason(answer.finish)}
-            )
+            choice = {"index": index, "message": message, "logprobs": logprobs, "finish_reason": _reason(answer.finish)}
+            choices.append(choice | _why_empty(answer))
         return self._object("chat.completion") | {"choices": choices, "usage": self._usage()}
 
     async def stream(self) -> AsyncIterator[str]:
@@ -101,7 +100,8 @@ class Completion:
     def _chunk(self, choice: int, delta: dict, tokens: list[Token] | None = None, finish: str | None = None) -> str:
         logprobs = self._logprobs(tokens) if tokens else None
         chunk = self._object("chat.completion.chunk")
-        chunk["choices"] = [{"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]
+        told = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        chunk["choices"] = [told | (_why_empty(self.answers[choice]) if finish else {})]
         return _event(chunk | ({"usage": None} if self._form.wants_usage else {}))
 
     def _usage(self) -> dict:
@@ -151,6 +151,12 @@ def _check(answer: Answer) -> None:
 
 def _reason(finish: str) -> str:
     return "length" if finish == LENGTH else "stop"
+
+
+def _why_empty(answer: Answer) -> dict:
+    """Of ours: where there is nothing to read, the choice says why."""
+    reason = answer.why_empty()
+    return {"empty_reason": reason} if reason else {}
 
 
 def _event(content: dict) -> str:

@@ -12,7 +12,6 @@ from paddle_xc2.serving.limits import Limits
 from paddle_xc2.serving.measures import Measures
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-OPEN_PATHS = ("/health",)  # that need no key
 
 
 class Gate:
@@ -20,12 +19,21 @@ class Gate:
 
     Args:
         key: that clients must send, or None.
+        open_paths: that need no key.
         only_loopback: whether requests must name this machine, so that no web page reaches it under another name.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, measures: Measures, key: str | None, only_loopback: bool):
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        measures: Measures,
+        key: str | None,
+        open_paths: tuple[str, ...],
+        only_loopback: bool,
+    ):
         self._app, self._limits, self._measures = app, limits, measures
-        self._key, self._only_loopback = key, only_loopback
+        self._key, self._open_paths, self._only_loopback = key, open_paths, only_loopback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,7 +60,7 @@ class Gate:
     def _check(self, path: str, headers: dict[str, str]) -> None:
         if self._only_loopback and _host(headers.get("host", "")) not in LOOPBACK:
             raise ApiError(403, "this server answers to localhost only", "wrong_host")
-        if self._key is not None and path not in OPEN_PATHS:
+        if self._key is not None and path not in self._open_paths:
             kind, _, given = headers.get("authorization", "").partition(" ")
             if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key.encode()):
                 told = "send it as Authorization: Bearer KEY"

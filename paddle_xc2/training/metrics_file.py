@@ -6,9 +6,8 @@ import json
 import math
 from pathlib import Path
 
+from paddle_xc2.checkpoint.companions import METRICS_FILE
 from paddle_xc2.files.durable import replace_file
-
-METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsFile:

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from paddle_xc2.checkpoint.companions import SAMPLE_ANSWERS_FILE
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.files.durable import replace_file
 from paddle_xc2.generation.chat import chat
 from paddle_xc2.messages import shown
 from paddle_xc2.training.arguments import FinetuneArguments, find_file, sample_images
 
-ANSWERS_FILE = "evaluation_samples.jsonl"
 TABLE_FILE = "evaluation_samples.md"
 
 
@@ -65,7 +65,7 @@ class SampleAnswers:
         self.directory = directory
         self.questions = questions
         self.max_new_tokens = max_new_tokens
-        kept = start_from / ANSWERS_FILE if start_from else None
+        kept = start_from / SAMPLE_ANSWERS_FILE if start_from else None
         lines = kept.read_text(encoding="utf-8").splitlines() if kept and kept.is_file() else []
         self.entries = [json.loads(line) for line in lines]
 
@@ -106,7 +106,7 @@ class SampleAnswers:
     def write(self, directory: Path) -> None:
         """Writes what there is so far: into the run's folder, or into a checkpoint."""
         lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in self.entries)
-        replace_file(directory / ANSWERS_FILE, lines.encode())
+        replace_file(directory / SAMPLE_ANSWERS_FILE, lines.encode())
         replace_file(directory / TABLE_FILE, self.table().encode())
 
     def table(self) -> str:

@@ -49,13 +49,13 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(models, limits=LIMITS, key=None, fetch=False, patience=10.0, **engine_options):
+def running(models, limits=LIMITS, key=None, fetch=False, patience=10.0, page=None, **engine_options):
     """Yields a Running server, which is shut down afterwards."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     with Engine(models[0].model, **engine_options) as engine:
-        app = build_app(engine, models, SamplingSettings(), limits, key, True, fetch)
+        app = build_app(engine, models, SamplingSettings(), limits, key, True, fetch, page)
         server = server_for(app, "127.0.0.1", port, patience)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()

@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from paddle_xc2 import XComposer2ForCausalLM, XComposer2Processor
+from paddle_xc2.checkpoint.companions import SAMPLE_ANSWERS_FILE
 from paddle_xc2.cli import main
 from paddle_xc2.messages import LONGEST_VALUE, shown
 from paddle_xc2.training import sample_answers
 from paddle_xc2.training.finetune import finetune
-from paddle_xc2.training.sample_answers import ANSWERS_FILE, TABLE_FILE, Question, SampleAnswers
+from paddle_xc2.training.sample_answers import TABLE_FILE, Question, SampleAnswers
 
 QUESTIONS = ["What is | in\nthe <b>picture</b>?", "Which digit is 1?"]
 
@@ -32,7 +33,7 @@ def asking(config, tmp_path):
 
 
 def answers(folder):
-    return [json.loads(line) for line in (folder / ANSWERS_FILE).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (folder / SAMPLE_ANSWERS_FILE).read_text(encoding="utf-8").splitlines()]
 
 
 def test_before_during_and_after(asking, tmp_path, capsys):
@@ -76,7 +77,7 @@ def test_training_is_the_same_without_them(asking, tmp_path, metrics):
         folder = tmp_path / f"out_{bool(inputs)}"
         assert finetune(asking(evaluation_inputs=inputs, output_dir=str(folder), **changes)) == 0
         losses.append([entry["loss"] for entry in metrics(folder)])
-        assert (folder / ANSWERS_FILE).exists() == bool(inputs)
+        assert (folder / SAMPLE_ANSWERS_FILE).exists() == bool(inputs)
     assert losses[0] == losses[1]
 
 
