@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
@@ -108,25 +109,37 @@ def _weight_chunks(query, key, segments, group, causal):
     num_queries, num_keys = num_rows // group, key.shape[2]
     offset = num_keys - num_queries
     per_chunk = max(1, min(num_queries, _chunk_elements(query.place) // (batch * kv_heads * group * num_keys)))
-    positions = paddle.arange(num_keys)
-    firsts = segments.first_columns if causal and segments is not None and per_chunk < num_queries else None
+    skips = causal and segments is not None and per_chunk < num_queries
+    first_columns = segments.first_columns if skips else np.zeros([num_keys], np.int64)
     for start in range(0, num_queries, per_chunk):
         stop = min(start + per_chunk, num_queries)
-        seen = slice(0 if firsts is None else int(firsts[offset + start]), offset + stop if causal else num_keys)
+        here = slice(offset + start, offset + stop)  # where the queries of the chunk stand among the keys
+        seen = slice(int(first_columns[here.start]), here.stop if causal else num_keys)
         rows = slice(start * group, stop * group)
         scores = paddle.matmul(query[:, :, rows], key[:, :, seen], transpose_y=True).astype("float32")
-        allowed = None
-        if causal and seen.stop > 1:
-            allowed = (positions[offset + start : offset + stop].unsqueeze(1) >= positions[seen]).unsqueeze(0)
-        if segments is not None:
-            numbers = segments.numbers
-            same = numbers[:, offset + start : offset + stop].unsqueeze(2) == numbers[:, seen].unsqueeze(1)
-            allowed = same if allowed is None else paddle.logical_and(allowed, same)
-        if allowed is not None:
+        bias = _bias(here, seen, segments, causal)
+        if bias is not None:
             # Heads of a group are neighbouring rows: [1 or batch, chunk, seen] -> [1 or batch, chunk * group, seen].
-            bias = ((1.0 - allowed.astype("float32")) * -1e30).repeat_interleave(group, axis=1)
-            _add_to_all(scores, bias)
+            _add_to_all(scores, bias.repeat_interleave(group, axis=1))
         yield rows, seen, F.softmax(scores, axis=-1).astype(query.dtype)
+
+
+def _bias(queries: slice, keys: slice, segments: Segments | None, causal: bool):
+    """What hides from queries the keys that are not theirs.
+
+    Args:
+        queries: where they stand among the keys.
+    Returns: float32 [1 or batch, queries, keys], 0 or -1e30; None where no key is hidden.
+    """
+    allowed = None
+    if causal and keys.stop > 1:
+        positions = paddle.arange(keys.stop)
+        allowed = (positions[queries].unsqueeze(1) >= positions[keys]).unsqueeze(0)
+    if segments is not None:
+        numbers = segments.numbers
+        same = numbers[:, queries].unsqueeze(2) == numbers[:, keys].unsqueeze(1)
+        allowed = same if allowed is None else paddle.logical_and(allowed, same)
+    return None if allowed is None else (1.0 - allowed.astype("float32")) * -1e30
 
 
 def _add_to_all(scores, bias):
