@@ -23,6 +23,8 @@ REQUIRES = [
     "pillow>=9.5,<14",
     # The tokenizer; 0.2.2 refuses InternLM2's tokenizer.model, one of whose pieces holds a NUL.
     "sentencepiece>=0.2.3,<0.3",
+    # Qwen-VL's tokenizer; 0.7 is the first for Python 3.12.
+    "tiktoken>=0.7,<1",
     # Checkpoints; 0.6 reads bfloat16 into Paddle, and Paddle 3.3 asks for it.
     "safetensors>=0.6,<1",
     # bfloat16 in NumPy; PaddleNLP brings it along.

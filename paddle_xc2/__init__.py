@@ -12,6 +12,10 @@ _HOME = {
     "XComposer2ForCausalLM": "paddle_xc2.model",
     "XComposer2Tokenizer": "paddle_xc2.text.tokenizer",
     "XComposer2Processor": "paddle_xc2.data.processor",
+    "QwenVLConfig": "paddle_xc2.families.config",
+    "QwenVLForCausalLM": "paddle_xc2.model",
+    "QwenVLTokenizer": "paddle_xc2.text.qwen_tokenizer",
+    "QwenVLProcessor": "paddle_xc2.data.qwen_processor",
     "load_model": "paddle_xc2.model",
     "load_processor": "paddle_xc2.model",
 }

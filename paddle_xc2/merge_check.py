@@ -70,7 +70,7 @@ def check_merged(source: MergedAdapter, merged: Path, say: Callable[[str], objec
 def _logits(model, batch: dict) -> np.ndarray:
     """Of the question alone: at the picture's places, the head would take longer than the rest."""
     with paddle.no_grad():
-        return model.output(model(**batch).hidden_states[:, -_POSITIONS:]).astype("float32").numpy()
+        return model.output(model(**batch).last_hidden_state[:, -_POSITIONS:]).astype("float32").numpy()
 
 
 def _picture() -> Image.Image:

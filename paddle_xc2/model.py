@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 from paddle_xc2 import runtime
 from paddle_xc2.data.processor import XComposer2Processor
+from paddle_xc2.data.qwen_processor import QwenVLProcessor
 from paddle_xc2.families.table import Family, detect_family
 from paddle_xc2.generation.chat import chat, encode_image, stream_chat
 from paddle_xc2.generation.generate import generate
 from paddle_xc2.hub.directory import ModelDirectory, open_model
 from paddle_xc2.models.lora import LoRALinear
+from paddle_xc2.models.qwen_vl import QwenVLNetwork
 from paddle_xc2.models.token_rows import EmbeddingRows, HeadRows
 from paddle_xc2.models.xcomposer2 import XComposer2Network
 from paddle_xc2.weights.load import load_checkpoint
@@ -98,6 +100,10 @@ class XComposer2ForCausalLM(ModelVerbs, XComposer2Network):
     """InternLM-XComposer2, 2.5, 4KHD, and LLaVA on InternLM2."""
 
 
+class QwenVLForCausalLM(ModelVerbs, QwenVLNetwork):
+    """Qwen-VL and Qwen-VL-Chat."""
+
+
 class FamilyClasses(NamedTuple):
     """The classes of the families that have a network in common."""
 
@@ -105,7 +111,10 @@ class FamilyClasses(NamedTuple):
     processor: type[XComposer2Processor]
 
 
-CLASSES = {"xcomposer2": FamilyClasses(XComposer2ForCausalLM, XComposer2Processor)}  # by Family.network
+CLASSES = {  # by Family.network
+    "xcomposer2": FamilyClasses(XComposer2ForCausalLM, XComposer2Processor),
+    "qwen_vl": FamilyClasses(QwenVLForCausalLM, QwenVLProcessor),
+}
 
 
 def load_model(path: str | Path | ModelDirectory, dtype: str | None = None, **kwargs) -> ModelVerbs:
@@ -114,7 +123,7 @@ def load_model(path: str | Path | ModelDirectory, dtype: str | None = None, **kw
     Args and raises: as of `paddle_xc2.weights.load.load_checkpoint`.
     """
     directory = open_model(path, kwargs.pop("base", None))
-    return CLASSES[_family_of(directory).network].model.from_pretrained(directory, dtype, **kwargs)
+    return CLASSES[family_of(directory).network].model.from_pretrained(directory, dtype, **kwargs)
 
 
 def load_processor(path: str | Path | ModelDirectory, **kwargs) -> XComposer2Processor:
@@ -123,10 +132,11 @@ def load_processor(path: str | Path | ModelDirectory, **kwargs) -> XComposer2Pro
     Args and raises: as of `XComposer2Processor.from_pretrained`.
     """
     directory = open_model(path, kwargs.pop("base", None))
-    return CLASSES[_family_of(directory).network].processor.from_pretrained(directory, **kwargs)
+    return CLASSES[family_of(directory).network].processor.from_pretrained(directory, **kwargs)
 
 
-def _family_of(directory: ModelDirectory) -> Family:
+def family_of(directory: ModelDirectory) -> Family:
+    """The family of a model, or of an adapter's base."""
     if directory.is_adapter:
         directory = directory.base
     return detect_family(directory.config(), directory.tensor_names(), str(directory.config_path))

@@ -1,5 +1,6 @@
 """Small things that the tests compute with, made on the spot: no download, no file outside the test's own folder."""
 
+import base64
 import functools
 import io
 import json
@@ -62,14 +63,53 @@ def tiny_tokenizer(directory, num_unused: int = 0) -> Path:
     return directory
 
 
+_QWEN_MERGES = ("th", "in", "er", " t", " th", " the", "us", "user", "as", "an", "ant", "is", "ct", "re", "图中", "图")
+
+
+def tiny_qwen_vocabulary() -> bytes:
+    """A qwen.tiktoken of our own: the 256 bytes and a few pieces; behind it come Qwen's 217 special tokens."""
+    pieces = [bytes([byte]) for byte in range(255, -1, -1)]  # a piece of one byte is not the id of that value
+    pieces += [piece.encode() for piece in _QWEN_MERGES]
+    return b"".join(base64.b64encode(piece) + f" {rank}\n".encode() for rank, piece in enumerate(pieces))
+
+
+def tiny_qwen_config(**changes):
+    """QwenVLConfig of a model that computes in milliseconds: 4 tokens an image, sizes that differ.
+
+    Args:
+        changes: arguments of QwenVLConfig to set otherwise; those of `visual` one by one as `visual_width` and so on.
+            Those of XComposer2Config that it hasn't are left out.
+    """
+    from paddle_xc2.families.config import QwenVLConfig
+
+    changes = {name: value for name, value in changes.items() if name not in ("vision_config", "plora_dropout")}
+    visual = {"heads": 2, "image_size": 42, "layers": 2, "mlp_ratio": 1.75, "output_dim": 64, "patch_size": 14}
+    visual |= {"width": 32, "n_queries": 4, "image_start_id": 256 + len(_QWEN_MERGES) + 214}
+    visual |= {name[7:]: changes.pop(name) for name in list(changes) if name.startswith("visual_")}
+    sizes = {
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 208,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "kv_channels": 16,
+        "seq_length": 512,
+        "initializer_range": 0.15,
+        "visual": visual,
+    }
+    return QwenVLConfig(**{**sizes, **changes})
+
+
 def tiny_config(**changes):
     """XComposer2Config of a model that computes in milliseconds: 4 tokens an image, grouped heads, sizes that differ.
 
     Args:
-        changes: arguments of XComposer2Config to set otherwise.
+        changes: arguments of XComposer2Config to set otherwise. With Qwen-VL's `xc2_family`, of `tiny_qwen_config`.
     """
     from paddle_xc2.families.config import XComposer2Config
 
+    if changes.get("xc2_family") == "qwen-vl":
+        return tiny_qwen_config(**changes)
     vision = {"hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 2}
     sizes = {
         "vocab_size": TINY_VOCAB_SIZE,
@@ -88,16 +128,17 @@ def tiny_config(**changes):
 
 
 def tiny_model(seed=0, **changes):
-    """XComposer2ForCausalLM of `tiny_config(**changes)` with random weights, in evaluation mode.
+    """Model of `tiny_config(**changes)` with random weights, in evaluation mode.
 
     A new PLoRA starts as zero; here it is drawn too, so that image tokens and text tokens differ.
     """
     import paddle
 
-    from paddle_xc2.model import XComposer2ForCausalLM
+    from paddle_xc2.model import CLASSES
 
     paddle.seed(seed)
-    model = XComposer2ForCausalLM(tiny_config(**changes))
+    config = tiny_config(**changes)
+    model = CLASSES[config.family.network].model(config)
     for name, parameter in model.named_parameters():
         if name.endswith("plora_b.weight"):
             parameter.set_value(paddle.randn(parameter.shape) * 0.05)
@@ -112,11 +153,6 @@ def tiny_checkpoint(directory, seed=0, num_shards=2, num_unused=0, **changes) ->
 
     The language model's config.json knows nothing of the ViT, as upstream; its sizes stand in clip_vision_config.json.
     """
-    import numpy as np
-    from safetensors.numpy import save_file
-
-    from paddle_xc2.checkpoint.names import to_hf
-
     directory = tiny_tokenizer(directory, num_unused)
     model = tiny_model(seed, **changes)
     config = model.config
@@ -135,9 +171,45 @@ def tiny_checkpoint(directory, seed=0, num_shards=2, num_unused=0, **changes) ->
     }
     (directory / "config.json").write_text(json.dumps(upstream, indent=2), encoding="utf-8")
     (directory / "clip_vision_config.json").write_text(json.dumps(config.vision_config), encoding="utf-8")
+    _write_as_upstream(directory, model, num_shards)
+    return directory
+
+
+def tiny_qwen_checkpoint(directory, seed=0, num_shards=2, **changes) -> Path:
+    """Writes a tiny Qwen-VL with its tokenizer as upstream's checkpoints are laid out; returns `directory`."""
+    from paddle_xc2.families.qwen_vl_settings import UPSTREAM_CONSTANTS
+
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    model = tiny_model(seed, xc2_family="qwen-vl", **changes)
+    settings = {name: getattr(model.config, name) for name in model.config.upstream_names()}
+    content = {**UPSTREAM_CONSTANTS, **settings, "torch_dtype": "float32"}
+    (directory / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    tiny_family_tokenizer(directory, "qwen-vl")
+    _write_as_upstream(directory, model, num_shards)
+    return directory
+
+
+def tiny_family_tokenizer(directory, family: str):
+    """The tokenizer that a tiny model of a family has, its files in `directory`."""
+    from paddle_xc2.text.load_tokenizer import load_tokenizer
+
+    if family == "qwen-vl":
+        (Path(directory) / "qwen.tiktoken").write_bytes(tiny_qwen_vocabulary())
+    else:
+        tiny_tokenizer(directory)
+    return load_tokenizer(directory)
+
+
+def _write_as_upstream(directory: Path, model, num_shards: int) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from paddle_xc2.checkpoint.names import names_of
+
     tensors = {}
     for name, parameter in model.named_parameters():
-        hf_name, transpose = to_hf(name)
+        hf_name, transpose = names_of(model.config.family).to_hf(name)
         value = parameter.numpy()
         tensors[hf_name] = np.ascontiguousarray(value.T) if transpose else value
     weight_map, size = {}, -(-len(tensors) // num_shards)
@@ -148,4 +220,3 @@ def tiny_checkpoint(directory, seed=0, num_shards=2, num_unused=0, **changes) ->
         weight_map.update(dict.fromkeys(part, file))
     index = {"metadata": {"total_size": sum(value.nbytes for value in tensors.values())}, "weight_map": weight_map}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
-    return directory

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 # Required by PaddleNLP's metadata, but by nothing that is used here: its imports, training with VisualDL, LoRA and
 # checkpoints were tried without. onnxoptimizer has no wheel for Python 3.12 and takes five minutes to compile.
 unused="onnx onnxoptimizer paddle2onnx polygraphy"  # export to ONNX
-unused="$unused tiktoken blobfile lxml pycryptodomex"  # tokenizers of other models
+unused="$unused blobfile lxml pycryptodomex"  # tokenizers of other models
 unused="$unused paddlefsl fast-dataindex pybind11"  # few-shot learning, pretraining data
 options=
 for name in $unused; do

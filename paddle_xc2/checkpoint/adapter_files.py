@@ -27,7 +27,8 @@ from paddle_xc2.checkpoint.lazy_tensor import (
     row_blocks,
 )
 from paddle_xc2.checkpoint.manifest import check_unchanged
-from paddle_xc2.checkpoint.names import to_hf, to_paddle
+from paddle_xc2.checkpoint.name_table import NameTable
+from paddle_xc2.checkpoint.names import names_of_tensors
 from paddle_xc2.hub.directory import ADAPTER_CONFIG_FILE, PADDLENLP_ADAPTER_CONFIG_FILE, ModelDirectory, opened
 from paddle_xc2.hub.weight_files import ADAPTER_FILES, PADDLENLP_ADAPTER_FILES
 
@@ -37,7 +38,6 @@ _MAGNITUDE_NAME = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(?:\.default
 _PEFT_PREFIX = "base_model.model."
 # Rows of new tokens ("trainable tokens"), in the order of trainable_token_indices.
 _ROWS_NAME = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta(?:\.default)?")
-_PARTS = ("tok_embeddings", "output", "vision_proj", "vit")  # that can learn whole
 # What PEFT puts into names: of modules_to_save, of layers that it wraps, and of a model in memory.
 _PEFT_INNER = re.compile(r"\.(?:modules_to_save|base_layer|default)(?=\.|$)")
 
@@ -159,7 +159,9 @@ def _check_saved(tensors: dict[str, LazyTensor], modules, config_path: Path) -> 
     Names of other models stand there, too, of which PEFT trains nothing.
     """
     ends = [str(module).split(".")[-1] for module in modules if module] if isinstance(modules, list) else []
-    lacking = [end for end in ends if end in _PARTS and not any(end in name.split(".") for name in tensors)]
+    weights = (f"{found['module']}.weight" if (found := _LORA_NAME.fullmatch(name)) else name for name in tensors)
+    table, _ = names_of_tensors(weights)
+    lacking = [end for end in ends if end in table.parts and not any(end in name.split(".") for name in tensors)]
     if lacking:
         raise ValueError(
             f"{config_path}: modules_to_save names {', '.join(lacking)}, but the adapter holds no tensor of it; the "
@@ -213,9 +215,11 @@ def _read_paddlenlp(directory: ModelDirectory, read_shard) -> Adapter:
     rank_of_all, alpha = (positive(config_path, config, key) for key in ("r", "lora_alpha"))
     rslora = bool(config.get("rslora"))
     tensors, unknown = {}, []
-    for path in paths:
-        for name, tensor in read_shard(path).items():
-            target = _from_paddlenlp(name)
+    stored = [(path, read_shard(path)) for path in paths]
+    table, layout = names_of_tensors(_updated_weight(name) for _, shard in stored for name in shard)
+    for path, shard in stored:
+        for name, tensor in shard.items():
+            target = _from_paddlenlp(name, table, layout)
             if target is None:
                 unknown.append(name)
             else:
@@ -237,18 +241,25 @@ def _read_paddlenlp(directory: ModelDirectory, read_shard) -> Adapter:
     return adapter
 
 
-def _from_paddlenlp(name: str) -> tuple[str, bool] | None:
+_PADDLENLP_LORA_NAME = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])")
+
+
+def _updated_weight(name: str) -> str:
+    """The weight that a tensor of PaddleNLP's adapter updates, or replaces."""
+    found = _PADDLENLP_LORA_NAME.fullmatch(name)
+    return f"{found['module']}.weight" if found else name
+
+
+def _from_paddlenlp(name: str, table: NameTable, layout: str) -> tuple[str, bool] | None:
     """(PEFT's name without prefix, transpose) of a tensor of PaddleNLP's adapter; of our model or PaddleMIX's."""
-    found = re.fullmatch(r"(?P<module>.+)\.lora_(?P<side>[AB])", name)
-    weight = f"{found['module']}.weight" if found else name
-    for layout in ("paddle", "paddlemix"):
-        ours = to_paddle(weight, layout)
-        if ours is not None:
-            upstream, transpose = to_hf(ours[0])
-            if found is None:
-                return upstream, transpose
-            return f"{upstream.removesuffix('.weight')}.lora_{found['side']}.weight", True
-    return None
+    found = _PADDLENLP_LORA_NAME.fullmatch(name)
+    ours = table.to_paddle(_updated_weight(name), layout)
+    if ours is None:
+        return None
+    upstream, transpose = table.to_hf(ours[0])
+    if found is None:
+        return upstream, transpose
+    return f"{upstream.removesuffix('.weight')}.lora_{found['side']}.weight", True
 
 
 def split_updates(tensors: dict[str, LazyTensor], scale_of, where: Path) -> Adapter:

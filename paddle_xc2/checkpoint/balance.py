@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from paddle_xc2.checkpoint.deepspeed import are_empty
 from paddle_xc2.checkpoint.lazy_tensor import FLOATING, LazyTensor
-from paddle_xc2.checkpoint.names import from_paddle, reason_dropped, to_paddle
+from paddle_xc2.checkpoint.name_table import NameTable
 from paddle_xc2.families.quantized_base import quantized_by
 from paddle_xc2.messages import NUM_LISTED, listed, nearest
 
@@ -24,21 +24,24 @@ class Balance(NamedTuple):
     dropped: dict[str, str]
 
 
-def balance(tensors: dict[str, LazyTensor], layout: str, shapes: dict[str, list[int]], where: Path) -> Balance:
+def balance(
+    tensors: dict[str, LazyTensor], names: NameTable, layout: str, shapes: dict[str, list[int]], where: Path
+) -> Balance:
     """Assigns each tensor to its parameter.
 
     Args:
         tensors: of the checkpoint, by its names.
-        layout: that of the checkpoint, one of name_map.LAYOUTS.
+        names: of the model's family.
+        layout: that of the checkpoint, one of `names.layouts`.
         shapes: of every parameter of the model, by our names.
         where: the checkpoint, for messages.
     Raises: ValueError naming unknown tensors, parameters that nothing fills, and wrong shapes and dtypes, all at once.
     """
     parameters, dropped, unknown, wrong = {}, {}, [], []
     for name, tensor in tensors.items():
-        target, transpose = to_paddle(name, layout) or (None, False)
+        target, transpose = names.to_paddle(name, layout) or (None, False)
         if target not in shapes:
-            if reason := reason_dropped(name, layout):
+            if reason := names.reason_dropped(name, layout):
                 dropped[name] = reason
             else:
                 unknown.append(name)
@@ -50,7 +53,7 @@ def balance(tensors: dict[str, LazyTensor], layout: str, shapes: dict[str, list[
             wrong.append(f"{name}: checkpoint shape {list(tensor.shape)}, model expects {list(expected)} ({hint})")
         elif tensor.dtype not in FLOATING:
             wrong.append(f"{name}: checkpoint dtype {tensor.dtype}, expected one of {', '.join(FLOATING)}")
-    missing = [from_paddle(name, layout)[0] for name in shapes if name not in parameters]
+    missing = [names.from_paddle(name, layout)[0] for name in shapes if name not in parameters]
     complaints = [told for told in (are_empty(tensors), quantized_by(unknown)) if told]
     if complaints:  # which explains everything else
         raise ValueError(f"{where}: {'; '.join(complaints)}")
@@ -69,5 +72,5 @@ def balance(tensors: dict[str, LazyTensor], layout: str, shapes: dict[str, list[
 
 def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
     if found[::-1] == expected:
-        return "transposed: set transpose in checkpoint/names.py, or take a file of the right layout"
+        return "transposed: set transpose in the family's table of names, or take a file of the right layout"
     return "config.json, or the shard, is of another model"

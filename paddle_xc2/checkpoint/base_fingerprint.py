@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from paddle_xc2.checkpoint.lazy_tensor import MODEL_DTYPES, LazyTensor, cast
-from paddle_xc2.checkpoint.names import POSITION_TABLE, layout_of, to_paddle
+from paddle_xc2.checkpoint.names import names_of_tensors
 from paddle_xc2.checkpoint.shards import read_checkpoint
 from paddle_xc2.hub.directory import ModelDirectory
 
@@ -30,12 +30,12 @@ def base_fingerprint(directory: Path | ModelDirectory) -> dict:
     Raises: as `read_checkpoint`.
     """
     checkpoint = read_checkpoint(directory)
-    layout = layout_of(checkpoint)
+    table, layout = names_of_tensors(checkpoint)
     tensors = {}
     for name, tensor in checkpoint.items():
-        target = to_paddle(name, layout)
+        target = table.to_paddle(name, layout)
         # The position table is resized for other image sizes; what no rule knows is of no use to the model.
-        if target is not None and target[0] != POSITION_TABLE:
+        if target is not None and target[0] != table.resized:
             tensors[target[0]] = tensor.transposed() if target[1] else tensor
     names = sorted(tensors)
     shapes = hashlib.sha256(json.dumps([[name, tensors[name].shape] for name in names]).encode())

@@ -6,59 +6,28 @@ Ours has upstream's keys, what upstream's code takes for granted (family, image 
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import asdict
 from pathlib import Path
 
 from paddle_xc2.checkpoint.xtuner import check_parts, known_part_files, part_files, read_part_files
 from paddle_xc2.families.rope_settings import with_rope
-from paddle_xc2.families.settings import ModelSettings, VisionConfig
-from paddle_xc2.families.table import INTERNLM2_ARCHITECTURE, XCOMPOSER2_ARCHITECTURE
+from paddle_xc2.families.settings import UPSTREAM_CONSTANTS, BaseSettings, ModelSettings, VisionConfig
 from paddle_xc2.families.upstream_settings import model_settings
 from paddle_xc2.files.json_file import write_json
 from paddle_xc2.hub.directory import CONFIG_FILE, VISION_CONFIG_FILE, ModelDirectory, opened
 from paddle_xc2.messages import short_repr
 
-# What upstream's config.json holds beside the model's own settings; for models that were not loaded from one.
-_UPSTREAM_CONSTANTS = {
-    "architectures": [XCOMPOSER2_ARCHITECTURE],
-    "auto_map": {
-        "AutoConfig": "configuration_internlm_xcomposer2.InternLMXcomposer2Config",
-        "AutoModel": f"modeling_internlm_xcomposer2.{XCOMPOSER2_ARCHITECTURE}",
-        "AutoModelForCausalLM": f"modeling_internlm_xcomposer2.{XCOMPOSER2_ARCHITECTURE}",
-    },
-    "model_type": "internlm",
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 2,
-    "tie_word_embeddings": False,
-}
-# Of the language model, where it is a part of its own.
-_LANGUAGE_MODEL_CONSTANTS = {
-    **_UPSTREAM_CONSTANTS,
-    "architectures": [INTERNLM2_ARCHITECTURE],
-    "auto_map": {
-        "AutoConfig": "configuration_internlm2.InternLM2Config",
-        "AutoModel": f"modeling_internlm2.{INTERNLM2_ARCHITECTURE}",
-        "AutoModelForCausalLM": f"modeling_internlm2.{INTERNLM2_ARCHITECTURE}",
-    },
-    "model_type": "internlm2",
-}
 _ROPE = ("rope_theta", "rope_scaling")
 _DTYPE_KEYS = ("torch_dtype", "dtype")
-# Settings that upstream's config.json has under the same name. The others are ours, or of one run only.
-_OWN_SETTINGS = ("vision_config", "xc2_family", "use_recompute", "kwargs")
-_SETTINGS = [name for name in inspect.signature(ModelSettings).parameters if name not in _OWN_SETTINGS]
 
 
 def load_config(
-    directory: str | Path | ModelDirectory, tensor_names=(), kind: type[ModelSettings] = ModelSettings
-) -> ModelSettings:
+    directory: str | Path | ModelDirectory, tensor_names=(), kind: type[BaseSettings] | None = None
+) -> BaseSettings:
     """The configuration of a checkpoint in any layout; `hf_config` of it is upstream's config.json, or None.
 
     Args:
         tensor_names: of the checkpoint, which tell families apart.
-        kind: of the result: ModelSettings, or XComposer2Config for a model.
+        kind: of the result, for a model; None is the family's `settings_class`.
     Raises: FileNotFoundError, or ValueError for a broken file, an unsupported family, or sizes that contradict.
     """
     directory = opened(directory)
@@ -87,38 +56,40 @@ def _object(content: dict, name: str, path: Path) -> dict:
 
 def _as_upstream(content: dict) -> dict:
     """What upstream's config.json says, from PaddleMIX's. The rest of that is about PaddleMIX's own code."""
-    taken = (*_SETTINGS, "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
+    taken = (*ModelSettings.upstream_names(), "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
     return {
-        **_UPSTREAM_CONSTANTS,
+        **UPSTREAM_CONSTANTS,
         **{name: content[name] for name in taken if name in content},
         # PaddleNLP's name of it is dtype, and it leaves float32 out.
         "torch_dtype": content.get("dtype") or content.get("torch_dtype") or "float32",
     }
 
 
-def upstream_config(config: ModelSettings, dtype: str | None = None) -> dict:
+def upstream_config(config: BaseSettings, dtype: str | None = None) -> dict:
     """config.json as upstream has it: the original, with the settings that have changed since.
 
     Args:
         dtype: "float32", "bfloat16" or "float16" of the weights written with it; None leaves what the original says.
     """
     original = getattr(config, "hf_config", None)
+    settings = {name: getattr(config, name) for name in config.upstream_names()}
     if original is None:
-        settings = {name: getattr(config, name) for name in _SETTINGS}
-        constants = _LANGUAGE_MODEL_CONSTANTS if config.family.in_parts else _UPSTREAM_CONSTANTS
-        content = {**constants, **{name: value for name, value in settings.items() if value is not None}}
+        content = {
+            **config.upstream_constants,
+            **{name: value for name, value in settings.items() if value is not None},
+        }
     else:
         before = _settings_before(original, config, CONFIG_FILE)
-        changed = {name: getattr(config, name) for name in _SETTINGS if getattr(config, name) != getattr(before, name)}
+        changed = {name: value for name, value in settings.items() if value != getattr(before, name)}
         content = {**original, **{name: value for name, value in changed.items() if name not in _ROPE}}
         if not changed.keys().isdisjoint(_ROPE):
             content = with_rope(content, config.rope_theta, config.rope_scaling)
     return _with_dtype(content, dtype)
 
 
-def _settings_before(original: dict, config: ModelSettings, source: str) -> ModelSettings:
+def _settings_before(original: dict, config: BaseSettings, source: str) -> BaseSettings:
     """What upstream's own config.json says of a model. Raises: ValueError as `model_settings`."""
-    known = {"xc2_family": config.xc2_family, "vision_config": config.vision_config}
+    known = {"xc2_family": config.xc2_family, **config.beside_upstream}
     return model_settings({**original, **known}, source)
 
 
@@ -130,10 +101,10 @@ def _with_dtype(content: dict, dtype: str | None) -> dict:
     return content if dtype is None else {**content, **dict.fromkeys(told or _DTYPE_KEYS[:1], dtype)}
 
 
-def converted_config(config: ModelSettings, dtype: str | None = None) -> dict:
+def converted_config(config: BaseSettings, dtype: str | None = None) -> dict:
     """config.json of a checkpoint in Paddle layout. Args: as `upstream_config`."""
     content = upstream_config(config, dtype)
-    settings = {name: getattr(config, name) for name in _SETTINGS}
+    settings = {name: getattr(config, name) for name in config.upstream_names()}
     return {
         **content,
         # Whatever upstream's file leaves to a default: a converted checkpoint depends on nobody's.
@@ -141,13 +112,13 @@ def converted_config(config: ModelSettings, dtype: str | None = None) -> dict:
         "xc2_layout": "paddle",
         "xc2_family": config.xc2_family,
         "img_size": config.img_size,
-        "vision_config": config.vision_config,
+        **config.beside_upstream,
         "hf_config": getattr(config, "hf_config", None) or content,
         **({"hf_part_files": part_files(config)} if config.family.in_parts else {}),
     }
 
 
-def write_config(directory: Path, config: ModelSettings, to: str, dtype: str | None = None) -> None:
+def write_config(directory: Path, config: BaseSettings, to: str, dtype: str | None = None) -> None:
     """Writes config.json in layout `to`, and for upstream's the sizes of a ViT that is not CLIP ViT-L/14 beside it."""
     if to == "paddle":
         write_json(directory / CONFIG_FILE, converted_config(config, dtype))
@@ -159,5 +130,6 @@ def write_config(directory: Path, config: ModelSettings, to: str, dtype: str | N
             write_json(directory / name, part)
         return
     vision_file = directory / VISION_CONFIG_FILE
-    if "vision_config" not in content and config.vision != VisionConfig() and not vision_file.exists():
-        write_json(vision_file, asdict(config.vision))
+    sizes = config.beside_upstream.get("vision_config")
+    if sizes and "vision_config" not in content and config.vision != VisionConfig() and not vision_file.exists():
+        write_json(vision_file, sizes)

@@ -52,10 +52,10 @@ def sampling_of(args: Namespace) -> SamplingSettings:
 
 def load_model(path: str, args: Namespace) -> tuple:
     """(model, tokenizer), said to be loaded. args: of `add_model_arguments`. Raises: ValueError, FileNotFoundError."""
+    from paddle_xc2 import model as front_door
     from paddle_xc2 import runtime
     from paddle_xc2.hub.directory import open_model
-    from paddle_xc2.model import XComposer2ForCausalLM
-    from paddle_xc2.text.tokenizer import XComposer2Tokenizer
+    from paddle_xc2.text.load_tokenizer import load_tokenizer
 
     start = time.perf_counter()
     precisions = runtime.prepare().precisions
@@ -64,8 +64,8 @@ def load_model(path: str, args: Namespace) -> tuple:
             f"dtype {args.dtype} can't be computed in here, only {', '.join(precisions)}; leave --dtype out"
         )
     directory = open_model(path, args.base)
-    tokenizer = XComposer2Tokenizer.from_pretrained(directory)
-    model = XComposer2ForCausalLM.from_pretrained(directory, dtype=args.dtype)
+    tokenizer = load_tokenizer(directory)
+    model = front_door.load_model(directory, dtype=args.dtype)
     model.eval()
     if args.chat_layout:
         model.config.chat_layout = args.chat_layout

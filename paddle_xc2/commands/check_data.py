@@ -95,19 +95,19 @@ def run(args: Namespace) -> int:
     from paddle_xc2.data.checking.report import report_values, summary_lines
     from paddle_xc2.data.checking.report_page import write_html
     from paddle_xc2.data.judge import Judge
-    from paddle_xc2.data.processor import XComposer2Processor
     from paddle_xc2.hub.directory import open_model
+    from paddle_xc2.model import load_processor
     from paddle_xc2.runtime import usable_cpus
-    from paddle_xc2.text.tokenizer import with_tokens_of_run
+    from paddle_xc2.text.load_tokenizer import with_tokens_of_run
 
     check_outputs(args)
     asked = what_is_asked(args)
     processor = None
     if asked.model is not None:
-        processor = XComposer2Processor.from_pretrained(
+        processor = load_processor(
             asked.model,
-            asked.max_length,
-            asked.hd_num,
+            max_length=asked.max_length,
+            hd_num=asked.hd_num,
             truncation="turns" if asked.truncation == "turns" else "refuse",
             image_size=asked.img_size,
             exif=asked.exif,

@@ -9,6 +9,7 @@ from paddle_xc2.data.images.given_images import given_images
 from paddle_xc2.data.records.dialects import read_parts
 from paddle_xc2.data.records.turns import SPEAKERS
 from paddle_xc2.families.special_tokens import IM_END, IM_START, IMAGE_PLACEHOLDER, TURN_TOKENS
+from paddle_xc2.families.table import XCOMPOSER2_TEMPLATE, Template
 from paddle_xc2.messages import shown
 
 EXPECTED = 'history is a list of (question, answer), or of {"role": "user" or "assistant", "content": ...} in turn'
@@ -17,27 +18,38 @@ EXPECTED = 'history is a list of (question, answer), or of {"role": "user" or "a
 class ChatRequest(NamedTuple):
     """Attributes:
     system: system turn; None is the checkpoint's default, "" is none.
-    turns: (question, answer) of each earlier turn.
+    turns: (question, answer) of each earlier turn; None is an answer that was left out.
     query: the question.
     images: one for each `<ImageHere>`, in reading order over turns and query, as `given_image` makes them. A single
         image needs no `<ImageHere>`.
     """
 
     system: str | None
-    turns: tuple[tuple[str, str], ...]
+    turns: tuple[tuple[str, str | None], ...]
     query: str
     images: tuple
 
-    def messages(self, default_system: str) -> tuple[Message, ...]:
-        """The conversation up to the answer that is asked for."""
+    def messages(self, default_system: str, always_system: bool = False) -> tuple[Message, ...]:
+        """The conversation up to the answer that is asked for.
+
+        Args:
+            always_system: whether a system turn of "" is one too.
+        """
         system = default_system if self.system is None else self.system
-        messages = [Message("system", system)] if system else []
+        messages = [Message("system", system)] if system or always_system else []
         for question, answer in self.turns:
-            messages += [Message("user", question), Message("assistant", answer)]
+            messages += [Message("user", question), Message("assistant", answer or "", answer is not None)]
         return (*messages, Message("user", self.query))
 
+    def without_oldest_turn(self) -> ChatRequest:
+        """Without its first turn, and the images that have their place in it."""
+        (question, _), *turns = self.turns
+        return self._replace(turns=tuple(turns), images=self.images[question.count(IMAGE_PLACEHOLDER) :])
 
-def read_request(query, images=None, history=(), meta_instruction: str | None = None) -> ChatRequest:
+
+def read_request(
+    query, images=None, history=(), meta_instruction: str | None = None, template: Template = XCOMPOSER2_TEMPLATE
+) -> ChatRequest:
     """The arguments of `chat` -> ChatRequest.
 
     Args:
@@ -47,6 +59,7 @@ def read_request(query, images=None, history=(), meta_instruction: str | None = 
         history: what `chat` returned; (question, answer) pairs; OpenAI's messages, whose content is a text or a list of
             parts {"type": "text" or "image_url" ...}, a system turn first if need be; or None.
         meta_instruction: system turn; None is that of the history, or the default, "" is none.
+        template: that of the family. Where marks of turns are text to it, answers keep them, and may be None.
     Raises: DataError saying what is expected.
     """
     query = _text(query, "the question")
@@ -59,11 +72,12 @@ def read_request(query, images=None, history=(), meta_instruction: str | None = 
         if system is not None and meta_instruction is not None:
             raise DataError("history begins with a system turn and there is a meta_instruction; keep one of them")
     else:
-        system, pairs = None, [_read_pair(turn, index) for index, turn in enumerate(turns)]
+        system, pairs = None, [_read_pair(turn, index, template.marks_are_text) for index, turn in enumerate(turns)]
     given = _in_order(named, given_images(images))
-    # What the model itself wrote always goes back in, also what would begin or end a turn.
-    said = tuple((question, _without(answer, (*TURN_TOKENS, IM_START, IM_END))) for question, answer in pairs)
-    return ChatRequest(system if meta_instruction is None else meta_instruction, said, query, tuple(given))
+    if not template.marks_are_text:
+        # What the model itself wrote always goes back in, also what would begin or end a turn.
+        pairs = [(question, _without(answer, (*TURN_TOKENS, IM_START, IM_END))) for question, answer in pairs]
+    return ChatRequest(system if meta_instruction is None else meta_instruction, tuple(pairs), query, tuple(given))
 
 
 def grown_history(history, query: str, answer: str) -> list:
@@ -74,11 +88,14 @@ def grown_history(history, query: str, answer: str) -> list:
     return [*turns, (query, answer)]
 
 
-def _read_pair(turn, index: int) -> tuple[str, str]:
+def _read_pair(turn, index: int, may_lack_answer: bool) -> tuple[str, str | None]:
     if not isinstance(turn, (list, tuple)) or len(turn) != 2:
         raise DataError(f"history[{index}] is {_described(turn)}; {EXPECTED}")
     question, answer = turn
-    return _text(question, f"the question of history[{index}]"), _text(answer, f"the answer of history[{index}]")
+    question = _text(question, f"the question of history[{index}]")
+    if answer is None and may_lack_answer:
+        return question, None
+    return question, _text(answer, f"the answer of history[{index}]")
 
 
 def _read_messages(turns: list, named: list) -> tuple[str | None, list[tuple[str, str]]]:

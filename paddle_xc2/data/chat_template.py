@@ -27,29 +27,44 @@ def render_training(messages: tuple[Message, ...], template: Template) -> list[S
 
     Trained are the answers with their closing token, and what closes the whole sample: exactly what upstream's
     `mask_human_targets` leaves on well-formed data. There the mask follows the parity of closing tokens, so that a
-    system turn inverts it; here it follows the roles.
+    system turn inverts it; here it follows the roles. With `trains_marks` the marks around every other turn are trained
+    too, its role and text are not: that is what Qwen-VL's `preprocess` leaves.
     """
     spans = []
     for index, message in enumerate(messages):
-        text, last = message.text.strip(), index == len(messages) - 1
+        text, last = message.text.strip() if template.trains_stripped else message.text, index == len(messages) - 1
         answers = message.role == "assistant"
-        spans.append(Span(f"{template.turn_start}{message.role}\n", False))
+        spans.append(Span(template.turn_start, template.trains_marks))
+        spans.append(Span(f"{message.role}\n", False))
         spans.append(Span(text, answers, message.role))
-        spans.append(Span(template.turn_end, answers))
+        spans.append(Span(template.turn_end, answers or template.trains_marks))
         end = template.document_end if answers and last else ""
-        spans.append(Span("\n" + end, bool(end)))
+        spans.append(Span("\n" + end, bool(end) or template.trains_marks))
     return spans
 
 
-def render_prompt(messages: tuple[Message, ...], template: Template, strip: bool) -> list[Span]:
+def render_prompt(messages: tuple[Message, ...], template: Template, as_trained: bool) -> list[Span]:
     """The text of a chat up to where the answer begins, as upstream's `build_inputs` writes it.
 
     Args:
-        strip: take white space off both ends of every message, as training does; upstream's chat doesn't.
+        as_trained: take white space off both ends of every message, where training does; upstream's chat doesn't.
     """
+    return [*render_messages(messages, template, as_trained), *_turn_start("assistant", template)]
+
+
+def render_messages(messages: tuple[Message, ...], template: Template, as_trained: bool) -> list[Span]:
+    """The same without what begins the answer."""
     spans = []
     for message in messages:
-        spans.append(Span(f"{template.turn_start}{message.role}\n", False))
-        spans.append(Span(message.text.strip() if strip else message.text, False, message.role))
-        spans.append(Span(f"{template.turn_end}\n", False))
-    return [*spans, Span(f"{template.turn_start}assistant\n", False)]
+        if not message.is_given:
+            spans.append(Span("\n", False))
+            continue
+        text = message.text.strip() if as_trained and template.trains_stripped else message.text
+        spans += _turn_start(message.role, template)
+        spans.append(Span(text, False, message.role))
+        spans += [Span(template.turn_end, False), Span("\n", False)]
+    return spans
+
+
+def _turn_start(role: str, template: Template) -> list[Span]:
+    return [Span(template.turn_start, False), Span(f"{role}\n", False)]

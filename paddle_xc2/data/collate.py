@@ -1,7 +1,8 @@
 """List of Examples -> batch. The batch's keys and shapes are written here and nowhere else.
 
 input_ids       int64 [batch, seq]   the pad token where attention_mask is 0, any id at image slots
-labels          int64 [batch, seq]   IGNORE_INDEX where nothing is trained
+labels          int64 [batch, seq]   IGNORE_INDEX where nothing is trained, and at the first token of a sample, which
+                                     nothing stands before that would predict it
 image_mask      bool  [batch, seq]   true at image slots
 attention_mask  int64 [batch, seq]   0 = padding, else the number (1, 2, ..) of the sample within its row
 position_ids    int64 [batch, seq]   counted within each sample
@@ -51,6 +52,7 @@ def collate_rows(rows: list[list[Example]], pad_token_id: int, padding_side: str
             place = (index, slice(start, start + len(example)))
             batch["input_ids"][place] = example.input_ids
             batch["labels"][place] = example.labels
+            batch["labels"][index, start] = IGNORE_INDEX
             batch["image_mask"][place] = example.image_mask
             batch["attention_mask"][place] = number
             batch["position_ids"][place] = np.arange(len(example))

@@ -35,10 +35,12 @@ class Message:
     Attributes:
         role: who speaks.
         text: what is said, with one `<ImageHere>` where each image belongs. In an answer, which shows none, it is text.
+        is_given: False for an answer that a chat's history leaves out.
     """
 
     role: Literal["system", "user", "assistant"]
     text: str
+    is_given: bool = True
 
     @property
     def num_images(self) -> int:

@@ -8,11 +8,11 @@ from itertools import groupby
 
 import numpy as np
 
-from paddle_xc2.data.chat_template import Span, render_prompt, render_training
+from paddle_xc2.data.chat_template import Span, render_messages, render_prompt, render_training
 from paddle_xc2.data.conversation import Conversation, DataError, Message, place_leading_image, reserved_message
 from paddle_xc2.data.picture_marks import set_apart
 from paddle_xc2.families.special_tokens import BOS, IGNORE_INDEX, IMAGE_PLACEHOLDER, IMAGE_SLOT_ID
-from paddle_xc2.families.table import Family
+from paddle_xc2.families.table import Family, Template
 
 # An image, what a format's documents write before it, and what divides it from the text.
 _IMAGE_WITH_LABEL = re.compile(rf"(?:\b(?:Image|Picture) ?[0-9]{{1,6}} ?[:：]? ?)?{IMAGE_PLACEHOLDER}(?:; ?|[ \n])?")
@@ -65,7 +65,7 @@ def encode_training(conversation: Conversation, tokenizer, family: Family, image
     """
     messages, leading = _placed(conversation, family)
     texts = split_at_images(leading + render_training(messages, family.template))
-    return _join(texts, tokenizer, image_tokens, conversation.source, spans_alone=family.template.answers_alone)
+    return _join(texts, tokenizer, image_tokens, conversation.source, family.template, in_training=True)
 
 
 def encode_prompt(
@@ -78,35 +78,54 @@ def encode_prompt(
             (goldens/NOTES.md, quirks 1 to 3) and leaves white space around messages.
     """
     messages, leading = _placed(conversation, family)
-    spans = leading + render_prompt(messages, family.template, strip=as_trained)
-    if as_trained:
-        return _join(split_at_images(spans), tokenizer, image_tokens, conversation.source)
+    spans = leading + render_prompt(messages, family.template, as_trained)
+    if as_trained or not family.template.has_bos:
+        return _join(split_at_images(spans), tokenizer, image_tokens, conversation.source, family.template)
     if not family.chat_bos_at_every_text or not image_tokens:
         # One at the start; the older families add a second to a prompt without images.
         spans = [Span(BOS, False), *spans]
     bos = "every text" if family.chat_bos_at_every_text else "none"
-    return _join(split_at_images(spans), tokenizer, image_tokens, conversation.source, bos)
+    return _join(split_at_images(spans), tokenizer, image_tokens, conversation.source, family.template, bos)
+
+
+def num_history_tokens(conversation: Conversation, tokenizer, family: Family, image_tokens: list[int]) -> int:
+    """Length of a chat up to the end of its last turn, without the line break behind that.
+
+    Arguments as of `encode_prompt`.
+    """
+    messages, leading = _placed(conversation, family)
+    *spans, _ = leading + render_messages(messages, family.template, as_trained=False)
+    return len(_join(split_at_images(spans), tokenizer, image_tokens, conversation.source, family.template))
 
 
 def _placed(conversation: Conversation, family: Family) -> tuple[tuple[Message, ...], list[Span]]:
-    """Messages, and what goes before them: a single image without a placeholder gets its place, and every image that
-    opens a question what the family puts between them.
+    """Messages, and what goes before them: a single image without a placeholder gets its place, every image that opens
+    a question what the family puts between them, and a conversation without a system turn the one that it always has.
 
     Raises: DataError if a message could forge a turn of the family's template.
     """
+    template = family.template
+    reserved_marks = () if template.marks_are_text else (template.turn_start, template.turn_end)
     for index, message in enumerate(conversation.messages):
-        for reserved in (family.template.turn_start, family.template.turn_end):
+        for reserved in reserved_marks:
             if reserved in message.text:
                 raise DataError(reserved_message(conversation.source, index, reserved), "reserved text")
     messages, leading = conversation.messages, []
+    if template.always_system and messages[0].role != "system":
+        messages = (Message("system", family.meta_instruction), *messages)
     if conversation.image_leads and family.image_leads_prompt:
         leading = [Span(IMAGE_PLACEHOLDER, False)]
     elif conversation.image_leads:
-        messages = place_leading_image(messages, IMAGE_PLACEHOLDER)
+        messages = place_leading_image(messages, leading_images(family, 1))
     return tuple(
         replace(message, text=set_apart(message.text, family.after_image)) if message.role == "user" else message
         for message in messages
     ), leading
+
+
+def leading_images(family: Family, number: int) -> str:
+    """What stands before a question for so many images that are given without a place."""
+    return "".join(family.leading_image.format(index) for index in range(1, number + 1))
 
 
 def split_at_images(spans: list[Span]) -> list[list[Span]]:
@@ -125,34 +144,56 @@ def _join(
     tokenizer,
     image_tokens: list[int],
     source: str,
+    template: Template,
     bos: str = "first text",
-    spans_alone: bool = False,
+    in_training: bool = False,
 ) -> Example:
     """Args:
-    bos: where the tokenizer's BOS is added: "first text" that is not empty, "every text", "none".
-    spans_alone: tokenizes what is trained and what is not apart, else every text whole.
+    bos: where the tokenizer's BOS is added, if the template has one: "first text" that is not empty, "every text",
+        "none".
+    in_training: tokenizes what is trained and what is not apart, where the template wants it, else every text whole.
     """
-    ids, labels, masks = [], [], []
-    need_bos = bos != "none"
+    ids, trained, slots = [], [], []
+
+    def put(new_ids, new_trained, is_slot: bool) -> None:
+        ids.append(new_ids)
+        trained.append(new_trained)
+        slots.append(np.full(len(new_ids), is_slot))
+
+    need_bos = template.has_bos and bos != "none"
+    marks = [[tokenizer.convert_tokens_to_ids(mark)] for mark in template.image_marks]
     for index, spans in enumerate(texts):
-        groups = [list(group) for _, group in groupby(spans, lambda span: spans_alone and span.trained)]
-        pieces = [_encode_spans(group, tokenizer) for group in groups]
-        text_ids = np.concatenate([piece[0] for piece in pieces])
-        trained = np.concatenate([piece[1] for piece in pieces])
+        text_ids, text_trained = _encode_text(spans, tokenizer, template, in_training)
         if len(text_ids):
             if need_bos:
-                text_ids = np.concatenate([[tokenizer.bos_token_id], text_ids])
-                trained = np.concatenate([[False], trained])
-            need_bos = bos == "every text"
-            ids.append(text_ids)
-            labels.append(np.where(trained, text_ids, IGNORE_INDEX))
-            masks.append(np.zeros(len(text_ids), dtype=bool))
+                put([tokenizer.bos_token_id], [False], False)
+            need_bos = need_bos and bos == "every text"
+            put(text_ids, text_trained, False)
         if index < len(image_tokens):
-            ids.append(np.full(image_tokens[index], IMAGE_SLOT_ID))
-            labels.append(np.full(image_tokens[index], IGNORE_INDEX))
-            masks.append(np.ones(image_tokens[index], dtype=bool))
-    ids, labels = np.concatenate(ids).astype(np.int64), np.concatenate(labels).astype(np.int64)
-    return Example(ids, labels, np.concatenate(masks).astype(bool), source=source)
+            before, after = marks or ([], [])
+            put(before, [False] * len(before), False)
+            put([IMAGE_SLOT_ID] * image_tokens[index], [False] * image_tokens[index], True)
+            put(after, [False] * len(after), False)
+    ids = np.concatenate(ids).astype(np.int64)
+    labels = np.where(np.concatenate(trained).astype(bool), ids, IGNORE_INDEX)
+    return Example(ids, labels, np.concatenate(slots).astype(bool), source=source)
+
+
+def _encode_text(spans: list[Span], tokenizer, template: Template, in_training: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(ids int64, trained bool) of a text between two images."""
+    if template.pieces_alone:
+        pieces = [_encode_alone(span, tokenizer) for span in spans]
+    else:
+        apart = in_training and template.answers_alone
+        groups = [list(group) for _, group in groupby(spans, lambda span: apart and span.trained)]
+        pieces = [_encode_spans(group, tokenizer) for group in groups]
+    return np.concatenate([piece[0] for piece in pieces]), np.concatenate([piece[1] for piece in pieces])
+
+
+def _encode_alone(span: Span, tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """(ids int64, trained bool) of a span that is tokenized by itself."""
+    ids = tokenizer.encode_said(span.text) if span.speaker else tokenizer.encode(span.text)
+    return np.asarray(ids, np.int64), np.full(len(ids), span.trained)
 
 
 def _encode_spans(spans: list[Span], tokenizer) -> tuple[np.ndarray, np.ndarray]:

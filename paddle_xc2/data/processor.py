@@ -6,8 +6,16 @@ import numpy as np
 
 from paddle_xc2.data.chat_request import ChatRequest, read_request
 from paddle_xc2.data.collate import collate_arrays, collate_rows, to_tensors
-from paddle_xc2.data.conversation import Conversation, DataError, check_trainable
-from paddle_xc2.data.encode import Example, TooLong, drop_oldest_turn, encode_prompt, encode_training
+from paddle_xc2.data.conversation import Conversation, DataError, Message, check_trainable
+from paddle_xc2.data.encode import (
+    Example,
+    TooLong,
+    drop_oldest_turn,
+    encode_prompt,
+    encode_training,
+    leading_images,
+    num_history_tokens,
+)
 from paddle_xc2.data.images.given_images import given_image, is_tensor
 from paddle_xc2.data.images.picture_reading import AS_UPSTREAM, PictureReading
 from paddle_xc2.data.images.pictures import (
@@ -26,7 +34,8 @@ from paddle_xc2.families.asked_as import AskedAs
 from paddle_xc2.families.table import FAMILIES, Family
 from paddle_xc2.families.upstream_settings import model_settings
 from paddle_xc2.hub.directory import open_model
-from paddle_xc2.text.tokenizer import XComposer2Tokenizer
+from paddle_xc2.text.base import BaseTokenizer
+from paddle_xc2.text.load_tokenizer import load_tokenizer
 
 TRUNCATIONS = ("refuse", "turns")
 
@@ -51,7 +60,7 @@ class XComposer2Processor:
     def __init__(
         self,
         family: Family,
-        tokenizer: XComposer2Tokenizer | None,
+        tokenizer: BaseTokenizer | None,
         image_size: int,
         patch_size: int = 14,
         max_length: int | None = None,
@@ -124,7 +133,7 @@ class XComposer2Processor:
         Raises: FileNotFoundError, ValueError.
         """
         directory, settings = open_model(path, base), {}
-        tokenizer = XComposer2Tokenizer.from_pretrained(directory)
+        tokenizer = load_tokenizer(directory)
         if directory.is_adapter:
             directory, settings = directory.base, directory.origin.settings
         content = directory.config() | settings
@@ -280,20 +289,45 @@ class XComposer2Processor:
 
     def encode_chat(self, query: str, images=(), history=(), meta_instruction: str | None = None) -> Example:
         """The prompt of a chat. Arguments as of `read_request`, but for tensors. Raises: DataError."""
-        return self.encode_chat_request(read_request(query, images, history, meta_instruction))
+        return self.encode_chat_request(read_request(query, images, history, meta_instruction, self.family.template))
 
-    def encode_chat_request(self, request: ChatRequest) -> Example:
+    def encode_chat_request(self, request: ChatRequest, max_window_size: int | None = None) -> Example:
         """The prompt of a request whose images are no tensors. Raises: DataError."""
+        request = self.in_window(request, max_window_size)
         count = len(request.images)
         image_tokens = [self.num_image_tokens(image, num_images=count) for image in request.images]
         example = self.encode_request(request, image_tokens)
         example.pixel_values = [self.image_transform(image, num_images=count) for image in request.images]
         return example
 
+    def in_window(self, request: ChatRequest, max_window_size: int | None = None) -> ChatRequest:
+        """A chat without its oldest turns, where it has too many for the family's upstream.
+
+        Args:
+            max_window_size: tokens of system turn and earlier turns, fewer than which they have to be; None is the
+                family's limit.
+        """
+        limit = max_window_size or self.family.max_window_size
+        while limit is not None and request.turns and self._num_history_tokens(request) >= limit:
+            request = request.without_oldest_turn()
+        return request
+
+    def _num_history_tokens(self, request: ChatRequest) -> int:
+        messages = request.messages(self.family.meta_instruction, self.family.template.always_system)[:-1]
+        image_tokens = [self.family.num_queries] * sum(message.num_images for message in messages)
+        history = Conversation(messages, tuple(image_tokens), source="chat", is_prompt=True)
+        return num_history_tokens(history, self.tokenizer, self.family, image_tokens)
+
     def encode_request(self, request: ChatRequest, image_tokens: list[int]) -> Example:
         """The text of a chat's prompt, with so many slots for each of its images. Raises: DataError."""
         as_trained = self.chat_layout == "as_trained"
-        messages = request.messages("" if as_trained else self.family.meta_instruction)
+        family = self.family
+        always_system = family.template.always_system
+        default = "" if as_trained and not always_system else family.meta_instruction
+        messages = request.messages(default, always_system)
+        if len(image_tokens) > 1 and family.numbers_images and not any(message.num_images for message in messages):
+            asked = leading_images(family, len(image_tokens)) + request.query
+            messages = (*messages[:-1], Message("user", asked))
         conversation = Conversation(messages, tuple(image_tokens), source="chat", is_prompt=True)
         return encode_prompt(conversation, self.tokenizer, self.family, image_tokens, as_trained)
 

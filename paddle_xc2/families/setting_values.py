@@ -21,6 +21,9 @@ _COUNTS = {
     "img_size": 2**14,
     "patch_size": 2**10,
     "hd_num": 10**4,
+    "kv_channels": 2**12,
+    "seq_length": 2**31,
+    "num_queries": 2**14,
 }
 # Numbers that need not be whole: (at least, at most).
 _RANGES = {
@@ -29,10 +32,14 @@ _RANGES = {
     "rope_theta": (1.0, 1e12),
     "initializer_range": (0.0, 1e3),
     "plora_dropout": (0.0, 1.0),
+    "layer_norm_epsilon": (0.0, 1.0),
+    "rotary_emb_base": (1.0, 1e12),
 }
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "bias": ((bool,), "true or false"),
     "use_recompute": ((bool,), "true or false"),
+    "use_dynamic_ntk": ((bool,), "true or false"),
+    "use_logn_attn": ((bool,), "true or false"),
     "pad_image_to_square": ((bool,), "true, false or null"),
     "exif": ((bool,), "true, false or null"),
     "background": ((str,), "the name of a colour, or null"),

@@ -6,11 +6,19 @@ Without Paddle, whose import takes seconds and 0.6 GB, so that files are convert
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
 
 from paddle_xc2.families.asked_as import CHAT_LAYOUTS
 from paddle_xc2.families.setting_values import wrong_values
-from paddle_xc2.families.table import Family, detect_family, family_named
+from paddle_xc2.families.table import (
+    INTERNLM2_ARCHITECTURE,
+    XCOMPOSER2_ARCHITECTURE,
+    Family,
+    detect_family,
+    family_named,
+)
 from paddle_xc2.messages import short_repr, shown
 
 
@@ -39,18 +47,125 @@ class VisionConfig:
         return cls(**{key: value for key, value in values.items() if key in known})
 
 
-ROPE_SCALING_TYPES = ("linear", "dynamic")
-_DEFAULTS_OF_OTHERS = {
-    "architectures": ["InternLMXComposer2ForCausalLM"],
+# What upstream's config.json holds beside the model's own settings; for models that were not loaded from one.
+UPSTREAM_CONSTANTS: dict[str, Any] = {
+    "architectures": [XCOMPOSER2_ARCHITECTURE],
+    "auto_map": {
+        "AutoConfig": "configuration_internlm_xcomposer2.InternLMXcomposer2Config",
+        "AutoModel": f"modeling_internlm_xcomposer2.{XCOMPOSER2_ARCHITECTURE}",
+        "AutoModelForCausalLM": f"modeling_internlm_xcomposer2.{XCOMPOSER2_ARCHITECTURE}",
+    },
+    "model_type": "internlm",
     "bos_token_id": 1,
     "eos_token_id": 2,
     "pad_token_id": 2,
     "tie_word_embeddings": False,
 }
+# Of the language model, where it is a part of its own.
+LANGUAGE_MODEL_CONSTANTS = {
+    **UPSTREAM_CONSTANTS,
+    "architectures": [INTERNLM2_ARCHITECTURE],
+    "auto_map": {
+        "AutoConfig": "configuration_internlm2.InternLM2Config",
+        "AutoModel": f"modeling_internlm2.{INTERNLM2_ARCHITECTURE}",
+        "AutoModelForCausalLM": f"modeling_internlm2.{INTERNLM2_ARCHITECTURE}",
+    },
+    "model_type": "internlm2",
+}
+ROPE_SCALING_TYPES = ("linear", "dynamic")
+_DEFAULTS_OF_OTHERS = {
+    name: UPSTREAM_CONSTANTS[name]
+    for name in ("architectures", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
+}
 _SPELLED_OTHERWISE = ("rope_parameters",)  # as rope_theta and rope_scaling; files are read by upstream_settings.py
 
 
-class ModelSettings:
+class BaseSettings:
+    """What the settings of every family have: how they are kept and copied, and what follows from them.
+
+    A family's own class sets, beside its sizes, `xc2_family`, `img_size`, `vision` with at least `patch_size`, and the
+    settings of `AskedAs`. Its `__init__` says which keys of upstream's config.json it takes.
+
+    Attributes:
+        own_names: arguments of `__init__` that upstream's config.json doesn't have, or has otherwise.
+        keeps_prompt_angles: whether an answer's tokens are rotated as their prompt was, however long it grows.
+    """
+
+    own_names: ClassVar[tuple[str, ...]] = ("xc2_family", "use_recompute", "kwargs")
+    keeps_prompt_angles: ClassVar[bool] = False
+
+    xc2_family: str
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    max_position_embeddings: int
+    vision: Any
+    img_size: int
+
+    @property
+    def upstream_constants(self) -> dict:
+        """What upstream's config.json holds beside the settings, for models that were not loaded from one."""
+        raise NotImplementedError
+
+    @property
+    def beside_upstream(self) -> dict:
+        """Sizes that upstream's config.json doesn't hold, as keys of ours."""
+        return {}
+
+    def _keep(self, others: dict) -> None:
+        """Takes in the keys that this package has no use for."""
+        self.__dict__.update(others)
+
+    @classmethod
+    def upstream_names(cls) -> list[str]:
+        """Settings that upstream's config.json has under the same name."""
+        names = inspect.signature(cls.__init__).parameters
+        return [name for name in names if name not in ("self", *cls.own_names)]
+
+    @classmethod
+    def is_taken(cls, name: str) -> bool:
+        """Whether a key of a config.json has the name of something that this class is or does, and can't be kept."""
+        if name in ("self", "kwargs", *_SPELLED_OTHERWISE):
+            return True
+        return name != "model_type" and (name.startswith("__") or hasattr(cls, name))
+
+    @property
+    def family(self) -> Family:
+        return family_named(self.xc2_family)
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def mlp_width(self) -> int:
+        """Of the inner layer of the decoder's MLP."""
+        return self.intermediate_size
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model was made for, prompt and answer together."""
+        return self.max_position_embeddings
+
+    @property
+    def patches_per_side(self) -> int:
+        return self.img_size // self.vision.patch_size
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Slots that a square image of img_size pixels takes in the sequence."""
+        return self.family.num_image_tokens(self.img_size, self.img_size, self.vision.patch_size)
+
+    def rotates_by_length(self, length: int) -> bool:
+        """Whether the rotary angles of so many tokens depend on how many they are: then they are run at once."""
+        return False
+
+    def copy(self):
+        return copy.deepcopy(self)
+
+
+class ModelSettings(BaseSettings):
     """What config.json says of an XComposer2 model.
 
     Follows upstream's `configuration_internlm_xcomposer2.py`; unknown keys of a config.json are kept and written back.
@@ -71,6 +186,8 @@ class ModelSettings:
         chat_layout: None (upstream's own chat layout) or "as_trained" (the layout of the fine-tuning data).
     Raises: ValueError naming every value that contradicts another.
     """
+
+    own_names = ("vision_config", *BaseSettings.own_names)
 
     architectures: list[str] | None
     vocab_size: int
@@ -149,32 +266,17 @@ class ModelSettings:
         self.vision_config = asdict(VisionConfig.from_dict(vision_config or {}))
         self.check()
 
-    def _keep(self, others: dict) -> None:
-        """Takes in the keys that this package has no use for."""
-        self.__dict__.update(others)
-
-    @classmethod
-    def is_taken(cls, name: str) -> bool:
-        """Whether a key of a config.json has the name of something that this class is or does, and can't be kept."""
-        if name in ("self", "kwargs", *_SPELLED_OTHERWISE):
-            return True
-        return name != "model_type" and (name.startswith("__") or hasattr(cls, name))
+    @property
+    def upstream_constants(self) -> dict:
+        return LANGUAGE_MODEL_CONSTANTS if self.family.in_parts else UPSTREAM_CONSTANTS
 
     @property
-    def family(self) -> Family:
-        return family_named(self.xc2_family)
+    def beside_upstream(self) -> dict:
+        return {"vision_config": self.vision_config}
 
     @property
     def vision(self) -> VisionConfig:
         return VisionConfig.from_dict(self.vision_config)
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
-
-    @property
-    def patches_per_side(self) -> int:
-        return self.img_size // self.vision.patch_size
 
     @property
     def projector_inputs(self) -> int:
@@ -182,9 +284,11 @@ class ModelSettings:
         return self.vision.hidden_size * self.family.merge**2
 
     @property
-    def num_image_tokens(self) -> int:
-        """Slots that a square image of img_size pixels takes in the sequence."""
-        return self.family.num_image_tokens(self.img_size, self.img_size, self.vision.patch_size)
+    def context_length(self) -> int:
+        return int(self.max_position_embeddings * (self.rope_scaling or {}).get("factor", 1.0))
+
+    def rotates_by_length(self, length: int) -> bool:
+        return (self.rope_scaling or {}).get("type") == "dynamic" and length > self.max_position_embeddings
 
     def check(self) -> None:
         """Raises: ValueError naming every value that contradicts another."""
@@ -233,6 +337,3 @@ class ModelSettings:
             wrong.append(f'chat_layout "{shown(self.chat_layout)}" is not one of {", ".join(CHAT_LAYOUTS)}')
         if wrong:
             raise ValueError("the model configuration does not hold together: " + "; ".join(wrong))
-
-    def copy(self):
-        return copy.deepcopy(self)

@@ -19,6 +19,13 @@ TURN_END = "[UNUSED_TOKEN_145]"  # ... and closes it with this one; generation s
 IM_START = "<|im_start|>"  # what InternLM2-chat calls the same two
 IM_END = "<|im_end|>"
 
+# Of Qwen-VL: the end of a document, and what marks pictures and places in them.
+ENDOFTEXT = "<|endoftext|>"
+IMG_START, IMG_END, IMG_PAD = "<img>", "</img>", "<imgpad>"
+REF_START, REF_END = "<ref>", "</ref>"
+BOX_START, BOX_END = "<box>", "</box>"
+QUAD_START, QUAD_END = "<quad>", "</quad>"
+
 # Strings that belong to the template. A message that holds one of a turn could forge turns, so it is refused; the
 # others are text there, as HTML's <s> is.
 TURN_TOKENS = (TURN_START, TURN_END)

@@ -8,7 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from paddle_xc2.families.special_tokens import EOS, IM_END, IM_START, TURN_END, TURN_START
+from paddle_xc2.families.special_tokens import (
+    ENDOFTEXT,
+    EOS,
+    IM_END,
+    IM_START,
+    IMAGE_PLACEHOLDER,
+    IMG_END,
+    IMG_START,
+    TURN_END,
+    TURN_START,
+)
 from paddle_xc2.messages import short_repr, shown
 
 # Upstream's default system turn (`modeling_internlm_xcomposer2.py`, `chat`): released XComposer2 models were tuned
@@ -33,11 +43,36 @@ class Template:
     document_end: str  # closes a training sample, and is trained; "" for templates that stop at turn_end
     stop_tokens: tuple[str, ...]  # generation ends at any of these
     answers_alone: bool = False  # in training, an answer is tokenized apart from the text before and after it
+    pieces_alone: bool = False  # every message, and what stands between two, is tokenized by itself
+    has_bos: bool = True  # the tokenizer's BOS stands at the beginning
+    trains_marks: bool = False  # in training, what begins and ends a turn is trained in every turn, whoever speaks
+    trains_stripped: bool = True  # in training, white space around messages is taken away
+    always_system: bool = False  # every conversation has a system turn: its own, else the family's, in training too
+    image_marks: tuple[str, ...] = ()  # tokens before and after the slots of an image, or none
+    marks_are_text: bool = False  # what begins or ends a turn is text where somebody says it, so that nobody forges one
 
 
 XCOMPOSER2_TEMPLATE = Template(TURN_START, TURN_END, document_end=EOS, stop_tokens=(EOS, TURN_END))
+# `preprocess` of Qwen-VL's finetune.py, and `make_context` of its checkpoints.
+QWEN_TEMPLATE = Template(
+    IM_START,
+    IM_END,
+    document_end="",
+    stop_tokens=(ENDOFTEXT, IM_END, IM_START),
+    pieces_alone=True,
+    has_bos=False,
+    trains_marks=True,
+    trains_stripped=False,
+    always_system=True,
+    image_marks=(IMG_START, IMG_END),
+    marks_are_text=True,
+)
 # XTuner's `internlm2_chat`.
 INTERNLM2_CHAT_TEMPLATE = Template(IM_START, IM_END, document_end="", stop_tokens=(EOS, IM_END), answers_alone=True)
+
+
+# The linear layers of InternLM2's decoder.
+XCOMPOSER2_LORA = ("attention.wqkv", "attention.wo", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
 
 
 @dataclass(frozen=True)
@@ -91,8 +126,14 @@ class Family:
             two before a prompt without images (goldens/NOTES.md, quirks 1 and 2). Else chat puts one BOS at the start.
         image_leads_prompt: a single image without a placeholder goes before the whole prompt, not into the first
             question.
+        leading_image: how images that are given without a place stand before a question; "{}" is the number of each.
+            With a number, there may be several.
         after_image: what stands between an image that opens a question and its text.
         penalizes_prompt: the repetition penalty of chat sees the prompt where it holds no image (quirk 12).
+        num_queries: image tokens of an image of any size; None: as many as there are merged patches.
+        max_window_size: tokens of the earlier turns of a chat, system turn included, from which on the oldest are left
+            out; None: never. Of families with num_queries.
+        lora_targets: of a decoder layer, which linear layers upstream's LoRA updates: the ends of their paths.
         in_parts: upstream's checkpoint is a folder for each part (XTuner), not one for all.
         max_length: tokens, image slots included; upstream's default for fine-tuning.
     """
@@ -112,13 +153,24 @@ class Family:
     meta_instruction: str = XCOMPOSER2_META_INSTRUCTION
     chat_bos_at_every_text: bool = True
     image_leads_prompt: bool = False
+    leading_image: str = IMAGE_PLACEHOLDER
     after_image: str = ""
     penalizes_prompt: bool = True
+    num_queries: int | None = None
+    max_window_size: int | None = None
+    lora_targets: tuple[str, ...] = XCOMPOSER2_LORA
     in_parts: bool = False
     max_length: int = 4096
 
+    @property
+    def numbers_images(self) -> bool:
+        """Whether several images may be given without a place: each is numbered, before the question."""
+        return "{}" in self.leading_image
+
     def num_image_tokens(self, height: int, width: int, patch_size: int) -> int:
         """Slots that an image of `height` x `width` pixels, as the model gets it, takes in the sequence."""
+        if self.num_queries is not None:
+            return self.num_queries
         rows, columns = height // (patch_size * self.merge), width // (patch_size * self.merge)
         if self.tiling is None:
             return rows * columns
@@ -168,12 +220,28 @@ FAMILIES = (
         in_parts=True,
         max_length=2048,
     ),
+    Family(
+        "qwen-vl",
+        ("Qwen/Qwen-VL", "Qwen/Qwen-VL-Chat"),
+        image_size=448,
+        network="qwen_vl",
+        plora_rank=0,
+        template=QWEN_TEMPLATE,
+        meta_instruction="You are a helpful assistant.",
+        chat_bos_at_every_text=False,
+        leading_image=f"Picture {{}}: {IMAGE_PLACEHOLDER}\n",
+        num_queries=256,
+        max_window_size=6144,
+        lora_targets=("attn.c_attn", "attn.c_proj", "mlp.w1", "mlp.w2"),
+        max_length=2048,
+    ),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 
 _SEPARATOR = "plora_glb_GN"  # a parameter that only the tiled families have
 XCOMPOSER2_ARCHITECTURE = "InternLMXComposer2ForCausalLM"
 INTERNLM2_ARCHITECTURE = "InternLM2ForCausalLM"  # of the language model in XTuner's LLaVA
+QWEN_ARCHITECTURE = "QWenLMHeadModel"  # with "visual" in its config.json, Qwen-VL
 
 
 def family_named(name: str) -> Family:
@@ -200,10 +268,14 @@ def detect_family(config: dict, tensor_names=(), source: str = "config.json") ->
         raise ValueError(f"{source}: architectures is {short_repr(architectures)}, but must be a list of names")
     if INTERNLM2_ARCHITECTURE in architectures and config.get("vision_config") is not None:
         return _BY_NAME["llava-internlm2"]
+    if QWEN_ARCHITECTURE in architectures and config.get("visual") is not None:
+        return _BY_NAME["qwen-vl"]
     if XCOMPOSER2_ARCHITECTURE not in architectures:
         hint = "this is not an InternLM-XComposer2 checkpoint"
         if INTERNLM2_ARCHITECTURE in architectures:
             hint = "this is a language model alone, a LLaVA has the folders projector and visual_encoder beside it"
+        if QWEN_ARCHITECTURE in architectures:
+            hint = 'this is a language model alone, the config.json of a Qwen-VL has "visual" in it'
         found = short_repr(architectures) if architectures else "missing"
         raise ValueError(f"{source}: architectures is {found}, expected [{XCOMPOSER2_ARCHITECTURE!r}]; {hint}")
     image_size = config.get("img_size")

@@ -10,9 +10,10 @@ from __future__ import annotations
 import inspect
 
 from paddle_xc2.families.quantized_base import check_not_quantized
+from paddle_xc2.families.qwen_vl_settings import QwenVLSettings, qwen_vl_settings
 from paddle_xc2.families.rope_settings import NESTED, read_rope
-from paddle_xc2.families.settings import ModelSettings
-from paddle_xc2.families.table import detect_family
+from paddle_xc2.families.settings import BaseSettings, ModelSettings
+from paddle_xc2.families.table import Family, detect_family
 from paddle_xc2.messages import nearest, short_repr, shown
 
 # Upstream's `bias` is True by default. It is left out here: biases that a checkpoint lacks begin, and stay, as zeros.
@@ -59,23 +60,40 @@ _NEUTRAL = {
 }
 
 
+# Families whose settings are others than XComposer2's: their class, and what reads a config.json in its words.
+_OTHERS = {"qwen-vl": (QwenVLSettings, qwen_vl_settings)}
+
+
+def settings_class(family: Family) -> type[BaseSettings]:
+    """The class of a family's settings."""
+    return _OTHERS[family.name][0] if family.name in _OTHERS else ModelSettings
+
+
 def model_settings(
-    content: dict, source: str, tensor_names=(), kind: type[ModelSettings] = ModelSettings, **others
-) -> ModelSettings:
+    content: dict,
+    source: str,
+    tensor_names=(),
+    kind: type[BaseSettings] | None = None,
+    **others,
+) -> BaseSettings:
     """The settings of a checkpoint.
 
     Args:
         content: of its config.json, with the sizes of the vision encoder under "vision_config".
         source: the file, for messages.
         tensor_names: of the checkpoint, which tell families apart.
-        kind: of the result: ModelSettings, or XComposer2Config for a model.
+        kind: of the result, for a model; None is the family's `settings_class`.
         others: what else the result is to remember.
     Raises: ValueError as `settings_of`, for an unsupported family, for values that are wrong or contradict each other.
     """
     family = detect_family(content, tuple(tensor_names), source)
-    settings = settings_of({**content, "xc2_family": family.name}, source)
+    own = settings_class(family)
+    if kind is not None and not issubclass(kind, own):
+        raise ValueError(f"{source}: {family.name} is no {kind.__name__}; load it with paddle_xc2.load_model")
+    read = _OTHERS[family.name][1] if family.name in _OTHERS else settings_of
+    settings = read({**content, "xc2_family": family.name}, source)
     try:
-        return kind(**settings, **others)
+        return (kind or own)(**settings, **others)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
 

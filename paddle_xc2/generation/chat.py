@@ -93,7 +93,7 @@ def stop_ids(model, tokenizer) -> list[int]:
 def decode_answer(tokenizer, ids: list[int], stops: list[int]) -> str:
     """Text of new tokens up to the first that ends the answer."""
     end = next((index for index, token in enumerate(ids) if token in stops), len(ids))
-    return tokenizer.decode(ids[:end], skip_special_tokens=True)
+    return tokenizer.answer_text(ids[:end])
 
 
 def prompt_text(model, tokenizer, query: str, image=None, history=(), meta_instruction: str | None = None) -> str:
@@ -115,7 +115,8 @@ def _encode(model, tokenizer, query, image, history, meta_instruction) -> dict:
 def _prompt(model, tokenizer, query, image, history, meta_instruction) -> tuple[Example, list[int]]:
     """The prompt, and how many tokens each of its images has."""
     processor = XComposer2Processor.for_config(model.config, tokenizer)
-    request = read_request(query, image, history, meta_instruction)
+    request = read_request(query, image, history, meta_instruction, processor.family.template)
+    request = processor.in_window(request)
     count = len(request.images)
     images = [part for image in request.images for part in _pixel_values(model, processor, image, count)]
     image_tokens = [

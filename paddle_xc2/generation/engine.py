@@ -47,7 +47,7 @@ class Engine:
     """Used in a `with` statement, or closed by `close`.
 
     Args:
-        model: XComposer2ForCausalLM. Nobody else may compute with it while the engine is open.
+        model: of a class in paddle_xc2/model.py. Nobody else may compute with it while the engine is open.
         max_rows: answers that are decoded at once.
         max_waiting: requests that may wait for a place.
         max_positions: tokens of all running answers, prompts and what they may grow to; None is what half of the free

@@ -13,7 +13,7 @@ _PIXELS_AT_ONCE = 2**19  # that are encoded before others have their turn: about
 
 class KnownImages:
     """Args:
-    model: XComposer2ForCausalLM.
+    model: of a class in paddle_xc2/model.py.
     max_bytes: of what is kept once nobody uses it.
     """
 

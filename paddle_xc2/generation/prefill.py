@@ -51,13 +51,12 @@ class Prefill:
         width = self._prompt.input_ids.shape[1]
         start = len(self.cache)
         stop = min(start + self._piece(model.config, width), width)
-        hidden = model(**self._batch(start, stop), past_key_values=self.cache, use_cache=True).hidden_states
+        hidden = model(**self._batch(start, stop), past_key_values=self.cache, use_cache=True).last_hidden_state
         return None if stop < width else model.output(hidden[:, -1]).astype("float32")
 
     def _piece(self, config, width: int) -> int:
         # Where the rotary angles depend on the length of the whole, the whole is run at once, as without an engine.
-        dynamic = (config.rope_scaling or {}).get("type") == "dynamic"
-        return width if dynamic and width > config.max_position_embeddings else PIECE
+        return width if config.rotates_by_length(width) else PIECE
 
     def _batch(self, start: int, stop: int) -> dict:
         """Columns of the prompts, as arguments of the model."""

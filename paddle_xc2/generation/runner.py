@@ -129,7 +129,7 @@ class Runner:
     @paddle.no_grad()
     def _last_logits(self, **batch):
         out = self.model(attention_mask=self._mask, past_key_values=self.cache, use_cache=True, **batch)
-        return self.model.output(out.hidden_states[:, -1]).astype("float32")
+        return self.model.output(out.last_hidden_state[:, -1]).astype("float32")
 
 
 def check_finite(model, prompt: Prompt, row: int, new_ids: np.ndarray, values: np.ndarray) -> None:

@@ -79,7 +79,7 @@ class Row:
 
 class RunningBatch:
     """Args:
-    model: XComposer2ForCausalLM, in evaluation mode.
+    model: of a class in paddle_xc2/model.py, in evaluation mode.
     max_rows: answers that are decoded at once.
     max_positions: tokens of all of them, prompts and what they may grow to.
     """
@@ -157,8 +157,8 @@ class RunningBatch:
         served = row.answer.request.served
         config = served.model.config
         length = self._cache.length(row.number)
-        dynamic = (config.rope_scaling or {}).get("type") == "dynamic"
-        return served.name, length if dynamic and length >= config.max_position_embeddings else 0
+        alone = config.rotates_by_length(length + 1) and not config.keeps_prompt_angles
+        return served.name, length if alone else 0
 
     def _step(self, rows: list[Row]) -> None:
         served = rows[0].answer.request.served
@@ -167,7 +167,7 @@ class RunningBatch:
         last = paddle.to_tensor([[row.answer.tokens[-1].id] for row in rows])
         positions = self._cache.start_step([row.number for row in rows])
         out = model(input_ids=last, position_ids=positions, past_key_values=self._cache, use_cache=True)
-        self._choose(model.output(out.hidden_states[:, -1]).astype("float32"), rows)
+        self._choose(model.output(out.last_hidden_state[:, -1]).astype("float32"), rows)
 
     def _choose(self, logits, rows: list[Row]) -> None:
         """The next token of each row. logits: float32 [rows, vocab]."""

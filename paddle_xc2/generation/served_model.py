@@ -13,7 +13,7 @@ from paddle_xc2.generation.chat import stop_ids
 class ServedModel:
     """Attributes:
     name: that it is asked for by.
-    model: XComposer2ForCausalLM. Only the engine's thread computes with it.
+    model: of a class in paddle_xc2/model.py. Only the engine's thread computes with it.
     processor: with the tokenizer; its methods may be called from any thread.
     ends: ids at which an answer ends.
     activate: called in the engine's thread before it computes: puts the adapter on.
@@ -45,8 +45,7 @@ class ServedModel:
     @property
     def context_length(self) -> int:
         """Tokens that the model was made for, prompt and answer together."""
-        config = self.model.config
-        return int(config.max_position_embeddings * (config.rope_scaling or {}).get("factor", 1.0))
+        return self.model.config.context_length
 
     @property
     def tokenizer(self):

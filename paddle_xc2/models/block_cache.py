@@ -25,6 +25,9 @@ class BlockCache:
     """Stands in a KeyValueCache's place for steps of one token a row: `start_step`, then the model's forward.
 
     Of each layer float [blocks, kv_heads, BLOCK, head_dim]. Positions of a row that are not filled are zero.
+
+    Attributes:
+        rope_steps: of the rows of the step, as of KeyValueCache.
     """
 
     def __init__(self):
@@ -32,6 +35,8 @@ class BlockCache:
         self._values: list[paddle.Tensor] = []
         self._blocks: dict[int, list[int]] = {}  # of each row, in order
         self._lengths: dict[int, int] = {}
+        self._rope_steps: dict[int, paddle.Tensor] = {}  # of the rows that have any
+        self.rope_steps: paddle.Tensor | None = None
         self._free: list[int] = []
         self._numbers = itertools.count()
         self._step: _Step | None = None
@@ -64,6 +69,8 @@ class BlockCache:
                 paddle.scatter_(memory[layer], places, content.transpose([1, 0, 2, 3]))
         number = next(self._numbers)
         self._blocks[number], self._lengths[number] = blocks, length
+        if cache.rope_steps is not None:
+            self._rope_steps[number] = cache.rope_steps[row : row + 1]
         return number
 
     def length(self, row: int) -> int:
@@ -74,6 +81,7 @@ class BlockCache:
         """Gives a row's blocks back; with the last row, the memory."""
         self._free += self._blocks.pop(row)
         del self._lengths[row]
+        self._rope_steps.pop(row, None)
         if not self._blocks:
             self._keys, self._values, self._free = [], [], []
 
@@ -91,6 +99,10 @@ class BlockCache:
                 self._blocks[row].append(block)
         for row in rows:
             self._lengths[row] += 1
+        self.rope_steps = None
+        if not self._rope_steps.keys().isdisjoint(rows):
+            none = paddle.zeros([1, 1], "int64")
+            self.rope_steps = paddle.concat([self._rope_steps.get(row, none) for row in rows])
         blocks = [self._blocks[row] for row in rows]
         self._step = _Step.of(blocks, positions, self._capacity, self._keys[0].shape[1])
         return paddle.to_tensor(positions[:, None])

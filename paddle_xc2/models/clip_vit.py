@@ -18,10 +18,24 @@ from paddle_xc2.models.layer_norm import LayerNorm
 from paddle_xc2.models.plora import linear
 
 
-def resize_position_table(table, patches_per_side: int):
-    """Position table for another image size; the class token's row is kept.
+def resize_grid(table, side: int):
+    """A position table of a square grid for another one: bicubic, align_corners False, no antialiasing, in float32.
 
-    Follows upstream's `resize_pos` in `build_mlp.py`: bicubic, align_corners False, no antialiasing.
+    Args:
+        table: float [n * n, hidden].
+        side: of the new grid.
+    Returns: float [side * side, hidden], dtype of `table`.
+    """
+    old_side = math.isqrt(table.shape[0])
+    if old_side == side:
+        return table
+    grid = table.astype("float32").reshape([1, old_side, old_side, -1]).transpose([0, 3, 1, 2])
+    grid = F.interpolate(grid, size=[side, side], mode="bicubic", align_corners=False)
+    return grid.transpose([0, 2, 3, 1]).reshape([side * side, -1]).astype(table.dtype)
+
+
+def resize_position_table(table, patches_per_side: int):
+    """Position table for another image size; the class token's row is kept, as upstream's `resize_pos`.
 
     Args:
         table: float [1 + n * n, hidden].
@@ -29,15 +43,20 @@ def resize_position_table(table, patches_per_side: int):
     Returns: float [1 + patches_per_side ** 2, hidden], dtype of `table`.
     Raises: ValueError if the table is not one of a square image.
     """
-    old_side = math.isqrt(table.shape[0] - 1)
-    if old_side * old_side != table.shape[0] - 1:
+    if math.isqrt(table.shape[0] - 1) ** 2 != table.shape[0] - 1:
         raise ValueError(f"a position table of {table.shape[0]} rows is not one of a square image (1 + n * n rows)")
-    if old_side == patches_per_side:
+    if table.shape[0] == 1 + patches_per_side**2:
         return table
-    grid = table[1:].astype("float32").reshape([1, old_side, old_side, -1]).transpose([0, 3, 1, 2])
-    grid = F.interpolate(grid, size=[patches_per_side, patches_per_side], mode="bicubic", align_corners=False)
-    grid = grid.transpose([0, 2, 3, 1]).reshape([patches_per_side**2, -1]).astype(table.dtype)
-    return paddle.concat([table[:1], grid], axis=0)
+    return paddle.concat([table[:1], resize_grid(table[1:], patches_per_side)], axis=0)
+
+
+def check_image_side(pixel_values, side: int) -> None:
+    """Raises: ValueError unless the images, [images, 3, height, width], have `side` x `side` pixels."""
+    if pixel_values.shape[2:] != [side, side]:
+        raise ValueError(
+            f"pixel_values are {pixel_values.shape[2]} x {pixel_values.shape[3]} pixels, the vision encoder takes "
+            f"{side} x {side}; use the processor of the same checkpoint"
+        )
 
 
 class ClipAttention(nn.Layer):
@@ -118,12 +137,7 @@ class ClipVisionTransformer(nn.Layer):
         Returns: float [images, patches_per_side ** 2, hidden]: the selected hidden state without the class token.
         Raises: ValueError if the images are of another size.
         """
-        side = self.patches_per_side * self.config.patch_size
-        if pixel_values.shape[2:] != [side, side]:
-            raise ValueError(
-                f"pixel_values are {pixel_values.shape[2]} x {pixel_values.shape[3]} pixels, the vision encoder takes "
-                f"{side} x {side}; use the processor of the same checkpoint"
-            )
+        check_image_side(pixel_values, self.patches_per_side * self.config.patch_size)
         kernel = self.patch_embedding.weight
         kernel = kernel.astype(self.compute_dtype or kernel.dtype)
         patches = F.conv2d(pixel_values.astype(kernel.dtype), kernel, stride=self.config.patch_size)

@@ -30,11 +30,11 @@ def encode_squares(vit, projector, pixel_values):
     Args:
         vit: the vision transformer. If none of its parameters learns, it runs without a graph.
         projector: [.., vision hidden] -> [.., hidden].
-        pixel_values: list of float32 tensors [3, side, side].
+        pixel_values: float32 tensors [3, side, side], a list or stacked.
     Returns: float [tokens of all images, hidden].
     Raises: ValueError if an image has another size than the ViT takes.
     """
-    features = projector(_run_vit(vit, paddle.stack(pixel_values)))
+    features = projector(_run_vit(vit, paddle.stack(list(pixel_values))))
     return features.reshape([-1, features.shape[-1]])
 
 

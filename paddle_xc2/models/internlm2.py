@@ -218,14 +218,10 @@ class InternLM2Model(nn.Layer):
             cache: keys and values so far; extended in place.
         Returns: float [batch, seq, hidden] after the final norm.
         """
-        batch, seq, _ = embeddings.shape
+        seq = embeddings.shape[1]
         num_keys = seq + (len(cache) if cache is not None else 0)
         numbers = None if segments is None else segments.numbers
-        if numbers is not None and numbers.shape[1] != num_keys:
-            raise ValueError(
-                f"attention_mask has {numbers.shape[1]} columns, but there are {num_keys} tokens "
-                f"({num_keys - seq} cached, {seq} new)"
-            )
+        check_columns(numbers, num_keys - seq, seq)
         if position_ids is None:
             position_ids = count_positions(numbers, num_keys, num_keys - seq)
         rotary = rotary_tables(self.config, position_ids, num_keys)
@@ -237,6 +233,15 @@ class InternLM2Model(nn.Layer):
             else:
                 hidden_states = layer(hidden_states, rotary, segments, image_weight, cache, index)
         return self.norm(hidden_states)
+
+
+def check_columns(segments, num_cached: int, num_new: int) -> None:
+    """Raises: ValueError unless there is a number for each cached and new token; None is one sample a row."""
+    if segments is not None and segments.shape[1] != num_cached + num_new:
+        raise ValueError(
+            f"attention_mask has {segments.shape[1]} columns, but there are {num_cached + num_new} tokens "
+            f"({num_cached} cached, {num_new} new)"
+        )
 
 
 def count_positions(segments, num_keys: int, start: int = 0):

@@ -20,11 +20,16 @@ class KeyValueCache:
     Of each layer float [batch, kv_heads, room, head_dim], of which the first `len(cache)` positions are filled, and
     the others zero. A new token is written into the room, so that nothing is copied for it; the heads stand before the
     positions, so that the products of a step read the memory as it lies.
+
+    Attributes:
+        rope_steps: how far the rotary base had grown for the prompts, which later tokens go by too: int64 [batch, 1];
+            None where it had not, or never does.
     """
 
     def __init__(self):
         self._keys: list[paddle.Tensor] = []
         self._values: list[paddle.Tensor] = []
+        self.rope_steps: paddle.Tensor | None = None
         self._lengths: list[int] = []  # of each layer: in the middle of a step the first ones are ahead
 
     def __len__(self) -> int:
@@ -91,6 +96,8 @@ class KeyValueCache:
                     memory[layer][:, :, shared:length] = paddle.gather(memory[layer][:, :, shared:length], rows)
                 else:
                     memory[layer] = paddle.gather(memory[layer], rows)
+        if self.rope_steps is not None:
+            self.rope_steps = paddle.gather(self.rope_steps, rows)
 
     def _attend_one(self, layer: int, query, segments):
         """`attention` of one query a row: products over the whole memory, where a part of it would be copied first."""

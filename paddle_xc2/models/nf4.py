@@ -35,9 +35,12 @@ GPU_CHUNK = 2**24  # the same on a GPU, whose memory is what counts there
 
 
 class NF4Linear(nn.Layer):
-    """y = x W, W [in_features, out_features] stored in NF4; it doesn't learn, but gradients pass through it.
+    """y = x W + b, W [in_features, out_features] stored in NF4; it doesn't learn, but gradients pass through it.
 
-    Everything is a buffer and not a parameter. A new layer's weights are zero.
+    Everything but the bias is a buffer and not a parameter. A new layer's weights are zero.
+
+    Args:
+        bias: float [out_features], kept as it is; None for a layer without.
 
     Attributes:
         packed: uint8 [in_features, out_features / 2]: each byte the codes of two neighbouring outputs, the first in
@@ -48,14 +51,14 @@ class NF4Linear(nn.Layer):
         scale_mean: float32 [1].
     """
 
-    def __init__(self, in_features: int, out_features: int):
+    def __init__(self, in_features: int, out_features: int, bias=None):
         """Raises: ValueError for an odd number of outputs."""
         super().__init__()
         if out_features % 2:
             raise ValueError(
                 f"{out_features} outputs can't be stored in NF4: two share a byte; keep this layer as it is"
             )
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features, self.out_features, self.bias = in_features, out_features, bias
         self.num_blocks = -(-in_features // BLOCK)
         num_scales = out_features * self.num_blocks
         zero = NF4_VALUES.index(0.0)
@@ -124,7 +127,8 @@ class NF4Linear(nn.Layer):
 
     def forward(self, x):
         """float [.., in_features] -> float [.., out_features] in the precision that a dense layer would compute in."""
-        return _Product.apply(x, self)
+        y = _Product.apply(x, self)
+        return y if self.bias is None else y + self.bias.astype(y.dtype)
 
     def _apply(self, func, device, dtype, blocking, include_sublayers=True):
         # Called by `Layer.to` and `amp.decorate`: what is stored moves to another device, but a cast would destroy it.

@@ -63,7 +63,7 @@ def _first_not_finite(model, batch: dict):
     hooks = [layer.register_forward_post_hook(look(name)) for name, layer in _stages(model).items()]
     try:
         inputs = {key: value for key, value in batch.items() if key not in ("labels", "loss_denominator")}
-        hidden_states = model(**inputs).hidden_states
+        hidden_states = model(**inputs).last_hidden_state
         for start in range(0, hidden_states.shape[1], _POSITIONS_AT_ONCE):
             if found:
                 break

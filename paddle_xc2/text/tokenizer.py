@@ -31,6 +31,7 @@ from paddle_xc2.files.json_file import parse_json
 from paddle_xc2.files.local_path import local_path
 from paddle_xc2.hub.directory import XTUNER_LLM, ModelDirectory, open_model
 from paddle_xc2.messages import counted
+from paddle_xc2.text.base import GIT_LFS_POINTER, BaseTokenizer, check_whole_characters
 from paddle_xc2.text.tokenizer_settings import (
     CONFIG_FILE,
     SPECIAL_TOKENS,
@@ -44,12 +45,11 @@ PADDLENLP_MODEL_FILE = "sentencepiece.bpe.model"  # the same under the name that
 MAX_MODEL_BYTES = 64 * 2**20  # InternLM2's tokenizer.model has 1.5 MB
 
 _PLACEHOLDERS = (IMAGE_PLACEHOLDER, LLAVA_IMAGE, LLAVA_VIDEO)  # where an image stands
-_GIT_LFS_POINTER = b"version https://git-lfs"
 _UNUSED_PIECE = re.compile(r"\[UNUSED_TOKEN_\d+\]")
 _NO_BYTES_OF_UTF8 = (0xC0, 0xC1, *range(0xF5, 0x100))  # no text holds these bytes
 
 
-class XComposer2Tokenizer:
+class XComposer2Tokenizer(BaseTokenizer):
     """Tokenizer of an InternLM2 vocabulary.
 
     Args:
@@ -88,9 +88,9 @@ class XComposer2Tokenizer:
         Raises: FileNotFoundError without a tokenizer.model; ValueError if a file is damaged.
         """
         directory = open_model(directory, base)
-        if directory.is_adapter and not has_tokenizer(directory):
+        if directory.is_adapter and not _has_model(directory):
             directory = directory.base
-        if not has_tokenizer(directory):
+        if not _has_model(directory):
             directory = directory.part(XTUNER_LLM) or directory
         if not directory.has(MODEL_FILE) and directory.has(PADDLENLP_MODEL_FILE):
             # The settings that PaddleNLP writes beside it say what upstream has by default, in other words.
@@ -201,9 +201,6 @@ class XComposer2Tokenizer:
         """Number of pieces."""
         return self._sp.get_piece_size()
 
-    def __len__(self) -> int:
-        return self.vocab_size
-
     @property
     def bos_token_id(self) -> int:
         return self._special_ids[self.bos_token]
@@ -225,32 +222,10 @@ class XComposer2Tokenizer:
         """Ids that `decode(..., skip_special_tokens=True)` leaves out."""
         return [i for i in self._special_texts if i not in self._visible_ids]
 
-    def __call__(
-        self,
-        text: str | list[str],
-        add_special_tokens: bool = True,
-        padding: bool = False,
-        padding_side: str | None = None,
-    ) -> dict:
-        """Encodes one text, or a batch of them.
-
-        Args:
-            padding: fill the shorter texts of a batch up with the padding token.
-            padding_side: "left" or "right"; None is the tokenizer's own.
-        Returns: {"input_ids", "attention_mask"}: lists of int, lists of them for a batch; the mask is 0 at padding.
-        """
-        side = padding_side or self.padding_side
-        if side not in ("left", "right"):
-            raise ValueError(f'padding_side is "{side}"; use "left" or "right"')
-        if isinstance(text, str):
-            ids = self.encode(text, add_special_tokens)
-            return {"input_ids": ids, "attention_mask": [1] * len(ids)}
-        rows = [self.encode(one, add_special_tokens) for one in text]
-        masks = [[1] * len(row) for row in rows]
-        if padding:
-            width = max(map(len, rows), default=0)
-            rows, masks = _pad(rows, width, self.pad_token_id, side), _pad(masks, width, 0, side)
-        return {"input_ids": rows, "attention_mask": masks}
+    @property
+    def hidden_ids(self) -> list[int]:
+        """Ids that an answer doesn't show: all special ones."""
+        return self.all_special_ids
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Ids of `text`, after BOS if `add_special_tokens`. Special tokens written in the text become their ids.
@@ -322,10 +297,6 @@ class XComposer2Tokenizer:
             after_special = special
         return "".join(text) + self._sp.decode(normal)
 
-    def batch_decode(self, batch, skip_special_tokens: bool = False) -> list[str]:
-        """`decode` of every row."""
-        return [self.decode(ids, skip_special_tokens) for ids in batch]
-
     def convert_tokens_to_ids(self, tokens: str | list[str]):
         """Id of a piece or special token, or a list of them; as upstream, the unknown token's id for anything else."""
         if isinstance(tokens, str):
@@ -336,32 +307,23 @@ class XComposer2Tokenizer:
         """Pieces and special tokens of `ids`. Raises: ValueError for an id outside the vocabulary."""
         return [self._special_texts.get(i) or self._sp.id_to_piece(i) for i in self._valid_ids(ids)]
 
-    def byte_value(self, token_id: int) -> int | None:
+    def num_open_tokens(self, ids: list[int]) -> int:
+        """How many of the last ids are bytes that begin a character and don't complete it: 0 to 3."""
+        values = [self._byte_value(token_id) for token_id in ids[-3:]]
+        for count in range(len(values), 0, -1):
+            if None not in values[-count:] and _is_open_character(bytes(values[-count:])):
+                return count
+        return 0
+
+    def _byte_value(self, token_id: int) -> int | None:
         """0 to 255 if the token is one byte of a character, such as <0xE4>; None if it is text of its own."""
         return int(self._sp.id_to_piece(token_id)[3:5], 16) if self._sp.is_byte(token_id) else None
-
-    def _valid_ids(self, ids) -> list[int]:
-        ids = ids.tolist() if hasattr(ids, "tolist") else ids
-        ids = [ids] if isinstance(ids, int) else [int(i) for i in ids]
-        outside = [i for i in ids if not 0 <= i < self.vocab_size]
-        if outside:
-            raise ValueError(
-                f"token ids {outside[:5]} are outside the vocabulary of {self.vocab_size} of {self._source}; "
-                "is this the tokenizer of the checkpoint that gave them?"
-            )
-        return ids
 
     def _sentencepiece_encode(self, text: str, return_type):
         try:
             return self._sp.encode(text, return_type=return_type)
         except RuntimeError:
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"the text holds {text[error.start]!r}, half of a surrogate pair, at character {error.start}; "
-                    "remove it, or write the whole character"
-                ) from error
+            check_whole_characters(text)
             raise
 
     def _vocabulary_id(self, token: str) -> int:
@@ -394,22 +356,22 @@ class XComposer2Tokenizer:
 
 
 class StreamDecoder:
-    """Turns ids into text one by one. What is pushed and flushed adds up to `decode(ids, skip_special_tokens=True)`.
+    """Turns ids into text one by one. What is pushed and flushed adds up to `answer_text`.
 
     Bytes of a character that is not complete yet are held back, so that no half character is shown.
     """
 
-    def __init__(self, tokenizer: XComposer2Tokenizer):
+    def __init__(self, tokenizer: BaseTokenizer):
         self._tokenizer = tokenizer
-        self._skipped = frozenset(tokenizer.all_special_ids)
+        self._skipped = frozenset(tokenizer.hidden_ids)
         self._held: list[int] = []
 
     def push(self, token_id: int) -> str:
         """The text that `token_id` completes; often "" for the bytes of an emoji or a rare Chinese character."""
-        if token_id in self._skipped:
+        if token_id in self._skipped or token_id >= self._tokenizer.vocab_size:
             return ""
         self._held.append(token_id)
-        return self._release(len(self._held) - self._num_open_bytes())
+        return self._release(len(self._held) - self._tokenizer.num_open_tokens(self._held))
 
     def flush(self) -> str:
         """What is still held back; bytes that make no character become U+FFFD."""
@@ -419,38 +381,13 @@ class StreamDecoder:
         text, self._held = self._tokenizer.decode(self._held[:count]), self._held[count:]
         return text
 
-    def _num_open_bytes(self) -> int:
-        """How many of the last tokens are bytes that begin a character and don't complete it: 0 to 3."""
-        values = [self._tokenizer.byte_value(token_id) for token_id in self._held]
-        for count in range(min(3, len(values)), 0, -1):
-            if None not in values[-count:] and _is_open_character(bytes(values[-count:])):
-                return count
-        return 0
 
-
-def with_tokens_of_run(
-    tokenizer: XComposer2Tokenizer, adapter: ModelDirectory | None, new_tokens: list[str] | None
-) -> tuple[XComposer2Tokenizer, XComposer2Tokenizer]:
-    """The tokenizer of a fine-tuning run, and the one that the run begins with.
-
-    Args:
-        tokenizer: of the model.
-        adapter: what the run goes on with, opened; None for nothing.
-        new_tokens: what the run adds.
-    Raises: as `with_new_tokens`; FileNotFoundError.
-    """
-    if adapter is not None and has_tokenizer(adapter):
-        tokenizer = XComposer2Tokenizer.from_pretrained(adapter)
-    return tokenizer.with_new_tokens(new_tokens) if new_tokens else tokenizer, tokenizer
-
-
-def has_tokenizer(directory: ModelDirectory) -> bool:
-    """Whether a directory holds a tokenizer's model; of an adapter: whether its training added tokens."""
+def _has_model(directory: ModelDirectory) -> bool:
     return any(map(directory.has, (MODEL_FILE, PADDLENLP_MODEL_FILE)))
 
 
 def _load_sentencepiece(model: bytes, source: str) -> sentencepiece.SentencePieceProcessor:
-    if model.startswith(_GIT_LFS_POINTER):
+    if model.startswith(GIT_LFS_POINTER):
         raise ValueError(f"{source}: this is a Git LFS pointer, not the file; run `git lfs pull` where it was cloned")
     # Errors only: InternLM2's model makes SentencePiece warn about its piece 354 at every start.
     sentencepiece.set_min_log_level(2)
@@ -474,9 +411,3 @@ def _is_open_character(start: bytes) -> bool:
     except UnicodeDecodeError as error:
         return error.start == 0 and error.reason == "unexpected end of data"
     return False
-
-
-def _pad(rows: list[list[int]], width: int, value: int, side: str) -> list[list[int]]:
-    if side == "left":
-        return [[value] * (width - len(row)) + row for row in rows]
-    return [row + [value] * (width - len(row)) for row in rows]

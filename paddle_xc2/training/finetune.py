@@ -26,7 +26,7 @@ from paddle_xc2.device_errors import device_message
 from paddle_xc2.files.durable import NoRoom
 from paddle_xc2.hub.directory import open_model
 from paddle_xc2.messages import counted
-from paddle_xc2.model import XComposer2ForCausalLM
+from paddle_xc2.model import ModelVerbs
 from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load_arguments
 from paddle_xc2.training.divergence import Diverged
 from paddle_xc2.training.evaluate import check_best_metric
@@ -176,7 +176,7 @@ def show_plan(plan: Plan, source: ModelSource) -> None:
 
 def print_plan(
     plan: Plan,
-    model: XComposer2ForCausalLM,
+    model: ModelVerbs,
     learning: dict[str, tuple[int, int]],
     processor: XComposer2Processor,
 ) -> None:

@@ -60,7 +60,7 @@ class PaddleNLPEngine(Trainer):
     """PaddleNLP's Trainer with this package's optimizer, schedule and precision, and without its own reports.
 
     Args:
-        model: XComposer2ForCausalLM, in the state to start from.
+        model: of a class in paddle_xc2/model.py, in the state to start from.
         plan: of the run.
         steps: TrainingSteps, or None if the run only evaluates.
     """

@@ -10,7 +10,7 @@ from paddle_xc2.data.encode import Example
 from paddle_xc2.data.findings import finding_lines
 from paddle_xc2.data.marked_text import marked_pieces
 from paddle_xc2.data.samples import Samples
-from paddle_xc2.families.config import XComposer2Config
+from paddle_xc2.families.settings import BaseSettings
 from paddle_xc2.messages import GREEN, NUM_LISTED, PLAIN, and_more, counted
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.learning.parts import part_learning_rates, trainable_table
@@ -23,7 +23,7 @@ _MUCH_PADDING = 0.2  # of what is computed: worth saying how to avoid it
 
 def plan_lines(
     plan: Plan,
-    config: XComposer2Config,
+    config: BaseSettings,
     learning: dict[str, tuple[int, int]],
     device: str,
     device_memory: int,

@@ -8,9 +8,8 @@ import paddle
 
 from paddle_xc2.checkpoint.config_files import load_config
 from paddle_xc2.checkpoint.shards import read_checkpoint
-from paddle_xc2.families.config import XComposer2Config
 from paddle_xc2.hub.weight_files import WEIGHT_SUFFIXES
-from paddle_xc2.model import XComposer2ForCausalLM
+from paddle_xc2.model import CLASSES, ModelVerbs, family_of
 from paddle_xc2.training.learning.add_lora import add_lora, continue_adapter
 from paddle_xc2.training.plan import Plan
 from paddle_xc2.training.starting_model import ModelSource
@@ -18,7 +17,7 @@ from paddle_xc2.weights.load import build_without_memory
 from paddle_xc2.weights.position_table import change_image_size
 
 
-def model_of_shapes(plan: Plan, source: ModelSource) -> XComposer2ForCausalLM:
+def model_of_shapes(plan: Plan, source: ModelSource) -> ModelVerbs:
     """The run's model, LoRA included, whose parameters have shapes and no values.
 
     Of the checkpoint only names and shapes of the tensors are read, and of a released one that isn't here not even
@@ -30,10 +29,11 @@ def model_of_shapes(plan: Plan, source: ModelSource) -> XComposer2ForCausalLM:
     arguments = plan.arguments
     base = source.directory.base if source.directory.is_adapter else source.directory
     is_whole = not base.name or any(path.suffix in WEIGHT_SUFFIXES for path in base.path.rglob("*"))
-    config = load_config(base, read_checkpoint(base) if is_whole else base.tensor_names(), XComposer2Config)
+    kind = CLASSES[family_of(base).network].model
+    config = load_config(base, read_checkpoint(base) if is_whole else base.tensor_names(), kind.config_class)
     if arguments.img_size is not None:
         change_image_size(config, arguments.img_size)
-    model = build_without_memory(XComposer2ForCausalLM, config, plan.weight_dtype)
+    model = build_without_memory(kind, config, plan.weight_dtype)
     if arguments.lora:
         with paddle.LazyGuard():
             if source.learned is not None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from paddle_xc2 import model as front_door
 from paddle_xc2.checkpoint.base_fingerprint import base_fingerprint, check_base
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.families.asked_as import AS_TRAINED
 from paddle_xc2.hub.directory import ModelDirectory, open_model
-from paddle_xc2.model import XComposer2ForCausalLM
+from paddle_xc2.model import ModelVerbs
 from paddle_xc2.models.token_rows import merge_rows
-from paddle_xc2.text.tokenizer import XComposer2Tokenizer, with_tokens_of_run
+from paddle_xc2.text.base import BaseTokenizer
+from paddle_xc2.text.load_tokenizer import with_tokens_of_run
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.divergence import check_starting_weights
 from paddle_xc2.training.learning.add_lora import add_lora, check_continues, continue_adapter
@@ -33,7 +35,7 @@ class ModelSource:
     directory: ModelDirectory
     learned: ModelDirectory | None
     processor: XComposer2Processor
-    original_tokenizer: XComposer2Tokenizer
+    original_tokenizer: BaseTokenizer
 
 
 def find_model(arguments: FinetuneArguments, start: StartingPoint, weights: bool = True) -> ModelSource:
@@ -47,7 +49,7 @@ def find_model(arguments: FinetuneArguments, start: StartingPoint, weights: bool
     directory = open_model(arguments.model_name_or_path, weights=weights)
     learned = start.checkpoint or (arguments.lora_path if arguments.lora else None)
     learned = None if learned is None else open_model(learned)
-    processor = XComposer2Processor.from_pretrained(
+    processor = front_door.load_processor(
         directory,
         max_length=arguments.max_length,
         hd_num=arguments.hd_num,
@@ -67,7 +69,7 @@ def find_model(arguments: FinetuneArguments, start: StartingPoint, weights: bool
     return ModelSource(directory, learned, processor, original)
 
 
-def load_model(plan: Plan, source: ModelSource) -> XComposer2ForCausalLM:
+def load_model(plan: Plan, source: ModelSource) -> ModelVerbs:
     """The model in the state to start from, with LoRA and rows of tokens where they learn.
 
     Raises: FileNotFoundError, ValueError for a checkpoint or an adapter that can't be used; for weights that are not
@@ -75,9 +77,9 @@ def load_model(plan: Plan, source: ModelSource) -> XComposer2ForCausalLM:
     """
     arguments = plan.arguments
     if source.learned and not arguments.lora:
-        model = XComposer2ForCausalLM.from_pretrained(source.learned, dtype=plan.weight_dtype)
+        model = front_door.load_model(source.learned, dtype=plan.weight_dtype)
     else:
-        model = XComposer2ForCausalLM.from_pretrained(
+        model = front_door.load_model(
             source.directory, dtype=plan.weight_dtype, img_size=arguments.img_size, quantize=arguments.quantization
         )
     if arguments.lora:
@@ -94,7 +96,7 @@ def load_model(plan: Plan, source: ModelSource) -> XComposer2ForCausalLM:
     return model
 
 
-def _take_adapter(model: XComposer2ForCausalLM, plan: Plan, source: ModelSource) -> None:
+def _take_adapter(model: ModelVerbs, plan: Plan, source: ModelSource) -> None:
     """Goes on with the adapter of the checkpoint or of lora_path, or begins one."""
     arguments, is_base = plan.arguments, not model.has_adapter
     if plan.train:
@@ -109,7 +111,7 @@ def _take_adapter(model: XComposer2ForCausalLM, plan: Plan, source: ModelSource)
         add_lora(model, arguments)
 
 
-def _begin_tokens(model: XComposer2ForCausalLM, plan: Plan, source: ModelSource) -> None:
+def _begin_tokens(model: ModelVerbs, plan: Plan, source: ModelSource) -> None:
     """Gives new tokens their first rows, and lets rows of tokens learn beside LoRA."""
     arguments, tokenizer, original = plan.arguments, source.processor.tokenizer, source.original_tokenizer
     if arguments.train_embeddings:
@@ -120,7 +122,7 @@ def _begin_tokens(model: XComposer2ForCausalLM, plan: Plan, source: ModelSource)
         start_new_tokens(model, tokenizer, original, arguments.new_tokens or ())
 
 
-def _note_origin(model: XComposer2ForCausalLM, source: ModelSource) -> None:
+def _note_origin(model: ModelVerbs, source: ModelSource) -> None:
     """Notes what is written beside the weights: tokenizer, source, and how the model is asked."""
     if source.processor.tokenizer is not source.original_tokenizer:
         model.provenance.tokenizer = source.processor.tokenizer

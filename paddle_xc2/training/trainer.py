@@ -49,7 +49,7 @@ class StepTrainer(PaddleNLPEngine):
         model_step: after which step the model is taken that is saved at the end.
 
     Args:
-        model: XComposer2ForCausalLM, in the state to start from.
+        model: of a class in paddle_xc2/model.py, in the state to start from.
         processor: encodes the samples.
         plan: of the run.
     """

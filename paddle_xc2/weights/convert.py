@@ -17,7 +17,7 @@ from paddle_xc2.checkpoint.companions import companions
 from paddle_xc2.checkpoint.finished_shards import FinishedShards
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor, check_dtype
 from paddle_xc2.checkpoint.manifest import is_written_by, manifest_files, verify_manifest
-from paddle_xc2.checkpoint.names import layout_of
+from paddle_xc2.checkpoint.names import names_of
 from paddle_xc2.checkpoint.shapes import parameter_shapes
 from paddle_xc2.checkpoint.shard_writer import parse_size
 from paddle_xc2.checkpoint.shards import read_checkpoint
@@ -38,7 +38,7 @@ class ConversionReport:
     """What a conversion did.
 
     Attributes:
-        layout: that of the source, one of checkpoint/names.py's.
+        layout: that of the source, one of checkpoint/name_table.py's.
         to: the layout that was written, "paddle" or "hf".
         num_tensors, num_bytes: of the checkpoint that was written; the bytes are those of the tensors.
         num_kept_bytes: of shards that an earlier, interrupted, start had finished.
@@ -134,10 +134,12 @@ class _Conversion:
         """Args: as of `convert`. Raises: ValueError for a checkpoint that is not whole."""
         max_shard_size = parse_size(max_shard_size)
         contents = source.read(dtype)
-        layout = layout_of(contents.tensors)
+        names = names_of(contents.config.family)
+        layout = names.layout_of(contents.tensors)
         if to is None:  # whatever layout the merged tensors have
-            to = "hf" if layout_of(read_checkpoint(source.directory)) == "hf" else "paddle"
-        balanced = balance(contents.tensors, layout, parameter_shapes(contents.config), source.directory.path)
+            to = "hf" if names.layout_of(read_checkpoint(source.directory)) == "hf" else "paddle"
+        shapes = parameter_shapes(contents.config)
+        balanced = balance(contents.tensors, names, layout, shapes, source.directory.path)
         return cls(source, contents, layout, *balanced, to, dtype, max_shard_size)
 
     @property
@@ -179,7 +181,7 @@ class _Conversion:
                 tokenizer=self.contents.tokenizer,
             )
         # What was written is a checkpoint of the same model to a reader who knows nothing of how it was written.
-        balance(read_checkpoint(partial), self.to, parameter_shapes(config), partial)
+        balance(read_checkpoint(partial), names_of(config.family), self.to, parameter_shapes(config), partial)
         return num_kept_bytes
 
 

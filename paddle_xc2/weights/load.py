@@ -23,11 +23,11 @@ from paddle_xc2.checkpoint.lazy_tensor import (
     prevailing_dtype,
 )
 from paddle_xc2.checkpoint.manifest import verify_manifest
-from paddle_xc2.checkpoint.names import POSITION_TABLE, layout_of
+from paddle_xc2.checkpoint.names import names_of
 from paddle_xc2.checkpoint.shapes import parameter_shapes
 from paddle_xc2.checkpoint.shards import read_checkpoint, read_shard
 from paddle_xc2.families.asked_as import take_settings
-from paddle_xc2.families.settings import ModelSettings
+from paddle_xc2.families.settings import BaseSettings
 from paddle_xc2.hub.directory import ModelDirectory, open_model
 from paddle_xc2.hub.generation_settings import check_generation
 from paddle_xc2.weights.load_adapter import load_adapter
@@ -75,21 +75,19 @@ def load_checkpoint(
     tensors = read_checkpoint(directory, dtype)
     config = load_config(directory, tensors, cls.config_class)
     check_generation(directory.llm)
-    stored_rows = 1 + config.patches_per_side**2
+    shapes, names = parameter_shapes(config), names_of(config.family)  # as they are stored
     if img_size is not None:
         change_image_size(config, img_size)
     config.dtype = dtype
-    shapes = parameter_shapes(config)
-    shapes[POSITION_TABLE][0] = stored_rows
-    fitting = balance(tensors, layout_of(tensors), shapes, directory.path).parameters
+    fitting = balance(tensors, names, names.layout_of(tensors), shapes, directory.path).parameters
     model = build_without_memory(cls, config, dtype)  # of sizes that the files have been seen to hold
     parameters = dict(model.named_parameters())
     quantizable = quantizable_layers(model) if quantize else {}
     for name, tensor in fitting.items():
         if name in quantizable:
-            fill_quantized(quantizable[name], tensor, name)
+            fill_quantized(model, name, tensor)
             continue
-        if name == POSITION_TABLE and img_size is not None:
+        if name == names.resized and img_size is not None:
             tensor = resized_table(tensor, config.patches_per_side, name)
         _fill(parameters[name], tensor, dtype, name)
     model.provenance = Provenance(directory, quantization=quantize)
@@ -136,7 +134,7 @@ def _numpy_view(tensor, dtype: str) -> np.ndarray:
     return np.frombuffer(memory, NUMPY_DTYPES[dtype]).reshape(tensor.shape)
 
 
-def build_without_memory(cls, config: ModelSettings, dtype: str = "float32"):
+def build_without_memory(cls, config: BaseSettings, dtype: str = "float32"):
     """A model of the class whose parameters have shapes and no values yet, and no memory."""
     default = paddle.get_default_dtype()
     paddle.set_default_dtype(dtype)

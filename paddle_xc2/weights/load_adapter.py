@@ -10,7 +10,7 @@ import paddle
 from paddle_xc2.checkpoint.adapter_files import Adapter, LowRank, check_fits, read_adapter
 from paddle_xc2.checkpoint.base_fingerprint import check_base
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor
-from paddle_xc2.checkpoint.names import to_hf, to_paddle
+from paddle_xc2.checkpoint.names import names_of
 from paddle_xc2.checkpoint.shards import read_shard
 from paddle_xc2.checkpoint.xtuner import with_our_prefixes
 from paddle_xc2.hub.directory import ModelDirectory, open_model
@@ -25,7 +25,7 @@ from paddle_xc2.models.lora import (
     weight_shape,
 )
 from paddle_xc2.models.token_rows import ROW_LAYERS, merge_rows, row_layers
-from paddle_xc2.text.tokenizer import XComposer2Tokenizer, has_tokenizer
+from paddle_xc2.text.load_tokenizer import has_tokenizer, load_tokenizer
 from paddle_xc2.weights.provenance import AdapterReport
 
 
@@ -43,7 +43,7 @@ def load_adapter(model, path: str | Path | ModelDirectory, adapter: Adapter | No
     if provenance.directory is not None and provenance.holds_the_weights:
         known = provenance.fingerprint
         provenance.fingerprint = check_base(directory, provenance.directory, "to from_pretrained", known)
-    tokenizer = XComposer2Tokenizer.from_pretrained(directory) if has_tokenizer(directory) else None
+    tokenizer = load_tokenizer(directory) if has_tokenizer(directory) else None
     provenance.adapter_report = apply_adapter(model, adapter or read_adapter(directory, read_shard), directory.path)
     provenance.tokenizer = tokenizer or provenance.tokenizer
     return provenance.adapter_report
@@ -64,13 +64,13 @@ def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = Tr
     if model.has_adapter:
         raise ValueError(f"{where}: the model has an adapter already; merge_adapter() or unload_adapter() first")
     adapter = with_our_prefixes(adapter, model.config)
-    parameters = named_parameters(model)
+    parameters, names = named_parameters(model), names_of(model.config.family)
     check_fits(adapter, _upstream_shapes(model), where)
-    updates = {to_paddle(name)[0].removesuffix(".weight"): update for name, update in adapter.updates.items()}
+    updates = {names.to_paddle(name)[0].removesuffix(".weight"): update for name, update in adapter.updates.items()}
     unwrappable = [path for path in updates if not is_linear(layer_at(model, path))]
     if unwrappable:
         raise ValueError(f"{where}: updates {unwrappable[0]}, which is no linear layer; merge the adapter with PEFT")
-    rows = {to_paddle(name)[0].removesuffix(".weight"): rows for name, rows in adapter.rows.items()}
+    rows = {names.to_paddle(name)[0].removesuffix(".weight"): rows for name, rows in adapter.rows.items()}
     unknown = [path for path in rows if path not in ROW_LAYERS or path in updates]
     if unknown:
         raise ValueError(
@@ -83,7 +83,7 @@ def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = Tr
         layer = _wrap(model, path, update, adapter.dropout)
         square += layer.change_norm() ** 2
     for name, tensor in adapter.replaced.items():
-        ours, transpose = to_paddle(name)
+        ours, transpose = names.to_paddle(name)
         parameter = parameters[ours]
         before = parameter.clone()
         _set(parameter, tensor.transposed() if transpose else tensor, name)
@@ -139,7 +139,8 @@ def _upstream_shapes(model) -> dict[str, tuple[int, ...]]:
     """Shapes of the model's tensors under upstream's names and in upstream's layout, quantized weights included."""
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     shapes |= {f"{path}.weight": weight_shape(layer) for path, layer in model.named_sublayers() if is_linear(layer)}
-    upstream = {name: to_hf(name) for name in shapes}
+    names = names_of(model.config.family)
+    upstream = {name: names.to_hf(name) for name in shapes}
     return {
         upstream[name][0]: shape[::-1] if upstream[name][1] else shape
         for name, shape in shapes.items()

@@ -6,11 +6,11 @@ import paddle
 
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor
 from paddle_xc2.families.asked_as import check_image_size
-from paddle_xc2.families.settings import ModelSettings
+from paddle_xc2.families.settings import BaseSettings
 from paddle_xc2.models.clip_vit import resize_position_table
 
 
-def change_image_size(config: ModelSettings, img_size: int) -> None:
+def change_image_size(config: BaseSettings, img_size: int) -> None:
     """Raises: ValueError if the model can't have it."""
     check_image_size(config, img_size)
     config.img_size = img_size

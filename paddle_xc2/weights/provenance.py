@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import paddle
 
     from paddle_xc2.hub.directory import ModelDirectory
-    from paddle_xc2.text.tokenizer import XComposer2Tokenizer
+    from paddle_xc2.text.base import BaseTokenizer
 
 
 class AdapterReport(NamedTuple):
@@ -60,7 +60,7 @@ class Provenance:
     fingerprint: dict | None = None
     holds_the_weights: bool = True
     quantization: str | None = None
-    tokenizer: XComposer2Tokenizer | None = None
+    tokenizer: BaseTokenizer | None = None
     replaced: dict[str, paddle.Tensor | None] = field(default_factory=dict)
     rslora: bool = False
     adapter_report: AdapterReport | None = None

@@ -8,14 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 import paddle
+from paddle import nn
 
 from paddle_xc2.checkpoint.lazy_tensor import BLOCK_BYTES, LazyTensor, cast, release_pages
-from paddle_xc2.checkpoint.names import to_paddle
+from paddle_xc2.checkpoint.names import names_of_tensors
+from paddle_xc2.models.lora import checkpoint_name, is_linear, layer_at, replace_layer
 from paddle_xc2.models.nf4 import BLOCK, NF4Linear
-from paddle_xc2.models.plora import PLoRALinear
 
 QUANTIZATIONS = ("nf4",)
-_QUANTIZABLE = re.compile(r"model\.layers\.\d+\.(attention|feed_forward)\.\w+\.linear\.weight")
+# Weights of the decoder's linear layers, PLoRA's not among them; norms have the same names and one dimension.
+_QUANTIZABLE = re.compile(r"model\.layers\.\d+\.(?!.*\.plora_[ab]\.)[\w.]+\.weight")
 
 
 def check_quantization(quantize: str | None) -> None:
@@ -24,24 +26,26 @@ def check_quantization(quantize: str | None) -> None:
         raise ValueError(f'quantize "{quantize}" is not one of {", ".join(QUANTIZATIONS)}')
 
 
-def quantizable_layers(model) -> dict[str, PLoRALinear]:
-    """The layers whose dense weight is quantized, by the name of that weight: the decoder's linear ones.
+def quantizable_layers(model) -> dict[str, nn.Layer]:
+    """The layers whose dense weight is quantized, or was, by the name of that weight: the decoder's linear ones.
 
     PLoRA, norms, embeddings, output head, vision encoder and projector stay as they are, as in QLoRA.
     """
-    layers = {name: layer for name, layer in model.named_sublayers() if isinstance(layer, PLoRALinear)}
-    return {f"{name}.linear.weight": layer for name, layer in layers.items()}
+    layers = {checkpoint_name(f"{path}.weight"): layer for path, layer in model.named_sublayers() if is_linear(layer)}
+    return {name: layer for name, layer in layers.items() if _QUANTIZABLE.fullmatch(name)}
 
 
-def fill_quantized(layer: PLoRALinear, tensor: LazyTensor, name: str) -> None:
-    """Gives a layer the weight of a checkpoint in NF4; some blocks of it are in memory at a time.
+def fill_quantized(model, name: str, tensor: LazyTensor) -> None:
+    """Puts a layer with the weight of a checkpoint in NF4 in the place of one; some blocks are in memory at a time.
 
     Args:
+        name: of the weight, one of `quantizable_layers`.
         tensor: [in, out], any floating dtype; quantized from its own values, whatever precision the model computes in.
-        name: of the tensor, for messages.
     """
-    layer.linear = NF4Linear(*tensor.shape)
-    layer.linear.quantize(_pieces(tensor, name))
+    path = name.removesuffix(".weight")
+    layer = NF4Linear(*tensor.shape, bias=layer_at(model, path).bias)
+    layer.quantize(_pieces(tensor, name))
+    replace_layer(model, path, layer)
 
 
 def _pieces(tensor: LazyTensor, name: str) -> Iterator[paddle.Tensor]:
@@ -60,27 +64,24 @@ def dequantized_tensors(model, dtype: str) -> dict[str, LazyTensor]:
     Args:
         dtype: that the model computes in.
     """
-    layers = {
-        name: layer.linear for name, layer in quantizable_layers(model).items() if isinstance(layer.linear, NF4Linear)
-    }
+    layers = {name: layer for name, layer in quantizable_layers(model).items() if isinstance(layer, NF4Linear)}
     return {
         name: LazyTensor(dtype, (layer.in_features, layer.out_features), _reader(layer, dtype))
         for name, layer in layers.items()
     }
 
 
-def as_quantized(tensors: dict[str, LazyTensor], layout: str, dtype: str | None = None) -> dict[str, LazyTensor]:
+def as_quantized(tensors: dict[str, LazyTensor], dtype: str | None = None) -> dict[str, LazyTensor]:
     """A checkpoint with the values that its quantized layers compute with; names and layout stay.
 
     Args:
         tensors: of the checkpoint, by its names.
-        layout: that of the checkpoint, one of name_map.LAYOUTS.
         dtype: of the tensors that change; None is each one's own.
     """
-    changed = {}
+    changed, (table, layout) = {}, names_of_tensors(tensors)
     for name, tensor in tensors.items():
-        target, transpose = to_paddle(name, layout) or ("", False)
-        if _QUANTIZABLE.fullmatch(target):
+        target, transpose = table.to_paddle(name, layout) or ("", False)
+        if len(tensor.shape) == 2 and _QUANTIZABLE.fullmatch(target):
             to = dtype or tensor.dtype
             tensor = _rounded(tensor.transposed(), name, to).transposed() if transpose else _rounded(tensor, name, to)
         changed[name] = tensor

@@ -11,7 +11,8 @@ from paddle_xc2.checkpoint.config_files import write_config
 from paddle_xc2.checkpoint.finished_shards import FinishedShards
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor, check_dtype, prevailing_dtype, tensor_in_memory
 from paddle_xc2.checkpoint.manifest import write_manifest
-from paddle_xc2.checkpoint.names import to_hf
+from paddle_xc2.checkpoint.name_table import NameTable
+from paddle_xc2.checkpoint.names import names_of
 from paddle_xc2.checkpoint.shard_writer import write_shards
 from paddle_xc2.checkpoint.whole_directory import whole_directory
 from paddle_xc2.checkpoint.xtuner import split_parts
@@ -19,7 +20,8 @@ from paddle_xc2.families.settings import ModelSettings
 from paddle_xc2.files.durable import check_free_space
 from paddle_xc2.hub.directory import ModelDirectory
 from paddle_xc2.messages import listed
-from paddle_xc2.text.tokenizer import XComposer2Tokenizer, has_tokenizer
+from paddle_xc2.text.base import BaseTokenizer
+from paddle_xc2.text.load_tokenizer import has_tokenizer, load_tokenizer
 from paddle_xc2.weights.quantize import dequantized_tensors
 
 LAYOUTS = ("paddle", "hf")
@@ -76,7 +78,7 @@ def write_files(
     on_bytes: Callable[[int], object] = lambda count: None,
     verify: bool = False,
     finished: FinishedShards | None = None,
-    tokenizer: XComposer2Tokenizer | None = None,
+    tokenizer: BaseTokenizer | None = None,
 ) -> None:
     """Writes everything that a checkpoint consists of, the manifest last.
 
@@ -90,20 +92,21 @@ def write_files(
         max_shard_size: bytes, or as "5GB".
         on_bytes, verify, finished: as `write_shards`.
         tokenizer: is written in place of the tokenizer in `source`.
-    Raises: ValueError for an unknown layout, for parameters that checkpoint/names.py doesn't know, for values that
-        don't fit into `dtype`, or for a disk without enough room.
+    Raises: ValueError for an unknown layout, for parameters that the family's table of names doesn't know, for values
+        that don't fit into `dtype`, or for a disk without enough room.
     """
     if to not in LAYOUTS:
         raise ValueError(f'layout "{to}" is not one of {", ".join(LAYOUTS)}')
-    unknown = [name for name in parameters if to_hf(name) is None]
+    names = names_of(config.family)
+    unknown = [name for name in parameters if names.to_hf(name) is None]
     if unknown:
         raise ValueError(
             f"{len(unknown)} parameters have no name in a checkpoint: {listed(unknown)}; "
-            "remove what was added to the model, or add a rule to checkpoint/names.py"
+            "remove what was added to the model, or add a rule to its family's table of names"
         )
     num_bytes = sum(tensor.num_bytes_as(dtype or tensor.dtype) for tensor in parameters.values())
     check_free_space(directory, num_bytes - (finished.num_bytes if finished else 0))
-    tensors = parameters if to == "paddle" else _upstream_tensors(parameters)
+    tensors = parameters if to == "paddle" else _upstream_tensors(parameters, names)
     digests = {}
     for folder, part in (split_parts(tensors) if to == "hf" and config.family.in_parts else {"": tensors}).items():
         (directory / folder).mkdir(exist_ok=True)
@@ -125,15 +128,15 @@ def write_files(
 def _copy_companions(source: ModelDirectory, directory: Path) -> None:
     if source.is_paddlemix:  # the code and settings beside its weights are of PaddleMIX and PaddleNLP
         if has_tokenizer(source):
-            XComposer2Tokenizer.from_pretrained(source).save_pretrained(directory)
+            load_tokenizer(source).save_pretrained(directory)
         return
     for path in companions(source):
         shutil.copyfile(path, directory / path.name)
 
 
-def _upstream_tensors(parameters: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+def _upstream_tensors(parameters: dict[str, LazyTensor], names: NameTable) -> dict[str, LazyTensor]:
     tensors = {}
     for name, tensor in parameters.items():
-        upstream_name, transpose = to_hf(name)
+        upstream_name, transpose = names.to_hf(name)
         tensors[upstream_name] = tensor.transposed() if transpose else tensor
     return tensors

@@ -10,7 +10,8 @@ from pathlib import Path
 from paddle_xc2.checkpoint.base_fingerprint import base_fingerprint
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor, check_dtype, tensor_in_memory
 from paddle_xc2.checkpoint.manifest import write_manifest
-from paddle_xc2.checkpoint.names import to_hf
+from paddle_xc2.checkpoint.name_table import NameTable
+from paddle_xc2.checkpoint.names import names_of
 from paddle_xc2.checkpoint.safetensors_file import write_tensors
 from paddle_xc2.checkpoint.whole_directory import whole_directory
 from paddle_xc2.families.asked_as import SETTINGS
@@ -53,19 +54,19 @@ def save_adapter(model, directory: str | Path, overwrite: bool = True, dtype: st
 
 def adapter_tensors(model) -> dict[str, LazyTensor]:
     """Everything that belongs to the adapter under PEFT's names and in PyTorch's layout."""
-    tensors = {}
+    tensors, names = {}, names_of(model.config.family)
     for path, layer in lora_layers(model).items():
-        module = _PREFIX + _upstream_module(path)
+        module = _PREFIX + _upstream_module(path, names)
         tensors[f"{module}.lora_A.weight"] = tensor_in_memory(layer.lora_a).transposed()
         tensors[f"{module}.lora_B.weight"] = tensor_in_memory(layer.lora_b).transposed()
         if layer.magnitude is not None:
             tensors[f"{module}.lora_magnitude_vector"] = tensor_in_memory(layer.magnitude)
     for path, layer in row_layers(model).items():
-        name = f"{_PREFIX}{_upstream_module(path)}.token_adapter.trainable_tokens_delta"
+        name = f"{_PREFIX}{_upstream_module(path, names)}.token_adapter.trainable_tokens_delta"
         tensors[name] = tensor_in_memory(layer.rows)
     parameters = named_parameters(model)
     for name in model.provenance.replaced:
-        upstream, transpose = to_hf(name)
+        upstream, transpose = names.to_hf(name)
         tensor = tensor_in_memory(parameters[name])
         tensors[_PREFIX + upstream] = tensor.transposed() if transpose else tensor
     return tensors
@@ -73,12 +74,13 @@ def adapter_tensors(model) -> dict[str, LazyTensor]:
 
 def peft_config(model) -> dict:
     """adapter_config.json: the keys of peft 0.12, which later ones read too; with rows of tokens, one of 0.15 too."""
-    layers = {_upstream_module(path): layer for path, layer in lora_layers(model).items()}
+    names = names_of(model.config.family)
+    layers = {_upstream_module(path, names): layer for path, layer in lora_layers(model).items()}
     rslora = model.provenance.rslora
     ranks = {module: layer.rank for module, layer in layers.items()}
     alphas = {module: _alpha(layer, rslora) for module, layer in layers.items()}
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] if values else 8 for values in (ranks, alphas))
-    rows = {_upstream_module(path): list(layer.token_ids) for path, layer in row_layers(model).items()}
+    rows = {_upstream_module(path, names): list(layer.token_ids) for path, layer in row_layers(model).items()}
     return {
         **({"trainable_token_indices": rows} if rows else {}),
         "alpha_pattern": {module: value for module, value in alphas.items() if value != alpha},
@@ -115,8 +117,8 @@ def _origin(model, destination: Path) -> AdapterOrigin:
     return AdapterOrigin(provenance.base_name, relative, provenance.quantization, fingerprint, settings)
 
 
-def _upstream_module(path: str) -> str:
-    return to_hf(f"{path}.weight")[0].removesuffix(".weight")
+def _upstream_module(path: str, names: NameTable) -> str:
+    return names.to_hf(f"{path}.weight")[0].removesuffix(".weight")
 
 
 def _alpha(layer: LoRALinear, rslora: bool) -> float:
@@ -128,7 +130,8 @@ def _alpha(layer: LoRALinear, rslora: bool) -> float:
 def _target_modules(model, wrapped: set[str]) -> list[str]:
     """Ends of names that PEFT finds exactly the wrapped modules by, or whole names where no end does."""
     paths = {path.removesuffix(".base") for path, layer in model.named_sublayers() if is_linear(layer)}
-    modules = {_upstream_module(path) for path in paths if to_hf(f"{path}.weight") is not None} | wrapped
+    names = names_of(model.config.family)
+    modules = {_upstream_module(path, names) for path in paths if names.to_hf(f"{path}.weight") is not None} | wrapped
     targets = set()
     for module in wrapped:
         end = ".".join(module.split(".")[-2:])
@@ -139,7 +142,8 @@ def _target_modules(model, wrapped: set[str]) -> list[str]:
 
 def _modules_to_save(model) -> list[str]:
     """The modules of upstream's model whose tensors are saved whole; a whole part by its own name."""
-    upstream = {name: to_hf(name)[0] for name in named_parameters(model) if to_hf(name) is not None}
+    names = names_of(model.config.family)
+    upstream = {name: names.to_hf(name)[0] for name in named_parameters(model) if names.to_hf(name) is not None}
     saved = {upstream[name] for name in model.provenance.replaced}
     modules = set()
     for part in ("vit", "vision_proj"):

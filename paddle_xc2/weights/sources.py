@@ -13,14 +13,16 @@ from paddle_xc2.checkpoint.adapter_files import merge, read_adapter
 from paddle_xc2.checkpoint.base_fingerprint import check_base
 from paddle_xc2.checkpoint.config_files import load_config
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor
-from paddle_xc2.checkpoint.names import POSITION_TABLE, layout_of, to_hf, to_paddle
+from paddle_xc2.checkpoint.names import names_of, names_of_tensors
 from paddle_xc2.checkpoint.shards import read_checkpoint, read_shard
 from paddle_xc2.checkpoint.xtuner import with_our_prefixes
 from paddle_xc2.checkpoint.xtuner_training import assemble_llava, read_training_checkpoint
 from paddle_xc2.families.asked_as import take_settings
-from paddle_xc2.families.settings import ModelSettings
+from paddle_xc2.families.settings import BaseSettings
 from paddle_xc2.hub.directory import ModelDirectory, open_model
-from paddle_xc2.text.tokenizer import XComposer2Tokenizer, has_tokenizer
+from paddle_xc2.text.base import BaseTokenizer
+from paddle_xc2.text.load_tokenizer import has_tokenizer, load_tokenizer
+from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 from paddle_xc2.weights.position_table import change_image_size, resized_table
 from paddle_xc2.weights.quantize import as_quantized
 
@@ -33,8 +35,8 @@ class Contents(NamedTuple):
     """
 
     tensors: dict[str, LazyTensor]
-    config: ModelSettings
-    tokenizer: XComposer2Tokenizer | None = None
+    config: BaseSettings
+    tokenizer: BaseTokenizer | None = None
 
 
 @dataclass(frozen=True)
@@ -99,16 +101,18 @@ class MergedAdapter(Checkpoint):
         tensors, config, _ = super().read(dtype)
         if self.dequantize:
             self._check_was_quantized()
-            tensors = as_quantized(tensors, layout_of(tensors), dtype)
+            tensors = as_quantized(tensors, dtype)
         tensors, settings = _in_upstream_layout(tensors), self.adapter.origin.settings
         take_settings(config, settings)
         if settings.get("img_size") not in (None, config.img_size):
             change_image_size(config, settings["img_size"])
-            name = to_hf(POSITION_TABLE)[0]
-            table = tensors[name]
-            tensors[name] = resized_table(table, config.patches_per_side, name).as_dtype(dtype or table.dtype, name)
+            names = names_of(config.family)
+            if names.resized is not None:
+                name, _ = names.to_hf(names.resized)
+                table = tensors[name]
+                tensors[name] = resized_table(table, config.patches_per_side, name).as_dtype(dtype or table.dtype, name)
         adapter = with_our_prefixes(read_adapter(self.adapter, read_shard), config)
-        tokenizer = XComposer2Tokenizer.from_pretrained(self.adapter) if has_tokenizer(self.adapter) else None
+        tokenizer = load_tokenizer(self.adapter) if has_tokenizer(self.adapter) else None
         return Contents(merge(tensors, adapter, self.adapter.path, dtype), config, tokenizer)
 
     def _check_was_quantized(self) -> None:
@@ -181,15 +185,15 @@ def model_source(model: str | Path | ModelDirectory, base: str | Path | None = N
 
 
 def _in_upstream_layout(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
-    layout = layout_of(tensors)
+    table, layout = names_of_tensors(tensors)
     if layout == "hf":
         return dict(tensors)
     renamed = {}
     for name, tensor in tensors.items():
-        ours = to_paddle(name, layout)
+        ours = table.to_paddle(name, layout)
         if ours is None:
             renamed[name] = tensor  # what is left out, or unknown, is told of when the checkpoint is balanced
             continue
-        upstream, transpose = to_hf(ours[0])
+        upstream, transpose = table.to_hf(ours[0])
         renamed[upstream] = tensor.transposed() if transpose != ours[1] else tensor
     return renamed

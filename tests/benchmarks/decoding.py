@@ -66,7 +66,7 @@ def bare_seconds(model, ids, num_tokens: int, num_rows: int) -> float:
         for _ in range(num_tokens):
             start = time.perf_counter()
             out = model(token, past_key_values=cache, use_cache=True)
-            model.output(out.hidden_states[:, -1])
+            model.output(out.last_hidden_state[:, -1])
             seconds.append(time.perf_counter() - start)
     return sum(seconds[1:]) / (num_tokens - 1)
 

@@ -68,8 +68,8 @@ def write_synthetic(directory: Path, size: str, max_shard_size: str = "5GB", num
     Returns: bytes of its tensors.
     """
     from paddle_xc2.checkpoint.config_files import write_config
-    from paddle_xc2.checkpoint.names import to_hf
     from paddle_xc2.checkpoint.shapes import parameter_shapes
+    from paddle_xc2.checkpoint.xcomposer2_names import XCOMPOSER2_NAMES
     from paddle_xc2.families.settings import ModelSettings
 
     settings = dict(SIZES[size])
@@ -79,7 +79,7 @@ def write_synthetic(directory: Path, size: str, max_shard_size: str = "5GB", num
     config = ModelSettings(xc2_family="xcomposer2-vl-7b", **settings)
     tensors = {}
     for name, shape in parameter_shapes(config).items():
-        upstream_name, transpose = to_hf(name)
+        upstream_name, transpose = XCOMPOSER2_NAMES.to_hf(name)
         tensors[upstream_name] = RandomTensor("bfloat16", tuple(shape[::-1] if transpose else shape), None)
     directory.mkdir(parents=True)
     write_shards(directory, tensors, "pt", max_shard_size=max_shard_size)

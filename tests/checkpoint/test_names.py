@@ -1,35 +1,43 @@
 import pytest
 
-from paddle_xc2.checkpoint.names import (
-    DROPPED,
-    LAYOUTS,
-    RULES,
-    from_paddle,
-    layout_of,
-    reason_dropped,
-    to_hf,
-    to_paddle,
-)
+from paddle_xc2.checkpoint.name_table import LAYOUTS
+from paddle_xc2.checkpoint.names import NAMES, names_of, names_of_tensors
+from paddle_xc2.checkpoint.xcomposer2_names import DROPPED, RULES, XCOMPOSER2_NAMES
+from paddle_xc2.families.table import FAMILIES
 from tests.tiny import tiny_model
 
-
-def test_there_and_back():
-    for rule in RULES:
-        hf, paddle = rule.hf.replace("{}", "17"), rule.paddle.replace("{}", "17")
-        assert to_paddle(hf) == (paddle, rule.transpose)
-        assert to_hf(paddle) == (hf, rule.transpose)
-        paddlemix = rule.name_in("paddlemix").replace("{}", "17")
-        assert to_paddle(paddlemix, "paddlemix") == (paddle, False)
-        assert from_paddle(paddle, "paddlemix") == (paddlemix, False)
-        assert to_paddle(paddle, "paddle") == from_paddle(paddle, "paddle") == (paddle, False)
+to_paddle, from_paddle, to_hf = XCOMPOSER2_NAMES.to_paddle, XCOMPOSER2_NAMES.from_paddle, XCOMPOSER2_NAMES.to_hf
+layout_of, reason_dropped = XCOMPOSER2_NAMES.layout_of, XCOMPOSER2_NAMES.reason_dropped
 
 
-def test_no_name_stands_twice():
-    for layout in LAYOUTS:
-        assert len({rule.name_in(layout) for rule in RULES}) == len(RULES)
+@pytest.mark.parametrize("table", NAMES.values(), ids=NAMES)
+def test_there_and_back(table):
+    for rule in table.rules:
+        ours = rule.paddle.replace("{}", "17")
+        assert table.to_paddle(ours, "paddle") == table.from_paddle(ours, "paddle") == (ours, False)
+        for layout in table.layouts:
+            theirs = rule.name_in(layout).replace("{}", "17")
+            assert table.to_paddle(theirs, layout) == (ours, rule.transpose and layout == "hf")
+            assert table.from_paddle(ours, layout) == (theirs, rule.transpose and layout == "hf")
+        assert table.to_hf(ours) == table.from_paddle(ours, "hf")
+
+
+@pytest.mark.parametrize("table", NAMES.values(), ids=NAMES)
+def test_no_name_stands_twice(table):
+    for layout in table.layouts:
+        assert len({rule.name_in(layout) for rule in table.rules}) == len(table.rules)
     for layout in ("hf", "paddlemix"):
-        assert len({dropped.name_in(layout) for dropped in DROPPED}) == len(DROPPED)
+        assert len({dropped.name_in(layout) for dropped in table.dropped}) == len(table.dropped)
         assert not {rule.name_in(layout) for rule in RULES} & {dropped.name_in(layout) for dropped in DROPPED}
+
+
+def test_a_checkpoint_is_of_the_family_whose_names_it_has():
+    for table in NAMES.values():
+        for layout in table.layouts:
+            names = [rule.name_in(layout).replace("{}", "0") for rule in table.rules]
+            found, found_layout = names_of_tensors([names[0] + "x", *names[1:]])
+            assert found is table and found_layout == layout
+    assert {names_of(family) for family in FAMILIES} == set(NAMES.values())
 
 
 def test_paddlemix_names_are_those_of_paddlenlps_clip():

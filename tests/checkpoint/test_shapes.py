@@ -5,7 +5,7 @@ import pytest
 from paddle_xc2.checkpoint.shapes import parameter_shapes
 from paddle_xc2.families.settings import ModelSettings
 from paddle_xc2.families.table import FAMILIES
-from paddle_xc2.model import XComposer2ForCausalLM
+from paddle_xc2.model import CLASSES
 from paddle_xc2.weights.load import build_without_memory
 from tests.tiny import tiny_config
 
@@ -14,7 +14,7 @@ from tests.tiny import tiny_config
 def test_shapes_are_the_models(family):
     # Sizes that differ wherever two dimensions may: a swapped pair shows.
     config = tiny_config(xc2_family=family, img_size=None, num_hidden_layers=2)
-    model = build_without_memory(XComposer2ForCausalLM, config)
+    model = build_without_memory(CLASSES[config.family.network].model, config)
     expected = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     assert parameter_shapes(config) == expected
 

@@ -44,15 +44,15 @@ def test_prompt_text():
         "[UNUSED_TOKEN_146]user\n Hello?\n[UNUSED_TOKEN_145]\n[UNUSED_TOKEN_146]assistant\n\n Yes. [UNUSED_TOKEN_145]\n"
         "[UNUSED_TOKEN_146]user\nWho?[UNUSED_TOKEN_145]\n[UNUSED_TOKEN_146]assistant\n"
     )
-    assert joined(render_prompt(MESSAGES, XCOMPOSER2_TEMPLATE, strip=False)) == [(want, False)]
+    assert joined(render_prompt(MESSAGES, XCOMPOSER2_TEMPLATE, as_trained=False)) == [(want, False)]
     stripped = want.replace(" Hello?\n", "Hello?").replace("\n Yes. ", "Yes.")
-    assert joined(render_prompt(MESSAGES, XCOMPOSER2_TEMPLATE, strip=True)) == [(stripped, False)]
+    assert joined(render_prompt(MESSAGES, XCOMPOSER2_TEMPLATE, as_trained=True)) == [(stripped, False)]
 
 
 def test_a_prompt_is_the_beginning_of_its_training_sample():
     answered = (*MESSAGES, Message("assistant", "Me."))
     training = text_of(render_training(answered, XCOMPOSER2_TEMPLATE))
-    prompt = text_of(render_prompt(MESSAGES, XCOMPOSER2_TEMPLATE, strip=True))
+    prompt = text_of(render_prompt(MESSAGES, XCOMPOSER2_TEMPLATE, as_trained=True))
     assert training == prompt + "Me.[UNUSED_TOKEN_145]\n</s>"
 
 
@@ -68,7 +68,7 @@ def test_a_system_turn_is_not_trained_and_changes_nothing_else():
 def test_who_says_what():
     spans = render_training(MESSAGES[:2], XCOMPOSER2_TEMPLATE)
     assert [(span.text, span.speaker) for span in spans if span.speaker] == [("Hello?", "user"), ("Yes.", "assistant")]
-    spans = render_prompt(MESSAGES[:2], XCOMPOSER2_TEMPLATE, strip=True)
+    spans = render_prompt(MESSAGES[:2], XCOMPOSER2_TEMPLATE, as_trained=True)
     assert [(span.text, span.speaker) for span in spans if span.speaker] == [("Hello?", "user"), ("Yes.", "assistant")]
 
 

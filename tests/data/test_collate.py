@@ -32,8 +32,9 @@ def test_every_token_lands_once(lengths, padding_side, packed):
         row, number = (0, index + 1) if packed else (index, 1)
         start = sum(lengths[:index]) if packed else (width - len(sample) if padding_side == "left" else 0)
         place = (row, slice(start, start + len(sample)))
-        for key in ("input_ids", "labels", "image_mask"):
+        for key in ("input_ids", "image_mask"):
             np.testing.assert_array_equal(batch[key][place], getattr(sample, key))
+        np.testing.assert_array_equal(batch["labels"][place], [IGNORE_INDEX, *sample.labels[1:]])
         assert (batch["attention_mask"][place] == number).all()
         np.testing.assert_array_equal(batch["position_ids"][place], np.arange(len(sample)))
     for key, value in batch.items():

@@ -86,7 +86,7 @@ def test_image_tokens_of_tiled_families(name, side, per_tile, per_row):
 def test_plora_scale_is_one():
     """goldens/NOTES.md, quirk 13: alpha and rank are both 256 in every released family that has PLoRA."""
     assert all((family.plora_alpha, family.plora_rank) == (256.0, 256) for family in FAMILIES if family.plora_rank)
-    assert [family.name for family in FAMILIES if not family.plora_rank] == ["llava-internlm2"]
+    assert [family.name for family in FAMILIES if not family.plora_rank] == ["llava-internlm2", "qwen-vl"]
 
 
 def test_meta_instruction_is_upstreams(shared):

@@ -1,16 +1,17 @@
 """Every family through the same batch: text, one image, several images of unequal size, several turns."""
 
+from dataclasses import replace
+
 import numpy as np
 import paddle
 import pytest
 from PIL import Image
 
 from paddle_xc2.data.conversation import Conversation, Message
-from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.families.special_tokens import IGNORE_INDEX
 from paddle_xc2.families.table import FAMILIES
-from paddle_xc2.text.tokenizer import XComposer2Tokenizer
-from tests.tiny import TINY_VOCAB_SIZE, tiny_model, tiny_tokenizer
+from paddle_xc2.model import CLASSES
+from tests.tiny import tiny_family_tokenizer, tiny_model
 
 # float32 on a CPU: the largest difference over families and layouts was 5.8e-6 for logits of up to 6.6, 2.5e-7 for
 # losses; margin 4x covers other CPUs.
@@ -42,10 +43,12 @@ def setting(request, tmp_path_factory):
     """(model, processor, the encoded samples) of a family."""
     family = next(family for family in FAMILIES if family.name == request.param)
     sizes = {"img_size": family.image_size} if family.tiling else {}
-    model = tiny_model(xc2_family=family.name, vocab_size=TINY_VOCAB_SIZE, **sizes)
-    tokenizer = XComposer2Tokenizer.from_pretrained(tiny_tokenizer(tmp_path_factory.mktemp("tokenizer")))
-    hd_num = 3 if family.tiling else None
-    processor = XComposer2Processor(family, tokenizer, model.config.img_size, max_length=20000, hd_num=hd_num)
+    model = tiny_model(xc2_family=family.name, **sizes)
+    tokenizer = tiny_family_tokenizer(tmp_path_factory.mktemp("tokenizer"), family.name)
+    processor = CLASSES[family.network].processor.for_config(
+        model.config, tokenizer, hd_num=3 if family.tiling else None
+    )
+    processor.asked_as = replace(processor.asked_as, max_length=20000)
     return model, processor, [processor.encode_conversation(sample) for sample in SAMPLES]
 
 

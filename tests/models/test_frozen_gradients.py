@@ -40,13 +40,13 @@ def make(family, kind):
     vision["patch_size"] = side // 4
     model = tiny_model(xc2_family=family.name, img_size=side, plora_dropout=0.0, vision_config=vision)
     for name, parameter in named_parameters(model).items():
-        if re.search(r"norm.*weight", name):  # ones would hide where a norm's weight is left out
+        if re.search(r"(norm|ln_).*weight", name):  # ones would hide where a norm's weight is left out
             parameter.set_value(paddle.uniform(parameter.shape, min=0.3, max=2.0))
     if kind == "nf4 lora":
-        for layer in quantizable_layers(model).values():
-            weight = layer.linear.weight
-            layer.linear = NF4Linear(*weight.shape)
-            layer.linear.quantize([weight])
+        for name, layer in quantizable_layers(model).items():
+            quantized = NF4Linear(*layer.weight.shape, bias=layer.bias)
+            quantized.quantize([layer.weight])
+            replace_layer(model, name.removesuffix(".weight"), quantized)
     if kind == "whole":
         return model
     for path in target_layers(model, KINDS[kind]):

@@ -108,12 +108,12 @@ def test_a_model_fed_in_pieces_is_the_model():
     ids = paddle.randint(3, 400, [2, 11])
     mask = paddle.to_tensor([[0] * 3 + [1] * 8, [1] * 11])
     with paddle.no_grad():
-        want = model(ids, attention_mask=mask).hidden_states.numpy()
+        want = model(ids, attention_mask=mask).last_hidden_state.numpy()
         cache, got = None, []
         for start, stop in ((0, 5), (5, 6), (6, 10), (10, 11)):
             out = model(ids[:, start:stop], attention_mask=mask[:, :stop], past_key_values=cache, use_cache=True)
             cache = out.past_key_values
-            got.append(out.hidden_states.numpy())
+            got.append(out.last_hidden_state.numpy())
     got = np.concatenate(got, axis=1)
     np.testing.assert_allclose(got[0, 3:], want[0, 3:], rtol=0, atol=1e-5)
     np.testing.assert_allclose(got[1], want[1], rtol=0, atol=1e-5)

@@ -5,7 +5,7 @@ import paddle
 import pytest
 
 from paddle_xc2 import XComposer2ForCausalLM, XComposer2Processor
-from paddle_xc2.checkpoint.names import to_paddle
+from paddle_xc2.checkpoint.xcomposer2_names import XCOMPOSER2_NAMES
 from paddle_xc2.data.collate import collate_arrays, to_tensors
 from paddle_xc2.data.conversation import Conversation
 from paddle_xc2.data.encode import Example, encode_training
@@ -71,7 +71,7 @@ def test_every_gradient_is_upstreams(golden, golden_checkpoint, processor):
     parameters = dict(model.named_parameters())
     facts = golden.facts["train_forward"]["one_image"]
     for name, norm in facts["grad_norm_per_param"].items():
-        grad = parameters.pop(to_paddle(name)[0]).grad
+        grad = parameters.pop(XCOMPOSER2_NAMES.to_paddle(name)[0]).grad
         # float32 on a CPU: 3.2e-6 measured, relative to the norm; the bias of a ViT's key has none but noise of 6e-8.
         assert abs(norm_of(grad) - norm) <= 2e-5 * norm + 1e-6, name
     assert not parameters
@@ -80,7 +80,7 @@ def test_every_gradient_is_upstreams(golden, golden_checkpoint, processor):
     for name in golden.names("grad.one_image."):
         if name.startswith("tok_"):
             continue
-        ours, transpose = to_paddle(name)
+        ours, transpose = XCOMPOSER2_NAMES.to_paddle(name)
         grad = parameters[ours].grad.numpy()
         want = golden.array(f"grad.one_image.{name}")
         error = np.linalg.norm((grad.T if transpose else grad) - want) / np.linalg.norm(want)
@@ -98,7 +98,7 @@ def test_gradients_of_a_text_sample(golden, golden_checkpoint, processor):
     facts = golden.facts["train_forward"]["text"]
     parameters = dict(model.named_parameters())
     for name, norm in facts["grad_norm_per_param"].items():
-        assert abs(norm_of(parameters.pop(to_paddle(name)[0]).grad) - norm) <= 2e-5 * norm, name
+        assert abs(norm_of(parameters.pop(XCOMPOSER2_NAMES.to_paddle(name)[0]).grad) - norm) <= 2e-5 * norm, name
     assert len(facts["params_zero_grad"]) == 20
     assert all(parameter.grad is None for parameter in parameters.values())
     assert all(name.startswith(("vit.", "vision_proj.")) for name in parameters)
@@ -291,7 +291,7 @@ def test_logits_are_computed_when_asked_for(monkeypatch):
 def test_without_labels_and_cache(model):
     out = model(paddle.to_tensor([[5, 6, 7]]))
     assert out.loss is None and out.num_trained_tokens is None and out.past_key_values is None
-    assert out.hidden_states.shape == [1, 3, 64]
+    assert out.last_hidden_state.shape == [1, 3, 64]
 
 
 def gradients(model, batch):

@@ -11,7 +11,7 @@ from paddle_xc2.data.images.picture_reading import PictureReading
 from paddle_xc2.data.records.conversations import to_conversation
 from paddle_xc2.families.table import FAMILIES
 from paddle_xc2.training.finetune import finetune
-from tests.tiny import TINY_VOCAB_SIZE, tiny_model, tiny_tokenizer
+from tests.tiny import TINY_VOCAB_SIZE, tiny_config, tiny_family_tokenizer, tiny_model, tiny_tokenizer
 
 QUESTION = "What is in the picture?"
 
@@ -71,11 +71,11 @@ def test_evaluation_and_chat_give_the_same_answers(folder, config, tmp_path, kin
 
 
 @pytest.mark.parametrize("family", [family.name for family in FAMILIES])
-def test_prompts_of_every_family_and_format_are_those_of_chat(folder, family):
+def test_prompts_of_every_family_and_format_are_those_of_chat(folder, family, tmp_path):
     sizes = {"img_size": 28} if not next(one for one in FAMILIES if one.name == family).tiling else {}
-    config = tiny_model(xc2_family=family, vocab_size=TINY_VOCAB_SIZE, **sizes).config
+    config = tiny_config(xc2_family=family, **sizes)
     config.chat_layout = "as_trained"
-    processor = XComposer2Processor.for_config(config, XComposer2Tokenizer.from_pretrained(folder / "tokenizer"))
+    processor = XComposer2Processor.for_config(config, tiny_family_tokenizer(tmp_path, family))
     asked = processor.encode_chat(QUESTION, [folder / "0.png"])
     for kind in FORMATS:
         trained = processor.encode_question(to_conversation(records(kind, folder)[0], "r"))

@@ -7,8 +7,8 @@ import paddle
 import pytest
 
 from paddle_xc2.checkpoint.config_files import load_config
-from paddle_xc2.checkpoint.names import from_paddle, to_hf
 from paddle_xc2.checkpoint.shards import read_checkpoint
+from paddle_xc2.checkpoint.xcomposer2_names import XCOMPOSER2_NAMES as NAMES
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.model import load_model
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer
@@ -40,7 +40,9 @@ def original(theirs, tmp_path_factory):
 def assert_equal_weights(model, port):
     expected = {name: tensor.astype("float32").numpy() for name, tensor in port.state_dict().items()}
     for name, parameter in model.named_parameters():
-        np.testing.assert_array_equal(parameter.numpy(), expected.pop(from_paddle(name, "paddlemix")[0]), err_msg=name)
+        np.testing.assert_array_equal(
+            parameter.numpy(), expected.pop(NAMES.from_paddle(name, "paddlemix")[0]), err_msg=name
+        )
     assert all(".ln_post." in name for name in expected)
 
 
@@ -95,7 +97,7 @@ def test_conversion(theirs, original, tmp_path, to):
     assert content["torch_dtype"] == "float32" and "vision_projector" not in content
     names = read_checkpoint(tmp_path / to)
     if to == "hf":
-        assert set(names) == {to_hf(name)[0] for name, _ in tiny_model().named_parameters()}
+        assert set(names) == {NAMES.to_hf(name)[0] for name, _ in tiny_model().named_parameters()}
 
 
 def test_what_lies_beside_the_weights(original, tmp_path):

@@ -5,10 +5,10 @@ import paddle
 import pytest
 
 from paddle_xc2 import XComposer2ForCausalLM
-from paddle_xc2.checkpoint.names import to_paddle
 from paddle_xc2.checkpoint.safetensors_file import read_safetensors
 from paddle_xc2.checkpoint.shard_writer import write_shards
 from paddle_xc2.checkpoint.shards import read_checkpoint
+from paddle_xc2.checkpoint.xcomposer2_names import XCOMPOSER2_NAMES
 from paddle_xc2.model import load_model
 from paddle_xc2.models.lora import LoRALinear, is_lora, layer_at, merge_lora, replace_layer
 from paddle_xc2.models.nf4 import NF4Linear
@@ -38,8 +38,8 @@ def dequantized_by_hand(dense):
     """The dense model's linear layers quantized and dequantized one by one."""
     values = {}
     for name, layer in quantized.quantizable_layers(dense).items():
-        nf4 = NF4Linear(*layer.linear.weight.shape)
-        nf4.quantize([layer.linear.weight])
+        nf4 = NF4Linear(*layer.weight.shape)
+        nf4.quantize([layer.weight])
         values[name] = nf4.dequantize().numpy()
     return values
 
@@ -64,7 +64,7 @@ def test_values(original, dense, layout, tmp_path, monkeypatch):
     model = load_model(tmp_path / "paddle" if layout == "paddle" else original, quantize="nf4")
     layers = quantized.quantizable_layers(model)
     for name, expected in dequantized_by_hand(dense).items():
-        np.testing.assert_array_equal(layers[name].linear.dequantize().numpy(), expected, err_msg=name)
+        np.testing.assert_array_equal(layers[name].dequantize().numpy(), expected, err_msg=name)
 
 
 def test_it_computes_and_saves_the_dequantized_weights(model, tmp_path):
@@ -139,11 +139,11 @@ def test_a_checkpoint_as_its_quantized_layers_compute(original, model, layout, t
         directory = tmp_path / "paddle"
         convert(original, directory)
     tensors = read_checkpoint(directory)
-    changed = quantized.as_quantized(tensors, layout)
+    changed = quantized.as_quantized(tensors)
     assert changed.keys() == tensors.keys()
     expected = quantized.dequantized_tensors(model, "float32")
     for name, tensor in tensors.items():
-        target, transpose = to_paddle(name, layout)
+        target, transpose = XCOMPOSER2_NAMES.to_paddle(name, layout)
         wanted = expected[target].read() if target in expected else None
         if wanted is None:
             assert changed[name] is tensor
@@ -155,7 +155,7 @@ def test_what_quantizing_makes_of_a_file_is_what_is_written(original, tmp_path):
     """Not the values that the file holds, which a writer could read ahead."""
     name = "model.layers.0.attention.wqkv.weight"
     before = read_checkpoint(original)
-    after = quantized.as_quantized(before, "hf")
+    after = quantized.as_quantized(before)
     write_shards(tmp_path, {name: after[name].transposed()}, "pd")
     written = read_safetensors(tmp_path / "model.safetensors")[name].read()
     np.testing.assert_array_equal(written, after[name].read().T)

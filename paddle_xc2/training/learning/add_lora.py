@@ -11,23 +11,19 @@ import re
 
 from paddle_xc2 import runtime
 from paddle_xc2.checkpoint.adapter_files import read_adapter
-from paddle_xc2.checkpoint.names import to_hf
+from paddle_xc2.checkpoint.name_table import NameTable
+from paddle_xc2.checkpoint.names import names_of
 from paddle_xc2.checkpoint.shards import read_shard
+from paddle_xc2.families.table import Family
 from paddle_xc2.hub.directory import ModelDirectory
 from paddle_xc2.messages import counted
 from paddle_xc2.models.lora import LoRALinear, is_linear, layer_at, lora_layers, lora_scaling, replace_layer
 from paddle_xc2.models.token_rows import is_rows
-from paddle_xc2.text.tokenizer import XComposer2Tokenizer, has_tokenizer
+from paddle_xc2.text.load_tokenizer import has_tokenizer, load_tokenizer
 from paddle_xc2.weights.load_adapter import apply_adapter
 
-_DECODER = r"model\.layers\.\d+\.(attention\.(wqkv|wo)|feed_forward\.w[123])\.linear"
-# Names for the linear layers of a part, as patterns of our names; those that never run are not among them.
-PRESETS = {
-    "language_model": _DECODER,
-    "vit": r"vit\..*",
-    "projector": r"vision_proj\..*",
-    "output": r"output",
-}
+# Names for the linear layers of a part; those that never run are not among them.
+PRESETS = ("language_model", "vit", "projector", "output")
 DEFAULT_TARGETS = ("language_model",)
 
 
@@ -85,7 +81,7 @@ def continue_adapter(model, directory: ModelDirectory, arguments) -> None:
     """
     apply_adapter(model, read_adapter(directory, read_shard), directory.path, keep_replaced=False)
     if has_tokenizer(directory):
-        model.provenance.tokenizer = XComposer2Tokenizer.from_pretrained(directory)
+        model.provenance.tokenizer = load_tokenizer(directory)
     for layer in lora_layers(model).values():
         layer.dropout.p = arguments.lora_dropout
 
@@ -136,12 +132,16 @@ def target_layers(model, targets) -> list[str]:
     Raises: ValueError for a target that names nothing, listing what there is.
     """
     paths = (path for path, layer in model.named_sublayers() if is_linear(layer))
-    layers = {path: _names(path) for path in (re.sub(r"(\.base)+$", "", path) for path in paths)}  # wrapped, or not
+    table = names_of(model.config.family)
+    layers = {
+        path: _names(table, path) for path in (re.sub(r"(\.base)+$", "", path) for path in paths)
+    }  # wrapped, or not
     layers = {path: names for path, names in layers.items() if not re.search(r"\.plora_[ab]$", path)}
-    idle = _idle(model)
+    idle, presets = _idle(model), _presets(model.config.family)
     chosen: set[str] = set()
     for target in targets:
-        found = {path for path, names in layers.items() if any(_matches(target, name) for name in names)}
+        pattern = presets.get(target, target)
+        found = {path for path, names in layers.items() if any(_matches(pattern, name) for name in names)}
         if target in PRESETS:
             found = {path for path in found if not path.startswith(idle)}
         if not found:
@@ -154,19 +154,24 @@ def target_layers(model, targets) -> list[str]:
     return [path for path in layers if path in chosen]
 
 
+def _presets(family: Family) -> dict[str, str]:
+    """What PRESETS stand for, as patterns of our names: of the decoder, the layers that upstream's LoRA updates."""
+    decoder = "|".join(map(re.escape, family.lora_targets))
+    patterns = (rf"model\.layers\.\d+\.({decoder})(\.linear)?", r"vit\..*", r"vision_proj\..*", "output")
+    return dict(zip(PRESETS, patterns, strict=True))
+
+
 def _idle(model) -> tuple[str, ...]:
     """What the paths of layers that never run begin with: LLaVA takes what enters the last of its vision encoder."""
     return tuple(f"vit.layers.{index}." for index in range(model.vit.num_layers_run, len(model.vit.layers)))
 
 
-def _names(path: str) -> list[str]:
+def _names(table: NameTable, path: str) -> list[str]:
     """A layer's name upstream, and here with and without the member that holds a PLoRA layer's weight."""
-    return [to_hf(f"{path}.weight")[0].removesuffix(".weight"), path, path.removesuffix(".linear")]
+    return [table.to_hf(f"{path}.weight")[0].removesuffix(".weight"), path, path.removesuffix(".linear")]
 
 
 def _matches(target: str, name: str) -> bool:
-    if target in PRESETS:
-        return re.fullmatch(PRESETS[target], name) is not None
     if name == target or name.endswith(f".{target}"):
         return True
     try:

@@ -17,7 +17,7 @@ import paddle.nn.functional as F
 from paddle_xc2.messages import counted, listed
 from paddle_xc2.models.lora import LoRALinear, layer_at, replace_layer
 from paddle_xc2.models.token_rows import ROW_LAYERS, EmbeddingRows, HeadRows, row_layers
-from paddle_xc2.text.tokenizer import XComposer2Tokenizer
+from paddle_xc2.text.base import BaseTokenizer
 
 EMBEDDING, HEAD = "model.tok_embeddings", "output"
 _DEVIATIONS = 2.5  # standard deviations of the rows of unused tokens: within so many, a row is like theirs
@@ -27,7 +27,7 @@ _AT_ONCE = 1024  # rows
 _SHOWN = 12  # tokens
 
 
-def learn_token_rows(model, tokenizer: XComposer2Tokenizer, arguments, samples, original: XComposer2Tokenizer) -> None:
+def learn_token_rows(model, tokenizer: BaseTokenizer, arguments, samples, original: BaseTokenizer) -> None:
     """Lets rows of tokens learn as `train_tokens` says, beside those that the model's adapter has already.
 
     Args:
@@ -61,9 +61,7 @@ def learn_token_rows(model, tokenizer: XComposer2Tokenizer, arguments, samples, 
         _add_rows(model, path, sorted(ids), {i: rows[path] for i, rows in starts.items()})
 
 
-def start_new_tokens(
-    model, tokenizer: XComposer2Tokenizer, original: XComposer2Tokenizer, texts: Sequence[str]
-) -> None:
+def start_new_tokens(model, tokenizer: BaseTokenizer, original: BaseTokenizer, texts: Sequence[str]) -> None:
     """Gives the rows of new tokens in the tables themselves their first values, for a model that learns whole."""
     starts = starting_rows(model, fresh_tokens(tokenizer, original, texts))
     if not starts:
@@ -86,7 +84,7 @@ def fresh_tokens(tokenizer, original, texts: Sequence[str]) -> dict[int, list[in
     return found
 
 
-def token_ids(tokenizer: XComposer2Tokenizer, texts: Sequence[str]) -> list[int]:
+def token_ids(tokenizer: BaseTokenizer, texts: Sequence[str]) -> list[int]:
     """Ids of texts that are one token each. Raises: ValueError naming the first that is not."""
     found = []
     for text in texts:
@@ -167,7 +165,7 @@ def _in_pieces(measure, ids: list[int]) -> np.ndarray:
     return np.concatenate([measure(ids[start : start + _AT_ONCE]) for start in range(0, len(ids), _AT_ONCE)])
 
 
-def token_row_lines(model, tokenizer: XComposer2Tokenizer) -> list[str]:
+def token_row_lines(model, tokenizer: BaseTokenizer) -> list[str]:
     """Which tokens' rows learn, for people: a line for each table, and one if PEFT can't read them."""
     lines = []
     for path, layer in row_layers(model).items():

@@ -37,7 +37,8 @@ MODEL_PARTS = (
     # The output head is one of them.
     Part("embeddings", r"(model\.tok_embeddings|output)\.", "embeddings_lr", beside_lora="train_embeddings"),
     Part("language model", r"model\."),
-    Part("ViT", r"vit\.", "vit_lr", fix="fix_vit"),
+    # With what makes image tokens of the resampler's output: Qwen-VL's finetune.py freezes that with its ViT.
+    Part("ViT", r"vit\.|vision_proj\.(ln_post\.|proj$)", "vit_lr", fix="fix_vit"),
     Part("projector", r"vision_proj\.", "mm_projector_lr", fix="fix_sampler"),
     # Of families with tiles.
     Part("other", r"", "separators_lr", beside_lora="train_separators", spoken="separators"),
@@ -89,7 +90,7 @@ def set_trainable(
     counts = dict.fromkeys((LORA, TOKENS, *(part.name for part in MODEL_PARTS)), (0, 0))
     for name, parameter in named.items():
         part = LORA if is_lora(name) else TOKENS if is_rows(name) else part_of(name).name
-        frozen = part == "ViT" and fix_vit or part == "projector" and fix_sampler
+        frozen = part == "ViT" and fix_vit or part == "projector" and fix_sampler or name in model.fixed
         if beside_lora is not None and part not in (LORA, TOKENS, "ViT", "projector"):
             frozen = part not in beside_lora
         if (name in include) != (name in exclude):
