@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict, replace
 
 from paddle_xc2.commands.asking import (
     RELEASED,
@@ -14,6 +13,7 @@ from paddle_xc2.commands.asking import (
     load_model,
     sampling_of,
 )
+from paddle_xc2.runtime import MAX_SEED
 
 HELP = "ask a model about pictures: one question, or a conversation at a prompt"
 EXAMPLE = 'paddle-xc2 chat --from_pretrained ./model --image_path cat.jpg --text "What is in the picture?"'
@@ -31,21 +31,52 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
+    from paddle_xc2.commands.conversation import Conversation
     from paddle_xc2.data.images.given_images import read_picture
+    from paddle_xc2.generation.engine import Engine
+    from paddle_xc2.generation.served_model import ServedModel
+    from paddle_xc2.generation.session import ChatSession
 
     path = args.path or ask_for_model()
     pictures = [read_picture(reference) for reference in args.image_path]  # before minutes of loading
-    session = load_session(path, args)
-    for picture in pictures:
-        session.add_image(picture)
-    if args.text is None:
-        from paddle_xc2.commands.conversation import Conversation
+    settings = settings_of(args)
+    if args.num_beams > 1:
+        if args.text is None:
+            raise ValueError("num_beams is for one question; give it with --text")
+        return ask_with_beams(path, args, pictures)
+    model, tokenizer = load_model(path, args)
+    with Engine(model, max_rows=1) as engine:
+        session = ChatSession(engine, ServedModel.of(model, tokenizer), settings)
+        for picture in pictures:
+            session.add_image(picture)
+        if args.text is None:
+            Conversation(session, args.show_prompt).talk()
+            return 0
+        if args.show_prompt:
+            print(session.prompt(args.text), file=sys.stderr)
+        answer = session.ask_whole(args.text)
+    print(answer.text)
+    if reason := answer.why_empty():
+        print(f"(the answer is empty: {reason})", file=sys.stderr)
+    return 0
 
-        Conversation(session, args.show_prompt).talk()
-        return 0
+
+def ask_with_beams(path: str, args: Namespace, pictures: list) -> int:
+    """One question, answered by a search, which the engine doesn't do."""
+    from paddle_xc2.generation.chat import prompt_text
+
+    model, tokenizer = load_model(path, args)
+    asked = {"query": args.text, "image": pictures, "meta_instruction": args.meta_instruction}
     if args.show_prompt:
-        print(session.prompt(args.text), file=sys.stderr)
-    answer = session.ask_whole(args.text)
+        print(prompt_text(model, tokenizer, **asked), file=sys.stderr)
+    answer, _ = model.chat(
+        tokenizer,
+        **asked,
+        do_sample=False,
+        num_beams=args.num_beams,
+        max_new_tokens=args.max_new_tokens,
+        repetition_penalty=args.repetition_penalty,
+    )
     print(answer)
     if not answer.strip():
         print("(the answer is empty)", file=sys.stderr)
@@ -62,18 +93,12 @@ def ask_for_model() -> str:
     raise ValueError(f"{told}, which is fetched ({SIZE})")
 
 
-def load_session(path: str, args: Namespace):
-    """The model, said to be loaded, as a ChatSession with the settings of the command line."""
-    from paddle_xc2 import runtime
-    from paddle_xc2.generation.session import ChatSession
+def settings_of(args: Namespace):
+    """ChatSettings of the command line. Raises: ValueError for a value out of range."""
+    from paddle_xc2.generation.session import ChatSettings
 
-    model, tokenizer = load_model(path, args)
-    runtime.set_seed(args.seed)
-    return ChatSession(model, tokenizer, settings_of(args), args.num_beams)
-
-
-def settings_of(args: Namespace) -> dict:
-    """How the model is asked: keyword arguments of `chat`."""
-    sampling = sampling_of(args)
-    sampling = replace(sampling, do_sample=sampling.do_sample and args.num_beams == 1)
-    return {"meta_instruction": args.meta_instruction, "max_new_tokens": args.max_new_tokens, **asdict(sampling)}
+    if not 0 <= args.seed <= MAX_SEED:
+        raise ValueError(f"seed {args.seed} is out of range; give a number from 0 to {MAX_SEED}")
+    if args.max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {args.max_new_tokens}, but must be at least 1")
+    return ChatSettings(sampling_of(args), args.max_new_tokens, args.meta_instruction, args.seed)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from paddle_xc2.commands import line_editing
+from paddle_xc2.commands.chat_settings import settings_line, with_changes
 from paddle_xc2.data.images.downloads import default_image_folder, is_data_url, is_url
 from paddle_xc2.files.local_path import local_path
 from paddle_xc2.generation.session import ChatSession
+from paddle_xc2.generation.transcript import KINDS, save_transcript
 from paddle_xc2.messages import counted, did_you_mean, shown
 
 LEAVING = ("quit", "exit")  # as a question they make no sense
@@ -32,12 +36,14 @@ class Conversation:
     Attributes:
         unread: the picture that the next question was to be about and that can't be used, or "".
         show_prompt: whether the literal prompt is shown before each answer.
+        saved: files that this conversation was saved as.
     """
 
     def __init__(self, session: ChatSession, show_prompt: bool = False):
         self.session = session
         self.show_prompt = show_prompt
         self.unread = ""
+        self.saved: set[Path] = set()
 
     def talk(self) -> None:
         """Reads lines until the end of input, or until a command ends it."""
@@ -94,21 +100,29 @@ class Conversation:
         if self.show_prompt:
             _say(prompt)
         print("model> ", end="", flush=True)
-        empty = True
         try:
-            for new in self.session.ask(text):
-                print(new, end="", flush=True)
-                empty = empty and not new.strip()
+            answer = hand_on(self.session.ask(text), lambda new: print(new, end="", flush=True))
         finally:
             print()
-        if empty:
-            _say("(the answer is empty)")
+        if reason := answer.why_empty():
+            _say(f"(the answer is empty: {reason})")
 
     def add_image(self, reference: str) -> None:
         """Raises: DataError if the picture can't be used; then questions wait until another one is given."""
         self.unread = reference
         self.session.add_image(reference)
         self.unread = ""
+
+
+def hand_on(parts: Iterator[str], take: Callable[[str], object]):
+    """Hands on what an iterator yields. Returns: what it returns. Leaving early ends it."""
+    try:
+        while True:
+            take(next(parts))
+    except StopIteration as end:
+        return end.value
+    finally:
+        parts.close()
 
 
 def split_reference(argument: str) -> tuple[str, str]:
@@ -146,6 +160,37 @@ def _reset(conversation: Conversation, argument: str) -> None:
     _say("(the conversation is empty again)")
 
 
+def _system(conversation: Conversation, argument: str) -> None:
+    session = conversation.session
+    if argument:
+        session.settings = replace(session.settings, system="" if argument == "none" else argument)
+    system = session.settings.system
+    _say("(the system turn is the model's own)" if system is None else f"(the system turn: {system or 'none'})")
+
+
+def _settings(conversation: Conversation, argument: str) -> None:
+    session = conversation.session
+    if argument:
+        session.settings = with_changes(session.settings, argument.split())
+    _say(f"({settings_line(session.settings)})")
+
+
+def _save(conversation: Conversation, argument: str) -> None:
+    if not argument:
+        raise ValueError(f"write /save and a name that ends with {' or '.join(KINDS)}")
+    path = local_path(argument)
+    if path.exists() and path not in conversation.saved:
+        raise ValueError(f"{path} is there already; give another name")
+    save_transcript(conversation.session, path)
+    conversation.saved.add(path)
+    _say(f"({counted(len(conversation.session.turns), 'turn')} in {path})")
+
+
+def _undo(conversation: Conversation, argument: str) -> None:
+    turn = conversation.session.undo()
+    _say("(there is no turn to take back)" if turn is None else f"(taken back: {shown(turn.question)})")
+
+
 def _help(conversation: Conversation, argument: str) -> None:
     width = max(len(command.usage) for command in COMMANDS.values())
     for command in COMMANDS.values():
@@ -164,6 +209,10 @@ def _say(text: str) -> None:
 COMMANDS = {
     "image": Command("/image PATH [QUESTION]", "adds a picture, or an address, to your next question", _image),
     "drop": Command("/drop", "takes the pictures of the next question back", _drop),
+    "undo": Command("/undo", "takes the last question back, with its answer and its pictures", _undo),
+    "system": Command("/system [TEXT]", 'shows or sets the system turn; "none" for none', _system),
+    "settings": Command("/settings [NAME=VALUE ...]", "shows or changes temperature, greedy, seed, ...", _settings),
+    "save": Command("/save FILE", "keeps the conversation, as FILE.json (a training record) or FILE.md", _save),
     "reset": Command("/reset", "forgets the conversation and its pictures", _reset),
     "help": Command("/help", "shows this", _help),
     "exit": Command("/exit", "ends the program, as quit and Ctrl-D do", _exit),

@@ -150,14 +150,13 @@ def _pixel_values(model, processor, image, num_images: int) -> list:
 
 
 @paddle.no_grad()
-def encode_image(model, image, num_images: int = 1, hd_num: int | None = None):
+def encode_image(model, image, hd_num: int | None = None):
     """Image tokens as `chat` would make them, to be given to it in the image's place turn after turn.
 
     Args:
         image: in any form that `chat` takes.
-        num_images: of the prompt; the tiled families cut an image into fewer tiles beside others.
         hd_num: tiles that the image may take; None is chat's default.
     Returns: float [1, tokens, hidden].
     """
     processor = XComposer2Processor.for_config(model.config, hd_num=hd_num)
-    return image_features(model, _pixel_values(model, processor, given_image(image), num_images)).unsqueeze(0)
+    return image_features(model, _pixel_values(model, processor, given_image(image), num_images=1)).unsqueeze(0)

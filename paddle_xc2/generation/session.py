@@ -3,30 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from paddle_xc2.data.chat_request import ChatRequest, read_request
 from paddle_xc2.data.images.given_images import read_picture
-from paddle_xc2.data.processor import XComposer2Processor
+from paddle_xc2.data.marked_text import marked_pieces
 from paddle_xc2.families.special_tokens import IMAGE_PLACEHOLDER
-from paddle_xc2.generation import chat as generation
+from paddle_xc2.generation.engine import Engine
+from paddle_xc2.generation.request import Answer, Request
+from paddle_xc2.generation.sampling_settings import CHAT_SAMPLING, MAX_NEW_TOKENS, SamplingSettings
+from paddle_xc2.generation.served_model import ServedModel
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """How a conversation is led.
+
+    Attributes:
+        sampling, max_new_tokens: as of Request.
+        system: system turn; None is the checkpoint's default, "" is none.
+        seed: the draws of the whole conversation follow from it.
+    """
+
+    sampling: SamplingSettings = CHAT_SAMPLING
+    max_new_tokens: int = MAX_NEW_TOKENS
+    system: str | None = None
+    seed: int = 0
+
+
+@dataclass
+class Turn:
+    """Attributes:
+    question: as it was asked, without the marks of pictures that stand in front.
+    pictures: that came with it: PIL images, or paths of videos.
+    answer: of the model.
+    """
+
+    question: str
+    pictures: list = field(default_factory=list)
+    answer: str = ""
 
 
 class ChatSession:
     """Attributes:
-    settings: keyword arguments of `stream_chat`.
-    history: (question, answer) pairs.
-    images: pictures of the history, in reading order.
+    settings: may be replaced between two questions.
+    turns: so far, the oldest first.
     pending: pictures of the next question.
     """
 
-    def __init__(self, model, tokenizer, settings: dict, num_beams: int = 1):
-        self.model, self.tokenizer = model, tokenizer
-        self.settings, self.num_beams = settings, num_beams
+    def __init__(self, engine: Engine, served: ServedModel, settings: ChatSettings):
+        self.engine, self.served = engine, served
+        self.settings = settings
         self.reset()
 
     def reset(self) -> None:
         """Forgets turns and pictures."""
-        self.history, self.images, self.pending, self._encoded = [], [], [], {}
+        self.turns: list[Turn] = []
+        self.pending: list = []
+
+    @property
+    def settings(self) -> ChatSettings:
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: ChatSettings) -> None:
+        self._settings = settings
+        self._seeds = np.random.default_rng(settings.seed)
+
+    @property
+    def history(self) -> list[tuple[str, str]]:
+        """(question, answer) pairs, an `<ImageHere>` for each picture that needs one."""
+        return self._laid_out(self.turns)
 
     def add_image(self, picture) -> None:
         """A picture for the next question: what `read_picture` returned, or a reference for it.
@@ -35,62 +85,76 @@ class ChatSession:
         """
         picture = read_picture(picture)
         if isinstance(picture, Path):
-            XComposer2Processor.for_config(self.model.config).num_image_tokens(picture)
+            self.served.processor.num_image_tokens(picture)
         self.pending.append(picture)
 
     def drop_pending(self) -> None:
         """Takes back the pictures of the next question."""
         self.pending = []
-        self._encoded = {key: value for key, value in self._encoded.items() if key[0] < len(self.images)}
 
-    def ask_whole(self, text: str) -> str:
-        """The answer. Raises: as `chat`; nothing is remembered then."""
-        query, history = self._laid_out(text)
-        images = self._encode_images()
-        answer, _ = self.model.chat(self.tokenizer, query, images, history, num_beams=self.num_beams, **self.settings)
-        self._remember(query, history, answer)
-        return answer
+    def undo(self) -> Turn | None:
+        """Takes back the last turn, with its pictures. Returns: it, or None if there is none."""
+        return self.turns.pop() if self.turns else None
 
     def ask(self, text: str) -> Iterator[str]:
-        """Yields the new part of the answer. A turn that is stopped keeps what was said. Raises: as `chat`."""
-        (query, history), answer = self._laid_out(text), ""
-        images = self._encode_images()
+        """Yields the new part of the answer. A turn that is stopped keeps what was said.
+
+        Returns: the Answer.
+        Raises: ValueError, of what can't be asked, or what went wrong; nothing is remembered of the former.
+        """
+        turn = Turn(text, self.pending)
+        request = Request(
+            self.served,
+            self.served.processor.encode_chat_request(self._request(turn)),
+            self.settings.sampling,
+            self.settings.max_new_tokens,
+            seed=int(self._seeds.integers(2**63)),
+        )
+        answer = self.engine.submit(request)
         try:
-            for grown, _ in self.model.stream_chat(self.tokenizer, query, images, history, **self.settings):
-                new, answer = grown[len(answer) :], grown
-                yield new
+            for piece in answer:
+                if piece.text:
+                    yield piece.text
         finally:
-            self._remember(query, history, answer)
+            answer.cancel()
+            turn.answer = answer.text
+            if answer.text.strip():  # else the pictures wait for the next question
+                self.turns.append(turn)
+                self.pending = []
+        return answer
+
+    def ask_whole(self, text: str) -> Answer:
+        """The answer. Raises: as `ask`."""
+        parts = self.ask(text)
+        while True:
+            try:
+                next(parts)
+            except StopIteration as end:
+                return end.value
 
     def prompt(self, text: str) -> str:
-        """The literal prompt of a question. Raises: as `chat`."""
-        query, history = self._laid_out(text)
-        meta = self.settings.get("meta_instruction")
-        return generation.prompt_text(self.model, self.tokenizer, query, self._encode_images(), history, meta)
+        """The literal prompt of a question: `<image: 256 tokens>` is an image. Raises: ValueError as `ask`."""
+        request, processor = self._request(Turn(text, self.pending)), self.served.processor
+        count = len(request.images)
+        image_tokens = [processor.num_image_tokens(image, num_images=count) for image in request.images]
+        example = processor.encode_request(request, image_tokens)
+        return "".join(piece.text for piece in marked_pieces(example, image_tokens, processor.tokenizer))
 
-    def _encode_images(self) -> list:
-        """Image tokens of all pictures so far, each encoded once; again when a second joins it, if that changes it."""
-        images = self.images + self.pending
-        several = len(images) > 1
-        for index, image in enumerate(images):
-            if (index, several) not in self._encoded:
-                self._encoded[index, several] = generation.encode_image(self.model, image, num_images=len(images))
-        return [self._encoded[index, several] for index in range(len(images))]
+    def _request(self, turn: Turn) -> ChatRequest:
+        """What is asked with one turn more, whose answer is open. Raises: DataError."""
+        turns = [*self.turns, turn]
+        *history, (query, _) = self._laid_out(turns)
+        images = [picture for one in turns for picture in one.pictures]
+        return read_request(query, images, history, self.settings.system)
 
-    def _laid_out(self, text: str) -> tuple[str, list]:
-        """The question and the history with an `<ImageHere>` for each picture that needs one."""
-        if IMAGE_PLACEHOLDER in text or not self.pending:
-            return text, self.history
-        if len(self.pending) == 1 and not self.history:
-            return text, self.history  # a single picture without a place stands where the family's upstream puts it
-        history = list(self.history)
-        if self.images and not any(IMAGE_PLACEHOLDER in question for question, _ in history):
-            question, answer = history[0]  # that picture is no longer the only one
-            history[0] = (IMAGE_PLACEHOLDER + question, answer)
-        return IMAGE_PLACEHOLDER * len(self.pending) + text, history
+    def _laid_out(self, turns: list[Turn]) -> list[tuple[str, str]]:
+        """A single picture of the first turn, without a place, stands where the family's upstream puts it; others stand
+        before the question that they came with."""
+        leads = sum(len(turn.pictures) for turn in turns) == 1 and bool(turns[0].pictures)
+        return [(turn.question if leads else _placed(turn), turn.answer) for turn in turns]
 
-    def _remember(self, query: str, history: list, answer: str) -> None:
-        if answer.strip():  # else the pictures wait for the next question
-            self.history = [*history, (query, answer)]
-            self.images += self.pending
-            self.pending = []
+
+def _placed(turn: Turn) -> str:
+    if IMAGE_PLACEHOLDER in turn.question:
+        return turn.question
+    return IMAGE_PLACEHOLDER * len(turn.pictures) + turn.question

@@ -48,7 +48,7 @@ def test_no_model_is_fetched_unasked(monkeypatch):
             return True
 
     loaded = []
-    monkeypatch.setattr(chat, "load_session", lambda path, args: loaded.append(path) or 1 / 0)
+    monkeypatch.setattr(chat, "load_model", lambda path, args: loaded.append(path) or 1 / 0)
     for said in ("\n", "n\n", ""):
         monkeypatch.setattr(sys, "stdin", Terminal(said))
         with pytest.raises(ValueError, match="no model is given"):
@@ -70,3 +70,18 @@ def test_one_question(tmp_path, picture, capsys):
     assert shown.out.strip() and "UNUSED" not in shown.out
     assert main(command) == 0
     assert capsys.readouterr().out == shown.out
+
+
+def test_beams_are_for_one_question(tmp_path, capsys):
+    command = ["chat", "--from_pretrained", str(tiny_checkpoint(tmp_path / "model")), "--num_beams", "2"]
+    assert main(command) == 2
+    assert "num_beams is for one question; give it with --text" in capsys.readouterr().err
+    assert main([*command, "--text", "What?", "--max_new_tokens", "4", "--show_prompt"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.strip() and "What?[UNUSED_TOKEN_145]" in shown.err
+
+
+def test_settings_out_of_range_are_told_before_the_model_is_loaded(capsys):
+    for words in (("--seed", "-1"), ("--max_new_tokens", "0"), ("--top_p", "2")):
+        assert main(["chat", "--from_pretrained", "no_model", "--text", "Hi", *words]) == 2
+        assert words[0][2:] in capsys.readouterr().err

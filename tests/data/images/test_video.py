@@ -461,15 +461,19 @@ def test_a_video_by_address(make_video, monkeypatch, tmp_path):
 
 
 def test_chat_about_a_video(make_video, tmp_path):
-    from paddle_xc2.generation.session import ChatSession
+    from paddle_xc2.generation.engine import Engine
+    from paddle_xc2.generation.sampling_settings import SamplingSettings
+    from paddle_xc2.generation.served_model import ServedModel
+    from paddle_xc2.generation.session import ChatSession, ChatSettings
 
     clip = make_video("clip.mp4", 2, rate=2)
     model = tiny_model(xc2_family="xcomposer2d5-7b", img_size=560, max_position_embeddings=2048)
     tokenizer = XComposer2Tokenizer.from_pretrained(tiny_tokenizer(tmp_path / "tokenizer"))
-    settings = {"do_sample": False, "max_new_tokens": 3}
+    settings = {"do_sample": False, "max_new_tokens": 3, "repetition_penalty": 1.0}
     answer, _ = model.chat(tokenizer, "What happens?", str(clip), **settings)
-    conversation = ChatSession(model, tokenizer, settings)
-    conversation.add_image(str(clip))
-    assert conversation.ask_whole("What happens?") == answer
-    with pytest.raises(ImageMissing, match="missing.mp4: there is no such video file"):
-        conversation.add_image(str(tmp_path / "missing.mp4"))
+    with Engine(model) as engine:
+        conversation = ChatSession(engine, ServedModel.of(model, tokenizer), ChatSettings(SamplingSettings(), 3))
+        conversation.add_image(str(clip))
+        assert conversation.ask_whole("What happens?").text == answer
+        with pytest.raises(ImageMissing, match="missing.mp4: there is no such video file"):
+            conversation.add_image(str(tmp_path / "missing.mp4"))
