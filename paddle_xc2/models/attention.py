@@ -17,11 +17,14 @@ import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
 from paddle_xc2.models.flash_attention import flash_attention, flash_attention_serves
+from paddle_xc2.models.row_sums import row_sums
 from paddle_xc2.models.segments import Segments
 
 # Elements of one chunk of scores. 2^22 float32 are 16 MB: measured best on 2 cores between 2^20 and 2^25, for prompts
 # of 1550 to 4096 tokens and for 26 tiles at once.
 CHUNK_ELEMENTS = 2**22
+# Queries of a chunk at most, where later ones see more keys: the fewer, the less is computed and hidden again.
+CAUSAL_QUERIES = 128
 # On a GPU, a chunk takes this part of the memory: at 4096 tokens and 32 heads, 16 chunks on a V100 of 32 GB where a
 # CPU's would be 256. Some five tensors of this size are alive at once.
 GPU_PART = 1 / 256
@@ -71,26 +74,27 @@ class _ChunkedAttention(PyLayer):
         ctx.save_for_backward(query, key, value)
         ctx.segments, ctx.group, ctx.causal = segments, group, causal
         ctx.learns = [not tensor.stop_gradient for tensor in (query, key, value)]
-        ctx.only_chunk, out = None, []
+        # Kept where they are small, and computed again elsewhere, which short sequences would feel.
+        keeps = key.size // key.shape[-1] * query.shape[2] <= _chunk_elements(query.place)
+        ctx.chunks, out = [] if keeps else None, []
         for chunk in _weight_chunks(query, key, segments, group, causal):
             _, seen, weights = chunk
             out.append(paddle.matmul(weights, value[:, :, seen]))
-        if len(out) > 1:
-            return paddle.concat(out, axis=2)
-        ctx.only_chunk = [chunk]  # small enough to keep, where short sequences would feel computing it again
-        return out[0]
+            if keeps:
+                ctx.chunks.append(chunk)
+        return out[0] if len(out) == 1 else paddle.concat(out, axis=2)
 
     @staticmethod
     def backward(ctx, grad):
         query, key, value = ctx.saved_tensor()
         grad_query, grad_key, grad_value = [], None, None
-        chunks = ctx.only_chunk or _weight_chunks(query, key, ctx.segments, ctx.group, ctx.causal)
+        chunks = ctx.chunks or _weight_chunks(query, key, ctx.segments, ctx.group, ctx.causal)
         for rows, seen, weights in chunks:
             seen_key, seen_value, grad_rows = key[:, :, seen], value[:, :, seen], grad[:, :, rows]
             grad_weights = paddle.matmul(grad_rows, seen_value, transpose_y=True).astype("float32")
             weights32 = weights.astype("float32")
-            mean = (grad_weights * weights32).sum(axis=-1, keepdim=True)
-            grad_scores = ((grad_weights - mean) * weights32).astype(query.dtype)
+            mean = row_sums(grad_weights * weights32)
+            grad_scores = grad_weights.subtract_(mean).multiply_(weights32).astype(query.dtype)
             grad_query.append(paddle.matmul(grad_scores, seen_key))
             grad_key = _add(grad_key, paddle.matmul(grad_scores, query[:, :, rows], transpose_x=True), seen, key)
             grad_value = _add(grad_value, paddle.matmul(weights, grad_rows, transpose_x=True), seen, key)
@@ -109,6 +113,8 @@ def _weight_chunks(query, key, segments, group, causal):
     num_queries, num_keys = num_rows // group, key.shape[2]
     offset = num_keys - num_queries
     per_chunk = max(1, min(num_queries, _chunk_elements(query.place) // (batch * kv_heads * group * num_keys)))
+    if causal and query.place.is_cpu_place():
+        per_chunk = min(per_chunk, CAUSAL_QUERIES)
     skips = causal and segments is not None and per_chunk < num_queries
     first_columns = segments.first_columns if skips else np.zeros([num_keys], np.int64)
     for start in range(0, num_queries, per_chunk):
@@ -155,16 +161,12 @@ def _add_to_all(scores, bias):
 
 
 def _add(total, part, seen: slice, like):
-    """Adds the gradient of the keys in `seen` to `total`, of the shape of `like`."""
-    before, after = seen.start, like.shape[2] - seen.stop
-    if total is None:
-        if not before and not after:
-            return part
-        total = paddle.zeros(like.shape, part.dtype)
-    if not before and not after:
-        return total + part
-    total[:, :, seen] = total[:, :, seen] + part
-    return total
+    """Adds the gradient of the keys in `seen` to `total`, of the shape of `like`; None is zero."""
+    total = paddle.zeros(like.shape, part.dtype) if total is None else total
+    # Joined from pieces: writing into a slice takes four times as long on a CPU.
+    pieces = [total[:, :, : seen.start], total[:, :, seen] + part, total[:, :, seen.stop :]]
+    pieces = [piece for piece in pieces if piece.shape[2]]
+    return pieces[0] if len(pieces) == 1 else paddle.concat(pieces, axis=2)
 
 
 def _chunk_elements(place) -> int:

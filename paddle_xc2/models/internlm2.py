@@ -6,119 +6,17 @@ Follows arXiv:2403.17297 and `modeling_internlm2.py` of the upstream checkpoint.
 
 from __future__ import annotations
 
-import functools
-
-import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
-from paddle.autograd import PyLayer
 from paddle.distributed.fleet.utils import recompute
 
 from paddle_xc2.families.config import XComposer2Config
 from paddle_xc2.models.attention import attention
 from paddle_xc2.models.plora import PLoRALinear
+from paddle_xc2.models.rms_norm import RMSNorm
+from paddle_xc2.models.rotary import RotaryTables, rotary_tables, split_rotated
 from paddle_xc2.models.segments import Segments
-
-
-class RMSNorm(nn.Layer):
-    """x / rms(x) * weight; the statistics are float32."""
-
-    def __init__(self, hidden_size: int, epsilon: float):
-        super().__init__()
-        self.weight = self.create_parameter([hidden_size], default_initializer=nn.initializer.Constant(1.0))
-        self.epsilon = epsilon
-
-    def forward(self, hidden_states):
-        x = hidden_states.astype("float32")
-        x = x * paddle.rsqrt(x.square().mean(axis=-1, keepdim=True) + self.epsilon)
-        return x.astype(hidden_states.dtype) * self.weight.astype(hidden_states.dtype)
-
-
-def rotary_frequencies(config: XComposer2Config, num_keys: int) -> np.ndarray:
-    """Angles per position of each pair of channels, float32 [head_dim / 2].
-
-    Linear scaling divides them by the factor; dynamic NTK scaling raises the base once `num_keys` exceeds
-    max_position_embeddings. Upstream keeps the table of the longest sequence ever seen; here the current one decides.
-    """
-    dim, base, scaling = config.head_dim, config.rope_theta, config.rope_scaling or {}
-    kind, factor = scaling.get("type"), scaling.get("factor", 1.0)
-    if kind == "dynamic" and num_keys > config.max_position_embeddings:
-        growth = factor * num_keys / config.max_position_embeddings - (factor - 1)
-        base = base * growth ** (dim / (dim - 2))
-    frequencies = 1.0 / np.power(np.float32(base), np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim))
-    return frequencies / np.float32(factor) if kind == "linear" else frequencies
-
-
-def rotary_tables(config: XComposer2Config, position_ids, num_keys: int):
-    """Cosines and sines of the rotary embedding (arXiv:2104.09864), float32.
-
-    Args:
-        position_ids: int64 [batch or 1, seq].
-        num_keys: length of the whole sequence, cached part included; decides dynamic scaling.
-    Returns: (cos, sin), each [batch or 1, seq, 1, head_dim].
-    """
-    frequencies = _on_device(tuple(rotary_frequencies(config, num_keys).tolist()), paddle.device.get_device())
-    angles = position_ids.astype("float32").unsqueeze(-1) * frequencies
-    angles = paddle.concat([angles, angles], axis=-1).unsqueeze(2)
-    return angles.cos(), angles.sin()
-
-
-@functools.lru_cache(maxsize=16)
-def _on_device(frequencies: tuple[float, ...], device: str):
-    """float32 on the device: copied there once, for every copy waits for the device."""
-    return paddle.to_tensor(frequencies, "float32", place=device)
-
-
-def apply_rotary(x, cos, sin):
-    """Rotates channel i with channel i + head_dim / 2. x: float [batch, seq, heads, head_dim]; computed in float32."""
-    if x.stop_gradient or not paddle.is_grad_enabled():
-        return _rotate(x, cos, sin)
-    return _Rotation.apply(x, cos, sin)
-
-
-class _Rotation(PyLayer):
-    """Keeps nothing but the tables: the gradient is rotated back by the same angles."""
-
-    @staticmethod
-    def forward(ctx, x, cos, sin):
-        ctx.cos, ctx.sin = cos, sin
-        return _rotate(x, cos, sin)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return _rotate(grad, ctx.cos, -ctx.sin), None, None
-
-
-def _rotate(x, cos, sin):
-    # (a, b) -> (a cos - b sin, b cos + a sin): the halves change places, and the sign goes into the small table.
-    first, second = sin.chunk(2, axis=-1)
-    x32 = x.astype("float32")
-    others = paddle.roll(x32, first.shape[-1], axis=-1).multiply_(paddle.concat([-first, second], axis=-1))
-    return (x32 * cos).add_(others).astype(x.dtype)
-
-
-def silu(x):
-    """x sigmoid(x)."""
-    if x.stop_gradient or not paddle.is_grad_enabled():
-        return F.silu(x)
-    return _Silu.apply(x)
-
-
-class _Silu(PyLayer):
-    """Below -88, where exp(-x) overflows, the gradient of Paddle's own is NaN; the right one is 0."""
-
-    @staticmethod
-    def forward(ctx, x):
-        out = F.silu(x)
-        ctx.save_for_backward(x, out)
-        return out
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, out = (tensor.astype("float32") for tensor in ctx.saved_tensor())
-        share = F.sigmoid(x)
-        return (1.0 - share).multiply_(out).add_(share).astype(grad.dtype).multiply_(grad)
+from paddle_xc2.models.swiglu import swiglu
 
 
 def _plora_linear(config: XComposer2Config, in_features: int, out_features: int) -> PLoRALinear:
@@ -141,10 +39,7 @@ class InternLM2Attention(nn.Layer):
     def forward(self, hidden_states, rotary, segments=None, image_weight=None, cache=None, layer=0):
         batch, seq, _ = hidden_states.shape
         qkv = self.wqkv(hidden_states, image_weight).reshape([batch, seq, self.num_kv_heads, -1, self.head_dim])
-        query = qkv[:, :, :, :-2].reshape([batch, seq, self.num_heads, self.head_dim])
-        query = apply_rotary(query, *rotary)
-        key = apply_rotary(qkv[:, :, :, -2], *rotary)
-        value = qkv[:, :, :, -1]
+        query, key, value = split_rotated(qkv, rotary)
         if cache is None:
             out = attention(query, key, value, segments)
         else:
@@ -160,8 +55,8 @@ class InternLM2MLP(nn.Layer):
         self.w2 = _plora_linear(config, config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states, image_weight=None):
-        gate = silu(self.w1(hidden_states, image_weight))
-        return self.w2(gate * self.w3(hidden_states, image_weight), image_weight)
+        gate, up = self.w1(hidden_states, image_weight), self.w3(hidden_states, image_weight)
+        return self.w2(swiglu(gate, up), image_weight)
 
 
 class InternLM2DecoderLayer(nn.Layer):
@@ -224,7 +119,8 @@ class InternLM2Model(nn.Layer):
         check_columns(numbers, num_keys - seq, seq)
         if position_ids is None:
             position_ids = count_positions(numbers, num_keys, num_keys - seq)
-        rotary = rotary_tables(self.config, position_ids, num_keys)
+        group = self.config.num_attention_heads // self.config.num_key_value_heads
+        rotary = RotaryTables(*rotary_tables(self.config, position_ids, num_keys), group)
         image_weight = None if image_mask is None else image_mask.unsqueeze(-1).astype(embeddings.dtype)
         hidden_states = embeddings
         for index, layer in enumerate(self.layers):

@@ -20,9 +20,12 @@ from paddle.distributed.fleet.utils import recompute
 
 from paddle_xc2.families.config import QwenVLConfig
 from paddle_xc2.models.attention import attention
-from paddle_xc2.models.internlm2 import RMSNorm, apply_rotary, check_columns, count_positions, silu
+from paddle_xc2.models.internlm2 import check_columns, count_positions
 from paddle_xc2.models.plora import linear
+from paddle_xc2.models.rms_norm import RMSNorm
+from paddle_xc2.models.rotary import apply_rotary
 from paddle_xc2.models.segments import Segments
+from paddle_xc2.models.swiglu import swiglu
 
 _NUM_STEPS = 32  # of the rotary base, each for texts twice as long as the one before
 
@@ -95,7 +98,7 @@ class QwenMLP(nn.Layer):
         self.c_proj = linear(config.mlp_width, size, std)
 
     def forward(self, hidden_states):
-        return self.c_proj(self.w1(hidden_states) * silu(self.w2(hidden_states)))
+        return self.c_proj(swiglu(self.w2(hidden_states), self.w1(hidden_states)))
 
 
 class QwenDecoderLayer(nn.Layer):

@@ -118,7 +118,10 @@ def prefill() -> Iterator[Case]:
     import paddle
 
     from paddle_xc2.models.attention import attention
-    from paddle_xc2.models.internlm2 import RMSNorm, apply_rotary, count_positions, silu
+    from paddle_xc2.models.internlm2 import count_positions
+    from paddle_xc2.models.rms_norm import RMSNorm
+    from paddle_xc2.models.rotary import RotaryTables, split_rotated
+    from paddle_xc2.models.swiglu import swiglu
 
     path, row = "prefill", 4 * TOKENS * HIDDEN
     x = paddle.randn([1, TOKENS, HIDDEN])
@@ -138,14 +141,18 @@ def prefill() -> Iterator[Case]:
     with paddle.no_grad():
         yield Case(path, "models: RMSNorm", lambda: norm(x), 8 * row)  # square, mean, two products
     gate = paddle.randn([1, TOKENS, INNER])
-    yield Case(path, f"models: silu {TOKENS} x {INNER}", lambda: silu(gate), 8 * gate.size, arithmetic=exps(gate.size))
+    with paddle.no_grad():
+        run = functools.partial(swiglu, gate, gate)
+        yield Case(path, f"models: swiglu {TOKENS} x {INNER}", run, 12 * gate.size, arithmetic=exps(gate.size))
     yield Case(path, f"multiply {TOKENS} x {INNER}", lambda: gate * gate, 8 * gate.size)
     angles = paddle.randn([1, TOKENS, HEAD_DIM])
     yield Case(path, "cos of angles", lambda: angles.cos(), 8 * angles.size, arithmetic=exps(angles.size))
     query = paddle.randn([1, TOKENS, HEADS, HEAD_DIM])
     tables = angles.unsqueeze(2).cos(), angles.unsqueeze(2).sin()
     yield Case(path, "negative, concat", lambda: paddle.concat([-query, query], axis=-1), 5 * row)
-    yield Case(path, "models: apply_rotary", lambda: apply_rotary(query, *tables), 10 * row)
+    qkv, group = paddle.randn([1, TOKENS, KV_HEADS, HEADS // KV_HEADS + 2, HEAD_DIM]), HEADS // KV_HEADS
+    run = lambda: split_rotated(qkv, RotaryTables(*tables, group))  # noqa: E731
+    yield Case(path, "models: split_rotated", run, 40 * qkv.size)
     grouped = query.reshape([1, TOKENS, KV_HEADS, -1, HEAD_DIM])
     yield Case(path, "transpose heads first", lambda: grouped.transpose([0, 2, 1, 3, 4]).contiguous(), 2 * row)
     key = paddle.randn([1, TOKENS, KV_HEADS, HEAD_DIM])
@@ -291,9 +298,10 @@ def training() -> Iterator[Case]:
     from paddle.nn.clip import _squared_l2_norm
 
     from paddle_xc2.models.attention import attention
-    from paddle_xc2.models.internlm2 import RMSNorm, silu
     from paddle_xc2.models.lora import LoRALinear
     from paddle_xc2.models.plora import linear
+    from paddle_xc2.models.rms_norm import RMSNorm
+    from paddle_xc2.models.swiglu import swiglu
 
     path, row = "training", 4 * TOKENS * HIDDEN
     x = paddle.randn([1, TOKENS, HIDDEN])
@@ -329,8 +337,8 @@ def training() -> Iterator[Case]:
     size = part.size
     yield Case(
         path,
-        f"models: silu, backward {TOKENS // 4} x {INNER}",
-        backward(silu, part),
+        f"models: swiglu, backward {TOKENS // 4} x {INNER}",
+        backward(swiglu, part, part.clone()),
         20 * size,
         arithmetic=exps(2 * size),
     )

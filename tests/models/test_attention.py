@@ -103,6 +103,21 @@ def test_several_chunks_of_several_queries(monkeypatch):
     assert_same(draw(2, 37, 37, 2, 2, 8), None, False)
 
 
+def test_a_short_causal_sequence_is_computed_in_parts_that_are_kept(monkeypatch):
+    """Of the upper half, which is hidden, only what lies in a part is computed; and nothing twice."""
+    scores, original = [], module._weight_chunks
+
+    def counted(*args):
+        for chunk in original(*args):
+            scores.append(chunk[2].size)
+            yield chunk
+
+    monkeypatch.setattr(module, "CAUSAL_QUERIES", 10)
+    monkeypatch.setattr(module, "_weight_chunks", counted)
+    assert_same(draw(2, 37, 37, 2, 2, 8))
+    assert sum(scores) == 2 * 4 * (10 * 10 + 10 * 20 + 10 * 30 + 7 * 37)
+
+
 def test_no_score_matrix_is_kept(monkeypatch):
     """Between forward and backward only query, key and value are held: chunks are computed again."""
     monkeypatch.setattr(module, "CHUNK_ELEMENTS", 64)

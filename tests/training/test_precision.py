@@ -10,11 +10,11 @@ import pytest
 from paddle import nn
 from safetensors.numpy import load_file
 
-from paddle_xc2.models.internlm2 import RMSNorm
 from paddle_xc2.models.layer_norm import LayerNorm
 from paddle_xc2.models.lora import LoRALinear, layer_at, replace_layer
 from paddle_xc2.models.nf4 import NF4Linear
 from paddle_xc2.models.plora import PLoRALinear
+from paddle_xc2.models.rms_norm import RMSNorm
 from paddle_xc2.models.token_rows import ROW_LAYERS
 from paddle_xc2.training import finetune
 from paddle_xc2.training.arguments import FinetuneArguments
