@@ -7,7 +7,6 @@ import logging
 import shlex
 import sys
 import time
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,13 +21,13 @@ from paddle_xc2.data.mixture import load_datasets
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.samples import Samples, fit_samples
 from paddle_xc2.data.worker_processes import WorkersKilled
-from paddle_xc2.device_errors import device_message
 from paddle_xc2.files.durable import NoRoom
 from paddle_xc2.hub.directory import open_model
 from paddle_xc2.messages import counted
 from paddle_xc2.model import ModelVerbs
 from paddle_xc2.training.arguments import FinetuneArguments, dataset_specs, load_arguments
 from paddle_xc2.training.divergence import Diverged
+from paddle_xc2.training.early_end import EXIT_FAILURE, describe_early_end, early_end, report_disk_error
 from paddle_xc2.training.evaluate import check_best_metric
 from paddle_xc2.training.learning.add_lora import check_starts_from_a_base
 from paddle_xc2.training.learning.new_tokens import token_row_lines
@@ -41,7 +40,7 @@ from paddle_xc2.training.plan_text import first_sample_text, plan_lines
 from paddle_xc2.training.plot import LOSS_PLOT, draw_metrics
 from paddle_xc2.training.reporting import check_installed
 from paddle_xc2.training.run_folder.checkpoints import check_whole
-from paddle_xc2.training.run_folder.interruption import Stopped, is_disk_error
+from paddle_xc2.training.run_folder.interruption import Stopped
 from paddle_xc2.training.run_folder.start import (
     StartingPoint,
     begin_run_folder,
@@ -55,8 +54,6 @@ from paddle_xc2.training.sample_answers import TABLE_FILE, read_questions
 from paddle_xc2.training.shapes_only import model_of_shapes
 from paddle_xc2.training.starting_model import ModelSource, find_model, load_model
 from paddle_xc2.training.trainer import TRAINER_STATE_FILE, StepTrainer
-
-EXIT_FAILURE, EXIT_INTERRUPTED = 1, 130
 
 
 def finetune(config_path: str | Path, overrides: list[str] = (), plan_only: bool = False) -> int:
@@ -241,23 +238,6 @@ def train(trainer: StepTrainer, source: ModelSource, config_path: str | Path, ov
     return status
 
 
-def early_end(trainer: StepTrainer, error: BaseException) -> tuple[str | None, int]:
-    """(what ended the run early, or None for an error that says all by itself; the exit status)."""
-    if isinstance(error, Stopped):
-        return f"stopped by {trainer.stop.by or 'a signal to another process'}", 0
-    if isinstance(error, KeyboardInterrupt):
-        return "stopped by Ctrl-C in the midst of it", EXIT_INTERRUPTED
-    if isinstance(error, WorkersKilled):
-        if trainer.plan.num_processes == 1:  # else the others would have to take part
-            with suppress(Diverged):  # what is not worth keeping is none to speak of here
-                trainer.save_what_is_trained()
-        return str(error), EXIT_FAILURE
-    reason = device_message(error)
-    if reason is None and is_disk_error(error):
-        reason = f"{trainer.arguments.output_dir} can't be written to ({error}); make room, or mend the disk"
-    return reason, EXIT_FAILURE
-
-
 def train_to_the_end(trainer: StepTrainer) -> float:
     """Trains what is left to train. Returns: seconds that it took."""
     started = time.perf_counter()
@@ -330,29 +310,3 @@ def save_model(trainer: StepTrainer) -> None:
         question, answer = answer_to_first_sample(trainer.model, trainer.processor, plan)
     print("\n".join(outcome_lines(plan, trainer.run_log.entries, question, answer)))
     print(f"the model is saved, ask it: paddle-xc2 chat --from_pretrained {shlex.quote(str(output_dir))}")
-
-
-def report_disk_error(arguments: FinetuneArguments, error: OSError) -> int:
-    """Says that nothing could be written. Returns: the exit status. Raises: `error` if it is another one."""
-    if not is_disk_error(error):
-        raise error
-    where = f"output_dir {arguments.output_dir} can't be written to"
-    print(f"{where}: {error}; mend that, or choose another folder", file=sys.stderr)
-    return EXIT_FAILURE
-
-
-def describe_early_end(trainer: StepTrainer, reason: str, config_path, overrides: list[str]) -> str:
-    """What ended the run early, how far it came, and how to go on.
-
-    Args:
-        reason: the first of these.
-    """
-    message = f"{reason}; {trainer.state.global_step} of {trainer.plan.num_steps} steps are done, "
-    if trainer.last_checkpoint is None:
-        return message + "there is no checkpoint yet (save_strategy, save_steps)"
-    # Nothing is written yet where the checkpoint that the run began with lies elsewhere.
-    resume = "auto" if trainer.last_checkpoint.parent == trainer.output_dir else str(trainer.last_checkpoint)
-    command = shlex.join(["paddle-xc2", "finetune", str(config_path), *overrides, "--resume_from_checkpoint", resume])
-    if trainer.plan.num_processes > 1:  # what launched them is not known here
-        command = f"the same {trainer.plan.num_processes} processes and --resume_from_checkpoint {shlex.quote(resume)}"
-    return message + f"the last checkpoint is {trainer.last_checkpoint}; go on with: {command}"

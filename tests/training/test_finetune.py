@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from paddle_xc2.cli import main
 from paddle_xc2.data.batches import TrainingSteps
 from paddle_xc2.hub.directory import open_model
 from paddle_xc2.model import XComposer2ForCausalLM
-from paddle_xc2.training.finetune import describe_early_end, finetune
+from paddle_xc2.training.finetune import finetune
 from paddle_xc2.training.log import TrainingLog
 from paddle_xc2.training.run_folder.interruption import StopRequest
 from paddle_xc2.training.trainer import StepTrainer
@@ -604,13 +603,3 @@ def test_the_last_steps_are_logged(config, tmp_path, metrics):
     assert [entry["step"] for entry in metrics(tmp_path / "out")] == [3, 4]
     assert finetune(config(logging_strategy="no", output_dir=str(tmp_path / "none"))) == 0
     assert metrics(tmp_path / "none") == []
-
-
-def test_how_several_processes_go_on(tmp_path):
-    checkpoint = tmp_path / "checkpoint-4"
-    trainer = SimpleNamespace(
-        state=SimpleNamespace(global_step=4), plan=SimpleNamespace(num_steps=8, num_processes=2),
-        last_checkpoint=checkpoint, output_dir=tmp_path,
-    )  # fmt: skip
-    told = describe_early_end(trainer, "stopped by SIGTERM", "sft.json", [])
-    assert told.endswith(f"is {checkpoint}; go on with: the same 2 processes and --resume_from_checkpoint auto")
