@@ -304,6 +304,9 @@ def test_finished_run_is_not_trained_from_its_last_checkpoint(config, tmp_path, 
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*")} == before
     assert finetune(config(**keys, resume_from_checkpoint=str(out / "checkpoint-3"))) == 0
     assert "trained 1 step in" in capsys.readouterr().out and len(metrics(out)) == 4
+    (out / "model.safetensors").unlink()
+    assert finetune(path) == 0
+    assert "trained 1 step in" in capsys.readouterr().out and (out / "model.safetensors").exists()
 
 
 def test_changed_settings_are_refused(config, tmp_path):

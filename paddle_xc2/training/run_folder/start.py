@@ -16,6 +16,7 @@ from paddle_xc2.files.directory_lock import locked
 from paddle_xc2.files.durable import SCRATCH, replace_file
 from paddle_xc2.files.json_file import read_json
 from paddle_xc2.hub.directory import ADAPTER_CONFIG_FILE, CONFIG_FILE, ModelDirectory
+from paddle_xc2.hub.weight_files import WEIGHT_SUFFIXES
 from paddle_xc2.training.arguments import KEYS, FinetuneArguments
 from paddle_xc2.training.outcome import train_longer
 from paddle_xc2.training.run_folder import checkpoints, predictions
@@ -82,7 +83,7 @@ def choose_start(arguments: FinetuneArguments) -> StartingPoint:
     if checkpoint is None:
         return StartingPoint(None, 0, {}, time.time_ns(), tuple(notes))
     marker, record = checkpoints.read_marker(checkpoint), _run_record(output_dir)
-    is_over = record.get("started") == marker["started"] and record.get(_IS_OVER) is True and _holds_model(output_dir)
+    is_over = record.get("started") == marker["started"] and record.get(_IS_OVER) is True and _holds_weights(output_dir)
     settings, started = marker[checkpoints.SETTINGS], marker["started"]
     return StartingPoint(checkpoint, marker["step"], settings, started, tuple(notes), is_over)
 
@@ -171,6 +172,10 @@ def _write_run_record(output_dir: Path, record: dict) -> None:
 
 def _holds_model(output_dir: Path) -> bool:
     return any((output_dir / name).exists() for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE))
+
+
+def _holds_weights(output_dir: Path) -> bool:
+    return any(path.suffix in WEIGHT_SUFFIXES for path in output_dir.glob("*"))
 
 
 def check_settings_match(start: StartingPoint, settings: dict, samples: Samples | None = None) -> None:
