@@ -13,6 +13,7 @@ from PIL import Image
 from paddle_xc2 import runtime
 from paddle_xc2.checkpoint.shards import read_checkpoint
 from paddle_xc2.hub.directory import open_model
+from paddle_xc2.messages import sized
 from paddle_xc2.model import load_model, load_processor
 from paddle_xc2.models.not_finite import describe_not_finite
 from paddle_xc2.weights.sources import MergedAdapter
@@ -38,8 +39,8 @@ def check_merged(source: MergedAdapter, merged: Path, say: Callable[[str], objec
     needed = 5 * sum(math.prod(tensor.shape) for tensor in stored)  # in float32, with what is in between
     if needed > runtime.device_memory():
         say(
-            f"logits before and after are not compared: that takes about {needed / 1e9:.0f} GB, and there are "
-            f"{runtime.device_memory() / 1e9:.0f} GB here"
+            f"logits before and after are not compared: that takes about {sized(needed)}, and there are "
+            f"{sized(runtime.device_memory())} here"
         )
         return
     processor = load_processor(merged)

@@ -1,4 +1,4 @@
-"""How we speak: numbers of things, lists, near names, what a terminal may be shown, and a disk that fails."""
+"""How we speak: numbers of things, sizes, lists, near names, what a terminal may be shown, and a disk that fails."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ def counted(number: int, one: str, several: str = "") -> str:
         several: what more of them are called, and none; `one` with an s if it is left out.
     """
     return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def sized(num_bytes: float) -> str:
+    """ "17.6 GB", "512 MB", "90 bytes": three digits."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= 0.9995 * size:
+            return f"{num_bytes / size:.3g} {unit}"
+    return counted(round(num_bytes), "byte")
 
 
 def listed(names: Sequence, limit: int = NUM_LISTED, separator: str = ", ") -> str:

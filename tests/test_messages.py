@@ -20,6 +20,7 @@ from paddle_xc2.messages import (
     short_repr,
     shortened,
     shown,
+    sized,
 )
 
 
@@ -28,6 +29,12 @@ def test_one_and_several():
         *("0 records", "1 record", "2 records", "1,000 records"),
     ]  # fmt: skip
     assert [counted(number, "record is", "records are") for number in (1, 2)] == ["1 record is", "2 records are"]
+
+
+def test_sizes_have_three_digits():
+    assert [sized(number) for number in (0, 1, 999, 1000, 16_700_000, 999_499_999, 999_600_000, 17.3e9, 2e12)] == [
+        *("0 bytes", "1 byte", "999 bytes", "1 kB", "16.7 MB", "999 MB", "1 GB", "17.3 GB", "2 TB"),
+    ]  # fmt: skip
 
 
 def test_lists_end_with_how_many_are_left_out():

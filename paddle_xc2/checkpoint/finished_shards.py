@@ -8,6 +8,7 @@ from pathlib import Path
 
 from paddle_xc2.files.durable import INTERRUPTIONS, replace_file, sha256
 from paddle_xc2.files.json_file import read_json
+from paddle_xc2.messages import counted, sized
 
 FINISHED_FILE = "finished_shards.json"
 
@@ -99,4 +100,4 @@ class FinishedShards:
 
 def _described(shards: dict[str, dict]) -> str:
     num_bytes = sum(shard["bytes"] for shard in shards.values())
-    return f"{len(shards)} shard{'s' * (len(shards) > 1)} ({num_bytes / 1e9:.3g} GB)"
+    return f"{counted(len(shards), 'shard')} ({sized(num_bytes)})"

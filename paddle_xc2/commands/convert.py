@@ -44,14 +44,14 @@ def run(args: Namespace) -> int:
     from paddle_xc2.checkpoint.manifest import verify_manifest
     from paddle_xc2.files.local_path import local_path
     from paddle_xc2.hub.directory import open_model
-    from paddle_xc2.messages import writing
+    from paddle_xc2.messages import sized, writing
     from paddle_xc2.weights.convert import convert
     from paddle_xc2.weights.sources import MergedAdapter
 
     if args.destination is None:
         if not args.verify:
             raise ValueError("DST is missing: give the directory to write, or --verify to check SRC only")
-        print(f"{args.source}: {verify_manifest(open_model(args.source)) / 1e9:.3g} GB verified, as written")
+        print(f"{args.source}: {sized(verify_manifest(open_model(args.source)))} verified, as written")
         return 0
     args.destination = local_path(args.destination)
     source = source_of(args)
@@ -72,11 +72,11 @@ def run(args: Namespace) -> int:
     named = f"{args.source} ({report.layout})"
     if isinstance(source, MergedAdapter):
         named = f"{args.source}, merged into {source.directory} ({report.layout}),"
-    size, written = report.num_bytes / 1e9, (report.num_bytes - report.num_kept_bytes) / 1e9
+    written = report.num_bytes - report.num_kept_bytes
     print(
         f"{named} -> {args.destination} ({report.to}): {report.num_tensors} tensors, "
-        f"{size:.3g} GB, every one read back and compared; {written:.3g} GB in {report.seconds:.1f} s "
-        f"({written / report.seconds:.2f} GB/s)"
+        f"{sized(report.num_bytes)}, every one read back and compared; {sized(written)} in {report.seconds:.1f} s "
+        f"({sized(written / report.seconds)}/s)"
     )
     return 0
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import paddle_xc2
-from paddle_xc2.messages import Failure
+from paddle_xc2.messages import Failure, sized
 
 HELP = "show versions, device, precision and threads, and what is wrong with the installation"
 EXAMPLE = "paddle-xc2 doctor"
@@ -52,7 +52,7 @@ def report(installed, findings: list) -> Iterator[str]:
     yield ""
     yield from installed.probe["paddle"].get("lines", ["device: unknown, because Paddle can't be used"])
     yield f"memory: {memory_text()}"
-    yield f"disk: {shutil.disk_usage('.').free / 1e9:.0f} GB free here"
+    yield f"disk: {sized(shutil.disk_usage('.').free)} free here"
     yield ""
     for finding in findings:
         yield f"{finding.state:<6}{finding.text}"
@@ -73,4 +73,4 @@ def memory_text() -> str:
     except ImportError:
         return "unknown, because psutil is not installed"
     memory = psutil.virtual_memory()
-    return f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB available"
+    return f"{sized(memory.available)} of {sized(memory.total)} available"

@@ -40,7 +40,7 @@ def run(args: Namespace) -> int:
     # Imported here: --help answers without them.
     from paddle_xc2.files.local_path import local_path
     from paddle_xc2.merge_check import check_merged
-    from paddle_xc2.messages import writing
+    from paddle_xc2.messages import sized, writing
     from paddle_xc2.weights.convert import convert
     from paddle_xc2.weights.sources import MergedAdapter
 
@@ -58,7 +58,7 @@ def run(args: Namespace) -> int:
         )
     print(
         f"{source.adapter} and {source.directory} -> {output} ({report.to}): {report.num_tensors} tensors, "
-        f"{report.num_bytes / 1e9:.3g} GB, every one read back and compared, in {report.seconds:.1f} s"
+        f"{sized(report.num_bytes)}, every one read back and compared, in {report.seconds:.1f} s"
     )
     if source.adapter.origin.quantization and not args.dequantize:
         print(

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from paddle_xc2.messages import writing
+from paddle_xc2.messages import sized, writing
 
 SCRATCH = ".paddle_xc2-"
 # Errors that say nothing against what is written so far: Ctrl-C, a full disk, a disk that went away.
@@ -129,8 +129,8 @@ def check_free_space(directory: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < num_bytes:
         raise NoRoom(
-            f"{directory.parent}: {num_bytes / 1e9:.3g} GB are needed there, but its disk has {free / 1e9:.3g} GB "
-            f"free; free {(num_bytes - free) / 1e9:.3g} GB, or give a directory on another disk"
+            f"{directory.parent}: {sized(num_bytes)} are needed there, but its disk has {sized(free)} "
+            f"free; free {sized(num_bytes - free)}, or give a directory on another disk"
         )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from paddle_xc2.messages import sized
+
 MAX_BYTES = 16 * 2**20  # the index of a 7B model has 0.1 MB
 # Settings nest 3 or 4 levels; what copies, compares and writes them is recursive and breaks at some hundreds.
 MAX_DEPTH = 50
@@ -32,9 +34,7 @@ def read_bytes(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     with open(path, "rb") as file:
         raw = file.read(max_bytes + 1)
     if len(raw) > max_bytes:
-        raise ValueError(
-            f"{path}: has more than {max_bytes / 1e6:.0f} MB, which no file of its kind needs; copy it again"
-        )
+        raise ValueError(f"{path}: has more than {sized(max_bytes)}, which no file of its kind needs; copy it again")
     return raw
 
 

@@ -11,7 +11,7 @@ from paddle_xc2.data.findings import finding_lines
 from paddle_xc2.data.marked_text import marked_pieces
 from paddle_xc2.data.samples import Samples
 from paddle_xc2.families.settings import BaseSettings
-from paddle_xc2.messages import GREEN, NUM_LISTED, PLAIN, and_more, counted
+from paddle_xc2.messages import GREEN, NUM_LISTED, PLAIN, and_more, counted, sized
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.learning.parts import part_learning_rates, trainable_table
 from paddle_xc2.training.memory import expected_memory
@@ -185,15 +185,11 @@ def _checkpoint_line(arguments: FinetuneArguments) -> str:
 
 def _memory_rows(parts: dict[str, float], device_memory: int) -> list[tuple[str, str]]:
     total = sum(parts.values())
-    detail = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.items())
-    rows = [("memory", f"about {_bytes(total)} a process: {detail} (of the longest batch, roughly)")]
+    detail = ", ".join(f"{name} {sized(size)}" for name, size in parts.items())
+    rows = [("memory", f"about {sized(total)} a process: {detail} (of the longest batch, roughly)")]
     if total > device_memory:
-        rows.append(("", f"this is more than the {_bytes(device_memory)} of the device: it will most likely run out"))
+        rows.append(("", f"this is more than the {sized(device_memory)} of the device: it will most likely run out"))
     return rows
-
-
-def _bytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _sample_rows(name: str, samples: Samples) -> list[tuple[str, str]]:

@@ -34,11 +34,11 @@ def test_what_is_whole_stays_and_is_found_again(tmp_path):
     said = interrupted(tmp_path, "model-1", "projector/model-1")
     assert files(tmp_path) == [FINISHED_FILE, "model-1", "projector/model-1"]
     assert said == [
-        f"finished and kept: 2 shards (2.4e-05 GB) in {tmp_path}; the same command goes on after that, or delete the "
+        f"finished and kept: 2 shards (24 kB) in {tmp_path}; the same command goes on after that, or delete the "
         "directory"
     ]
     finished, said, found = start_again(tmp_path)
-    assert said == ["going on after 2 shards (2.4e-05 GB) that an earlier start finished"]
+    assert said == ["going on after 2 shards (24 kB) that an earlier start finished"]
     assert found == [FINISHED_FILE, "model-1", "projector/model-1"]
     assert finished.sha256_of(tmp_path / "model-1") == sha256(tmp_path / "model-1")
     assert finished.sha256_of(tmp_path / "model-2") is None
@@ -51,7 +51,7 @@ def test_killed(tmp_path):
     (tmp_path / "model-2").write_bytes(b"part of")
     (tmp_path / f"{FINISHED_FILE}.new").write_bytes(b"{")
     _, said, found = start_again(tmp_path)
-    assert said == ["going on after 1 shard (7e-06 GB) that an earlier start finished"]
+    assert said == ["going on after 1 shard (7 kB) that an earlier start finished"]
     assert found == [FINISHED_FILE, "model-1"]
 
 
@@ -85,7 +85,7 @@ def test_a_damaged_shard_is_written_again(tmp_path, damage):
     finished, said, found = start_again(tmp_path)
     assert finished.sha256_of(shard) is None and finished.sha256_of(tmp_path / "model-2") is not None
     assert found == [FINISHED_FILE, "model-2"]
-    assert said == ["going on after 1 shard (7e-06 GB) that an earlier start finished"]
+    assert said == ["going on after 1 shard (7 kB) that an earlier start finished"]
 
 
 def test_nothing_stays_when_nothing_was_finished(tmp_path):

@@ -79,7 +79,7 @@ def test_a_file_without_end_is_not_read(tmp_path):
     with open(path, "wb") as file:
         file.truncate(2**40)
     tracemalloc.start()
-    with pytest.raises(ValueError, match="x.json: has more than 17 MB, which no file of its kind needs"):
+    with pytest.raises(ValueError, match="x.json: has more than 16.8 MB, which no file of its kind needs"):
         read_json(path)
     assert tracemalloc.get_traced_memory()[1] < 4 * MAX_BYTES
     tracemalloc.stop()

@@ -268,7 +268,7 @@ def test_disk_without_room_is_told_before_anything_is_written(config, tmp_path, 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     assert main(["finetune", str(config(save_strategy="epoch"))]) == 1
     told = capsys.readouterr().err
-    assert "GB are needed there, but its disk has 1e-06 GB free" in told and "there is no checkpoint yet" in told
+    assert "B are needed there, but its disk has 1 kB free" in told and "there is no checkpoint yet" in told
 
 
 def test_folder_that_can_not_be_written_to(config, tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import numpy as np
 
 from paddle_xc2.data.checking.check import DataReport
 from paddle_xc2.data.findings import Finding, finding_lines
-from paddle_xc2.messages import counted, shown
+from paddle_xc2.messages import counted, shown, sized
 
 _NUM_LISTED = 3  # examples of a finding on the terminal
 _NUM_LISTED_CHARACTERS = 1000  # of one of them
@@ -63,7 +63,7 @@ def _image_lines(report: DataReport) -> list[str]:
     lines = [
         "",
         f"images: records name {numbers['references']:,}; {'read whole' if report.decoded else 'headers read'}: "
-        f"{counted(numbers['files'], 'file')}, {numbers['bytes'] / 1e6:,.1f} MB: {kinds}",
+        f"{counted(numbers['files'], 'file')}, {sized(numbers['bytes'])}: {kinds}",
     ]
     if "width" in numbers:
         lines += [

@@ -23,7 +23,7 @@ from paddle_xc2.data.images.video import is_video
 from paddle_xc2.data.marked_text import Piece, marked_pieces
 from paddle_xc2.files.directory_lock import locked
 from paddle_xc2.files.durable import replace_file
-from paddle_xc2.messages import and_more, counted
+from paddle_xc2.messages import and_more, counted, sized
 
 _TITLE, _TITLE_WITHIN = b"<title>check-data: ", 1024  # tells a report, in so many bytes of its beginning
 
@@ -53,6 +53,7 @@ def write_html(report: DataReport, path: Path, processor=None) -> None:
         num_usable=int(report.usable.sum()),
         counted=counted,
         and_more=and_more,
+        sized=sized,
         groups=[("Errors", report.of(errors=True)), ("Warnings", report.of(errors=False))],
         num_listed=_NUM_LISTED_ON_PAGE,
         meanings=WARNINGS,

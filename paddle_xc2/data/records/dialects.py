@@ -39,7 +39,7 @@ from paddle_xc2.data.records.turns import (
     without_leading_answers,
 )
 from paddle_xc2.families.special_tokens import IMAGE_PLACEHOLDER, LLAVA_IMAGE, LLAVA_VIDEO
-from paddle_xc2.messages import counted, nearest, shown
+from paddle_xc2.messages import counted, listed, nearest, shown
 
 FILLED = 'record whose <ref-object> and <bbox> are filled in from its "objects"'
 UNFILLED = '<ref-object> or <bbox> without "objects" to fill it, taken as text'
@@ -255,11 +255,11 @@ def _dialect_of(record, source: str):
 
 
 def _what_there_is(record: dict) -> str:
-    keys = [shown(str(key), 40) for key in list(record)[:10]]
+    keys = [shown(str(key), 40) for key in record]
     unread = [key for key in keys if key not in READ_KEYS]  # "images" is no slip for "messages"
     if meant := next(filter(None, (nearest(name, unread) for name in TURN_KEYS)), None):
         return f'did you mean "{meant}"?'
-    return f"the record has {', '.join(keys) or 'no keys'}{' and more' if len(record) > len(keys) else ''}"
+    return f"the record has {listed(keys, 10) or 'no keys'}"
 
 
 def _with_objects(

@@ -147,7 +147,7 @@ def test_the_terminal(folder, processor):
     assert "warnings\n  duplicate record: 1 (the same texts and images as an earlier record)\n" in text
     assert re.search(r"tokens a record: (\d+) to \1, mean \1, median \1; [\d.]+% of all are trained, [\d.]+%", text)
     assert "  max_length is 300; 0 records are longer\n" in text
-    assert "images: records name 2; read whole: 1 file, 0.0 MB: 1 png\n" in text
+    assert "images: records name 2; read whole: 1 file, 1.06 kB: 1 png\n" in text
     assert "  width       400 to     400, median 400 pixels\n" in text
 
 
