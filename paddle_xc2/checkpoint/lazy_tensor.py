@@ -10,15 +10,12 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 from xxhash import xxh3_128
-
-from paddle_xc2.checkpoint.direct_io import page_memory, read_pages
 
 # How NumPy holds each dtype in a file. NumPy has no bfloat16: its bits travel as uint16, as between Paddle and NumPy.
 NUMPY_DTYPES = {
@@ -43,9 +40,8 @@ MODEL_DTYPES = ("float32", "float16", "bfloat16")  # that a model can be loaded 
 BLOCK_BYTES = 16 * 2**20
 TILE = 496
 STRIP_BYTES = 2**20
-# A block of a transposed matrix takes a piece of every row of the file. Up to this size, a tensor is read at one go
-# instead, in the order of the file; of the released models, all are but the embeddings and the output head.
-WHOLE_BYTES = 128 * 2**20
+# A block of a transposed matrix takes a piece of every row of the file, and is larger where these would be short.
+WIDE_BLOCK_BYTES = 128 * 2**20
 
 
 class Fingerprint:
@@ -208,75 +204,14 @@ class BlockBuffer:
         return self._bytes[:num_bytes].view(NUMPY_DTYPES[dtype]).reshape(shape)
 
 
-def read_ahead(tensors: Iterable[LazyTensor]) -> Iterator[LazyTensor]:
-    """The same tensors; while one is in use, a thread reads the next one.
-
-    Those that are to be transposed and have at most WHOLE_BYTES are in memory then, until the one after is asked for.
-    """
-    memory = [page_memory(WHOLE_BYTES) for _ in range(2)]
-
-    def in_memory(tensor: LazyTensor) -> LazyTensor:
-        place = tensor.place
-        if place is None or not place.transposed or not 0 < tensor.num_bytes <= WHOLE_BYTES:
-            return tensor
-        memory.reverse()
-        piece = read_pages(place.path, place.offset, tensor.num_bytes, memory[0])
-        values = np.frombuffer(piece, NUMPY_DTYPES[tensor.dtype]).reshape(place.shape).T
-        return replace(tensor, read=lambda: values)
-
-    return _one_ahead(in_memory, tensors)
-
-
-def blocks_in_file(tensors: dict[str, LazyTensor]) -> Iterator[tuple[str, np.ndarray]]:
-    """Values of tensors that lie in files as they are, by name, in `row_blocks`; a thread reads one block ahead.
-
-    An array is valid until the next one is asked for.
-    """
-    blocks = [
-        (name, rows) for name, tensor in tensors.items() for rows in row_blocks(tensor.shape or (1,), tensor.dtype)
-    ]
-
-    def shape_of(name: str, rows: slice) -> tuple[int, ...]:
-        return (rows.stop - rows.start, *tensors[name].shape[1:])
-
-    def num_bytes_of(name: str, rows: slice) -> int:
-        return math.prod(shape_of(name, rows)) * NUMPY_DTYPES[tensors[name].dtype].itemsize
-
-    largest = max((num_bytes_of(*block) for block in blocks), default=0)
-    memory = [page_memory(largest) for _ in range(2)]
-
-    def read(block: tuple[str, slice]) -> tuple[str, np.ndarray]:
-        name, rows = block
-        place, num_bytes = tensors[name].place, num_bytes_of(*block)
-        row_bytes = num_bytes // max(1, rows.stop - rows.start)
-        memory.reverse()
-        piece = read_pages(place.path, place.offset + rows.start * row_bytes, num_bytes, memory[0])
-        return name, np.frombuffer(piece, NUMPY_DTYPES[tensors[name].dtype]).reshape(shape_of(*block))
-
-    return _one_ahead(read, blocks)
-
-
-def _one_ahead(make: Callable, arguments: Iterable) -> Iterator:
-    """`make` of each argument, in a thread that is one ahead."""
-    with ThreadPoolExecutor(1) as thread:
-        pending = None
-        for argument in arguments:
-            upcoming = thread.submit(make, argument)
-            if pending is not None:
-                yield pending.result()
-            pending = upcoming
-        if pending is not None:
-            yield pending.result()
-
-
 def row_blocks(shape: tuple[int, ...], dtype: str) -> Iterator[slice]:
     """Cuts a tensor along its first axis into blocks of about BLOCK_BYTES as `dtype`.
 
-    Of whole tiles, and never narrower than one if that keeps a block below WHOLE_BYTES: a block of a transposed matrix
-    takes a piece of every row of the file, and short pieces are slow.
+    Of whole tiles, and never narrower than one if that keeps a block below WIDE_BLOCK_BYTES: a block of a transposed
+    matrix takes a piece of every row of the file, and short pieces are slow.
     """
     row_bytes = max(1, math.prod(shape[1:]) * NUMPY_DTYPES[dtype].itemsize)
-    num_rows = max(TILE // 4, min(TILE, WHOLE_BYTES // row_bytes), BLOCK_BYTES // row_bytes)
+    num_rows = max(TILE // 4, min(TILE, WIDE_BLOCK_BYTES // row_bytes), BLOCK_BYTES // row_bytes)
     if num_rows > TILE:
         num_rows -= num_rows % TILE
     for start in range(0, shape[0], num_rows):

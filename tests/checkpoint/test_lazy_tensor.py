@@ -11,12 +11,10 @@ from paddle_xc2.checkpoint.lazy_tensor import (
     FileRange,
     Fingerprint,
     LazyTensor,
-    blocks_in_file,
     cast,
     check_dtype,
     lies_transposed,
     prevailing_dtype,
-    read_ahead,
     release_pages,
     row_blocks,
     tensor_in_memory,
@@ -90,7 +88,7 @@ def test_infinities_stay():
 def small_pieces(monkeypatch, request):
     """Blocks of some bytes, tiles and strips smaller than the tensors."""
     monkeypatch.setattr(lazy_tensor, "BLOCK_BYTES", request.param)
-    monkeypatch.setattr(lazy_tensor, "WHOLE_BYTES", request.param)
+    monkeypatch.setattr(lazy_tensor, "WIDE_BLOCK_BYTES", request.param)
     monkeypatch.setattr(lazy_tensor, "STRIP_BYTES", 24)
     monkeypatch.setattr(lazy_tensor, "TILE", 4)
 
@@ -137,56 +135,13 @@ def written_file(tmp_path, arrays):
     return tensors
 
 
-def arrays_of_shapes():
-    return {
-        str(shape): np.random.randn(*shape).astype(np.float32) if shape else np.array(3.5, np.float32)
-        for shape in SHAPES
-    }
-
-
-def test_reading_ahead_gives_the_same_tensors(tmp_path):
-    arrays = arrays_of_shapes()
-    tensors = written_file(tmp_path, arrays)
-    mixed = [tensor for kept in tensors.values() for tensor in (kept.transposed(), kept, kept.transposed())]
-    expected = [values for array in arrays.values() for values in (array.T, array, array.T)]
-    for found, tensor, values in zip(read_ahead(mixed), mixed, expected, strict=True):
-        assert found.shape == tensor.shape and found.dtype == tensor.dtype
-        np.testing.assert_array_equal(found.read(), values)
-        assert tensor is mixed[1] or lies_transposed(found.read()) == lies_transposed(tensor.read())
-
-
 def test_values_computed_from_a_file_are_not_read_from_it(tmp_path):
     """What is made of a tensor has another `read`, and so no place in the file."""
     tensor = written_file(tmp_path, {"w": np.ones((5, 4), np.float32)})["w"]
     np.testing.assert_array_equal(tensor.transposed().transposed().read(), tensor.read())
     doubled = replace(tensor, read=lambda: 2 * tensor.read())
     assert tensor.place is not None and doubled.place is None
-    (found,) = read_ahead([doubled.transposed()])
-    np.testing.assert_array_equal(found.read(), np.full((4, 5), 2, np.float32))
-
-
-def test_reading_ahead_leaves_large_tensors_in_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(lazy_tensor, "WHOLE_BYTES", 100)
-    tensors = written_file(tmp_path, {"small": np.zeros((5, 5), np.float32), "large": np.zeros((5, 6), np.float32)})
-    small, large = read_ahead(tensor.transposed() for tensor in tensors.values())
-    assert small.place is None and large.place is not None
-
-
-def test_blocks_in_a_file(small_pieces, tmp_path):
-    arrays = arrays_of_shapes()
-    found = {name: b"" for name in arrays}
-    for name, block in blocks_in_file(written_file(tmp_path, arrays)):
-        found[name] += block.tobytes()
-    assert found == {name: array.tobytes() for name, array in arrays.items()}
-
-
-def test_an_error_while_reading_ahead_arrives(tmp_path):
-    tensors = written_file(tmp_path, {"w": np.zeros((400, 5), np.float32)})
-    (tmp_path / "file").write_bytes(b"abc")
-    with pytest.raises(ValueError, match=r"file: became shorter while it was read; is another program writing it\?"):
-        list(read_ahead([tensors["w"].transposed()]))
-    with pytest.raises(ValueError, match="became shorter"):
-        list(blocks_in_file(tensors))
+    np.testing.assert_array_equal(doubled.transposed().read(), np.full((4, 5), 2, np.float32))
 
 
 def fingerprint_of(values, transposed):
@@ -209,7 +164,7 @@ def test_a_permuted_matrix_has_another_fingerprint():
 
 def test_row_blocks(monkeypatch):
     monkeypatch.setattr(lazy_tensor, "BLOCK_BYTES", 200)
-    monkeypatch.setattr(lazy_tensor, "WHOLE_BYTES", 240)
+    monkeypatch.setattr(lazy_tensor, "WIDE_BLOCK_BYTES", 240)
     monkeypatch.setattr(lazy_tensor, "TILE", 8)
     assert list(row_blocks((20, 5), "float32")) == [slice(0, 8), slice(8, 16), slice(16, 20)]  # whole tiles
     assert list(row_blocks((7, 10), "float32")) == [slice(0, 6), slice(6, 7)]  # less than a tile

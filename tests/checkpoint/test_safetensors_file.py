@@ -9,7 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from paddle_xc2.checkpoint.safetensors_file import read_safetensors
+from paddle_xc2.checkpoint import safetensors_file
+from paddle_xc2.checkpoint.lazy_tensor import BlockBuffer, LazyTensor
+from paddle_xc2.checkpoint.safetensors_file import (
+    read_safetensors,
+    verify_safetensors,
+    write_safetensors,
+    write_tensors,
+)
 
 ARRAYS = {
     "a": np.arange(10, dtype=np.float32).reshape(2, 5),
@@ -18,6 +25,10 @@ ARRAYS = {
     "d": np.array(2.5, np.float32),
     "e": np.zeros((0, 3), np.float32),
 }
+
+
+def held(array):
+    return LazyTensor(str(array.dtype), array.shape, array.copy)
 
 
 def raw_safetensors(path, header, data=b"", header_bytes=None):
@@ -116,3 +127,31 @@ class TestDamage:
                 assert found.read().shape == found.shape
         except ValueError as error:
             assert str(path) in str(error)
+
+
+class TestWriting:
+    def test_a_full_disk_names_the_file(self, tmp_path, monkeypatch):
+        real_open = open
+        monkeypatch.setattr("builtins.open", lambda path, mode: real_open("/dev/full", "wb"))
+        with pytest.raises(OSError, match=r"No space left on device: '.*model.safetensors'"):
+            write_tensors(tmp_path / "model.safetensors", {"x": held(np.zeros(10**6, np.float32))}, "pt")
+
+    def test_a_file_that_exists_is_not_replaced(self, tmp_path):
+        (tmp_path / "model.safetensors").write_bytes(b"mine")
+        with pytest.raises(FileExistsError):
+            write_tensors(tmp_path / "model.safetensors", {"x": held(np.zeros(3, np.float32))}, "pt")
+        assert (tmp_path / "model.safetensors").read_bytes() == b"mine"
+
+    def test_a_file_that_becomes_shorter_while_it_is_read_back(self, tmp_path, monkeypatch):
+        path, tensors = tmp_path / "model.safetensors", {"x": held(np.zeros((2000, 50), np.float32))}
+        written = write_safetensors(path, tensors, {"x": "float32"}, "pt", BlockBuffer(), lambda count: None)
+        read = safetensors_file.read_safetensors
+
+        def read_and_cut(path):
+            tensors = read(path)
+            path.write_bytes(path.read_bytes()[:-100])
+            return tensors
+
+        monkeypatch.setattr(safetensors_file, "read_safetensors", read_and_cut)
+        with pytest.raises(ValueError, match=r"became shorter while it was read; is another program writing it\?"):
+            verify_safetensors(path, written, lambda count: None)

@@ -97,6 +97,16 @@ class TestReadingBack:
         np.testing.assert_array_equal(found, (array.T if transposed else array).astype(dtype or "float32"))
         assert sum(counted) == 2 * found.nbytes
 
+    def test_what_is_read_is_what_the_disk_holds(self, tmp_path, monkeypatch):
+        done = []
+        for name in ("sync", "leave_cache", "verify_safetensors"):
+            real = getattr(shard_writer, name)
+            monkeypatch.setattr(
+                shard_writer, name, lambda *args, name=name, real=real: done.append(name) or real(*args)
+            )
+        write_shards(tmp_path, held({"x": np.zeros(1000, np.float32)}), "pt", verify=True)
+        assert done == ["sync", "leave_cache", "verify_safetensors"]
+
     def test_finds_a_changed_value(self, tmp_path, monkeypatch):
         self.changed_on_disk(monkeypatch, -1)
         tensors = held({"x": np.float32([1, 2]), "y": np.float32([[1, 2], [3, 4]])})

@@ -8,6 +8,7 @@ from paddle_xc2.files.durable import (
     file_table,
     is_as_written,
     is_file_table,
+    leave_cache,
     replace_file,
     scratch,
     table_entry,
@@ -83,3 +84,11 @@ def test_free_space(tmp_path, monkeypatch):
         f"{tmp_path}: 17.3 GB are needed there, but its disk has 5 GB free; free 12.3 GB, or give a directory on "
         "another disk"
     )
+
+
+def test_what_leaves_the_cache_stays_on_the_disk(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"one")
+    leave_cache(tmp_path / "a")
+    monkeypatch.delattr(os, "posix_fadvise")  # as on macOS
+    leave_cache(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"one"

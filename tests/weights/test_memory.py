@@ -48,7 +48,7 @@ class PeakMemory:
 def test_there_and_back(original, tmp_path, monkeypatch):
     """Bit-exact, and in the memory of some blocks."""
     monkeypatch.setattr(lazy_tensor, "BLOCK_BYTES", 4 * MB)
-    monkeypatch.setattr(lazy_tensor, "WHOLE_BYTES", 12 * MB)
+    monkeypatch.setattr(lazy_tensor, "WIDE_BLOCK_BYTES", 12 * MB)
     with PeakMemory() as peak:
         there = convert(original, tmp_path / "ours", max_shard_size="60MB")
         convert(tmp_path / "ours", tmp_path / "back", to="hf", max_shard_size="60MB")
