@@ -16,6 +16,7 @@ and a JSON line of counts for each kind of file; exits with 1 if anything was fo
 
 import argparse
 import contextlib
+import copy
 import hashlib
 import io
 import json
@@ -80,7 +81,11 @@ def changed_value(value, random):
         return random.choice([value * 2, value + 1, value * 10, -value, value / 3, value * 10**6, str(value), [value]])
     if isinstance(value, str) and random.random() < 0.3:
         return random.choice([value + "x", value[:-1], value.upper(), [value], {value: value}])
-    return random.choice(STRANGE)
+    return strange(random)
+
+
+def strange(random):
+    return copy.deepcopy(random.choice(STRANGE))  # a second change may change it
 
 
 def changed_json(raw: bytes, random) -> bytes:
@@ -101,7 +106,7 @@ def changed_json(raw: bytes, random) -> bytes:
         elif kind == "misspelt" and isinstance(holder, dict):
             holder[misspelt(key, random)] = holder.pop(key)
         elif kind == "new" and isinstance(holder, dict):
-            holder[random.choice(["x", "rope", "use_x", f"{key}_2"])] = random.choice(STRANGE)
+            holder[random.choice(["x", "rope", "use_x", f"{key}_2"])] = strange(random)
         elif kind == "doubled" and isinstance(key, str) and isinstance(content, dict) and not above:
             doubled = f"{json.dumps(key)}: {json.dumps(random.choice(STRANGE))}, "
         elif kind == "swapped":
