@@ -454,14 +454,14 @@ def where(trace: str) -> str:
     return f"  <- {lines[-1].split('paddle_xc2/', 1)[1]}" if lines else ""
 
 
-def fuzz(kind: str, number: int, seed: int, work: Path, only: int | None) -> dict:
+def fuzz(kind: str, numbers: range, seed: int, work: Path, only: int | None) -> dict:
     _, _, action = KINDS[kind]
     folder = work / f"try-{kind}"
     lay_out(kind, work, folder)
     expected = in_a_child(action, folder)
     assert expected["status"] == 0, expected
     counts, told = {}, set()
-    for index in range(number) if only is None else [only]:
+    for index in numbers if only is None else [only]:
         random_ = random.Random(f"{kind} {seed} {index}")
         shutil.rmtree(folder)
         path = lay_out(kind, work, folder)
@@ -490,6 +490,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--number", type=int, default=2000, help="of changes of each kind (%(default)s)")
+    parser.add_argument("--first", type=int, default=0, help="of them, the one to begin with (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="%(default)s")
     parser.add_argument("--one", metavar="KIND:NUMBER", help="only this one, with its message or traceback")
     args = parser.parse_args()
@@ -511,7 +512,7 @@ def main() -> int:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         for kind in args.kinds:
             began = time.perf_counter()
-            counts = fuzz(kind, args.number, args.seed, work, only)
+            counts = fuzz(kind, range(args.first, args.number), args.seed, work, only)
             wrong += sum(count for name, count in counts.items() if name not in ("refused", "same", "other"))
             print(json.dumps({"kind": kind, **counts, "seconds": round(time.perf_counter() - began)}), flush=True)
     return int(wrong > 0)
