@@ -87,7 +87,8 @@ class LoRAArguments:
     lora_target_modules: list[str] | None = key(
         None,
         "layers to update: language_model (attention.wqkv, attention.wo, feed_forward.w1, w2 and w3 of every decoder "
-        "layer, which is null too), vit, projector, output; or names, ends of names, regular expressions.",
+        "layer, of Qwen-VL's c_attn, attn.c_proj, w1 and w2; null is that too), vit, projector, output; or names, ends "
+        "of names, regular expressions.",
         lora_only=True,
         resume=MUST_MATCH,
     )
