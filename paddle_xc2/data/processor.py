@@ -18,11 +18,9 @@ from paddle_xc2.data.encode import (
 )
 from paddle_xc2.data.images.given_images import given_image, is_tensor
 from paddle_xc2.data.images.picture_reading import AS_UPSTREAM, PictureReading
-from paddle_xc2.data.images.pictures import (
+from paddle_xc2.data.images.pictures import image_name, image_size_of, load_image
+from paddle_xc2.data.images.pixels import (
     cropped_square_image,
-    image_name,
-    image_size_of,
-    load_image,
     padded_square_image,
     square_image,
     tiled_image,

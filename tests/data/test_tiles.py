@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from paddle_xc2.data.images.pictures import normalized, tiled_image, tiled_size
+from paddle_xc2.data.images.pixels import normalized, tiled_image, tiled_size
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.families.table import family_named
 

@@ -15,7 +15,7 @@ def pixels(golden):
     """The golden picture as the model's input, float32 [1, 3, 224, 224]."""
     from PIL import Image
 
-    from paddle_xc2.data.images.pictures import square_image
+    from paddle_xc2.data.images.pixels import square_image
 
     return paddle.to_tensor(square_image(Image.open(golden.images / PICTURE), 224)).unsqueeze(0)
 

@@ -1,44 +1,29 @@
-"""Image file -> float32 [3, height, width], with upstream's pixels.
+"""Image file, which may be anything -> RGB picture, within bounds of pixels and bytes.
 
-`load_image` reads a file that may be anything; `square_image` is what XComposer2-7b and -vl-7b look at, `tiled_image`
-what the tiled families do. Follows `ImageProcessor` in upstream's `data_mix.py`, `HD_transform` and
-`R560_HD18_Identity_transform` in `ixc_utils.py`, and `Image_transform` of the 2.5 checkpoint.
+Which formats are read stands in `formats.py`, what becomes of a picture that is not plain RGB in `picture_reading.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import math
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from paddle_xc2.data.conversation import DataError
-from paddle_xc2.data.images.image_kinds import BYTES, foreign_kind
+from paddle_xc2.data.images.formats import BYTES, FORMATS, foreign_kind
 from paddle_xc2.data.images.picture_reading import AS_UPSTREAM, PictureReading, losses_of, possible_losses
 from paddle_xc2.files.local_path import local_path
-
-try:
-    from PIL.AvifImagePlugin import SUPPORTED as _READS_AVIF
-except ImportError:  # Pillow before 11.3
-    _READS_AVIF = False
 
 # An image is refused beyond these, before anything is decoded.
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 256 * 1024 * 1024
 
-# Kinds of files that may be opened. Not all that Pillow knows: some of its readers start other programs (EPS).
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "ICO", *(["AVIF"] if _READS_AVIF else []))
 # Of the texts in a PNG file, each is inflated up to 1 MB by default: less than an XMP packet that editors write.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
-
-# CLIP's, for pixels between 0 and 1.
-CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
-CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 
 
 class ImageError(DataError):
@@ -159,84 +144,6 @@ def _unreadable(error: Exception, name: str) -> ImageError:
     if "decoder" in reason and "not available" in reason:
         return ImageOfOtherKind(f"{name}: Pillow was built without what reads it ({reason}); save it as PNG or JPEG")
     return ImageDamaged(f"{name}: the image can't be read ({reason}); replace the file")
-
-
-def square_image(image: Image.Image, size: int) -> np.ndarray:
-    """RGB image squashed to `size` x `size` pixels, whatever its shape: float32 [3, size, size], normalised."""
-    return normalized(image.resize((size, size), Image.Resampling.BICUBIC))
-
-
-def padded_square_image(image: Image.Image, size: int) -> np.ndarray:
-    """RGB image in the middle of a square of CLIP's mean colour, then `size` x `size`: float32 [3, size, size].
-
-    As LLaVA's `expand2square` and the CLIP image processor do it.
-    """
-    side = max(image.size)
-    canvas = Image.new("RGB", (side, side), tuple(int(mean * 255) for mean in CLIP_MEAN.tolist()))
-    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square_image(canvas, size)
-
-
-def cropped_square_image(image: Image.Image, size: int) -> np.ndarray:
-    """The middle of an RGB image, its shorter side made `size` pixels: float32 [3, size, size].
-
-    As the CLIP image processor does it, with the longer side rounded down.
-    """
-    short = min(image.size)
-    width, height = (size if side == short else int(size * side / short) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    return normalized(resized.crop((left, top, left + size, top + size)))
-
-
-def tiled_size(width: int, height: int, tile: int, columns: int) -> tuple[int, int]:
-    """(width, height) in pixels of the grid that an image of `width` x `height` is laid out on.
-
-    Args:
-        tile: pixels, side of a tile.
-        columns: tiles along the longer side.
-    """
-    long, short = max(width, height), min(width, height)
-    resized = _resized_short_side(long, short, tile * columns)
-    grid = tile * columns, math.ceil(resized / tile) * tile
-    return grid if width >= height else grid[::-1]
-
-
-def tiled_image(image: Image.Image, tile: int, columns: int, centered: bool) -> np.ndarray:
-    """RGB image with its longer side at `columns` tiles, on white up to whole tiles: float32 [3, height, width].
-
-    Args:
-        tile: pixels, side of a tile.
-        columns: tiles along the longer side.
-        centered: between the white borders; else they are all below (landscape) or at the right (portrait).
-    """
-    portrait = image.width < image.height
-    if portrait:  # a true transpose, mirrored, as upstream; undone at the end
-        image = image.transpose(Image.Transpose.TRANSPOSE)
-    width, height = tile * columns, _resized_short_side(image.width, image.height, tile * columns)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    padded_height = math.ceil(height / tile) * tile
-    canvas = Image.new("RGB", (width, padded_height), (255, 255, 255))
-    canvas.paste(resized, (0, (padded_height - height) // 2 if centered else 0))
-    return normalized(canvas.transpose(Image.Transpose.TRANSPOSE) if portrait else canvas)
-
-
-def _resized_short_side(long: int, short: int, new_long: int) -> int:
-    """Pixels of the shorter side when the longer becomes `new_long`.
-
-    The division is upstream's, and so is its rounding.
-    """
-    return max(1, int(new_long / (long / short)))
-
-
-def normalized(image: Image.Image) -> np.ndarray:
-    """RGB image -> float32 [3, height, width] with CLIP's mean and deviation."""
-    channels_first = np.asarray(image).transpose(2, 0, 1)
-    # In this order and in float32, so that every bit is upstream's; in place, it is as fast as a table of 256 values.
-    pixels = np.divide(channels_first, np.float32(255), order="C")
-    pixels -= CLIP_MEAN[:, None, None]
-    pixels /= CLIP_STD[:, None, None]
-    return pixels
 
 
 def image_name(image, source: str) -> str:

@@ -26,14 +26,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from paddle_xc2.data.images.pictures import (
-    ImageDamaged,
-    ImageError,
-    ImageMissing,
-    ImageTooLarge,
-    image_name,
-    normalized,
-)
+from paddle_xc2.data.images.pictures import ImageDamaged, ImageError, ImageMissing, ImageTooLarge, image_name
+from paddle_xc2.data.images.pixels import normalized
 from paddle_xc2.files.local_path import local_path
 
 # A video is refused beyond these. The first bounds the decoder's memory (it keeps up to 17 frames), the others time.

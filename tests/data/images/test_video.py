@@ -12,7 +12,8 @@ from PIL import Image
 from paddle_xc2.data.conversation import DataError
 from paddle_xc2.data.images import video
 from paddle_xc2.data.images.downloads import ImageCache
-from paddle_xc2.data.images.pictures import ImageDamaged, ImageError, ImageMissing, ImageTooLarge, normalized
+from paddle_xc2.data.images.pictures import ImageDamaged, ImageError, ImageMissing, ImageTooLarge
+from paddle_xc2.data.images.pixels import normalized
 from paddle_xc2.data.images.video import frame_sheet, is_video, video_pixels, video_size
 from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.data.records.conversations import load_conversations

@@ -1,9 +1,20 @@
-"""Files that are sound, but no image that is read here: what they are, by how they begin, and what to do."""
+"""Formats of image files: those that are read, and those that are known by how they begin, with what to do.
+
+A new format goes into FORMATS once Pillow reads it; until then into _KINDS.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
+
+try:
+    from PIL.AvifImagePlugin import SUPPORTED as _READS_AVIF
+except ImportError:  # Pillow before 11.3
+    _READS_AVIF = False
+
+# Kinds of files that may be opened. Not all that Pillow knows: some of its readers start other programs (EPS).
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "ICO", *(["AVIF"] if _READS_AVIF else []))
 
 BYTES = 512  # of a file's beginning that tell
 
