@@ -19,7 +19,7 @@ DESCRIBED = ("labels", "image_mask", "attention_mask")
 @dataclass(frozen=True, eq=False)
 class BatchLayout:
     """Attributes:
-    image_slots: int64 [slots]: which tokens of the flattened batch are image slots, in reading order.
+    image_places: int64 [slots]: which tokens of the flattened batch are image slots, in reading order.
     predicting: int64 [trained tokens]: which tokens of the flattened batch stand before a trained one.
     first_columns: as `first_columns` gives it; None where every row is one sample without padding.
     describes: the tensors that it was made for, as DESCRIBED names them, each with the number of times that it had been
@@ -27,19 +27,21 @@ class BatchLayout:
     sources: what a copy to the device may still be reading.
     """
 
-    image_slots: np.ndarray
+    image_places: np.ndarray
     predicting: np.ndarray
     first_columns: np.ndarray | None
     describes: tuple = ()
     sources: tuple = ()
 
     @classmethod
-    def of(cls, labels=None, image_mask=None, attention_mask=None) -> BatchLayout:
-        """Args: as of `XComposer2ForCausalLM.forward`, as arrays, or as tensors, which are waited for."""
+    def of(cls, labels=None, image_mask=None, segment_ids=None) -> BatchLayout:
+        """Args: those of `VisionLanguageNetwork.forward`, where the last is called attention_mask; as arrays, or as
+        tensors, which are waited for.
+        """
         columns = None
-        if attention_mask is not None and (np.asarray(attention_mask) != 1).any():
-            columns = first_columns(np.asarray(attention_mask))
-        return cls(_image_slots(image_mask), _predicting(labels), columns)
+        if segment_ids is not None and (np.asarray(segment_ids) != 1).any():
+            columns = first_columns(np.asarray(segment_ids))
+        return cls(_image_places(image_mask), _predicting(labels), columns)
 
     def describing(self, *tensors) -> BatchLayout:
         """The same for tensors of which all is known now: DESCRIBED, each a Paddle tensor or None."""
@@ -57,7 +59,7 @@ def _times_written(tensor) -> int:
     return 0 if tensor is None else tensor.inplace_version
 
 
-def _image_slots(image_mask) -> np.ndarray:
+def _image_places(image_mask) -> np.ndarray:
     return np.flatnonzero(() if image_mask is None else np.asarray(image_mask))
 
 

@@ -11,20 +11,20 @@ def test_places_of_the_flattened_batch():
     mask = np.array([[False, True, False, False], [True, False, False, True]])
     layout = BatchLayout.of(labels, mask)
     assert layout.predicting.tolist() == [1, 2, 6]  # the first token of a row is predicted from nothing
-    assert layout.image_slots.tolist() == [1, 4, 7]
+    assert layout.image_places.tolist() == [1, 4, 7]
     assert labels[0, 0] == 7  # not written to
 
 
 def test_tensors_are_looked_at_alike():
     labels, mask = paddle.to_tensor([[-100, 3, 4]]), paddle.to_tensor([[True, False, False]])
     layout = BatchLayout.of(labels, mask, paddle.to_tensor([[1, 1, 0]]))
-    assert (layout.predicting.tolist(), layout.image_slots.tolist()) == ([0, 1], [0])
+    assert (layout.predicting.tolist(), layout.image_places.tolist()) == ([0, 1], [0])
     assert layout.first_columns.tolist() == [0, 0, 2]
 
 
 def test_nothing_is_known_of_nothing():
     layout = BatchLayout.of()
-    assert len(layout.predicting) == len(layout.image_slots) == 0 and layout.first_columns is None
+    assert len(layout.predicting) == len(layout.image_places) == 0 and layout.first_columns is None
 
 
 def test_rows_of_one_sample_without_padding_need_no_segments():

@@ -67,8 +67,8 @@ def to_tensors(batch: dict) -> dict:
     tensors = {key: to_device(value, sources) for key, value in batch.items() if key != "pixel_values"}
     tensors["pixel_values"] = [to_device(pixels, sources) for pixels in batch["pixel_values"]]
     layout = BatchLayout.of(*(batch.get(key) for key in DESCRIBED))
-    slots, predicting = (to_device(places, sources) for places in (layout.image_slots, layout.predicting))
-    layout = replace(layout, image_slots=slots, predicting=predicting, sources=tuple(sources))
+    places, predicting = (to_device(indices, sources) for indices in (layout.image_places, layout.predicting))
+    layout = replace(layout, image_places=places, predicting=predicting, sources=tuple(sources))
     tensors["layout"] = layout.describing(*(tensors.get(key) for key in DESCRIBED))
     return tensors
 

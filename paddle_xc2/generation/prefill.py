@@ -64,11 +64,11 @@ class Prefill:
         batch = {"input_ids": paddle.to_tensor(prompt.input_ids[:, columns])}
         if not prompt.attention_mask.all():
             batch["attention_mask"] = paddle.to_tensor(prompt.attention_mask[:, :stop])
-        slots = prompt.image_mask[:, columns]
-        if slots.any():
+        image_mask = prompt.image_mask[:, columns]
+        if image_mask.any():
             first = int(prompt.image_mask[:, :start].sum())  # a prompt that is run in pieces is alone
-            features = paddle.concat(self._features)[first : first + int(slots.sum())]
-            batch |= {"image_mask": paddle.to_tensor(slots), "image_features": features}
+            features = paddle.concat(self._features)[first : first + int(image_mask.sum())]
+            batch |= {"image_mask": paddle.to_tensor(image_mask), "image_features": features}
         return batch
 
 
@@ -85,8 +85,8 @@ def group_size(answers: Sequence[Answer]) -> int:
 def _padded(prompts, pad_token_id: int) -> Prompt:
     width = max(map(len, prompts))
     ids = np.full([len(prompts), width], pad_token_id, np.int64)
-    mask, slots = np.zeros_like(ids), np.zeros(ids.shape, bool)
+    mask, image_mask = np.zeros_like(ids), np.zeros(ids.shape, bool)
     for row, prompt in enumerate(prompts):
         columns = slice(width - len(prompt), width)
-        ids[row, columns], mask[row, columns], slots[row, columns] = prompt.input_ids, 1, prompt.image_mask
-    return Prompt(ids, mask, slots, None)
+        ids[row, columns], mask[row, columns], image_mask[row, columns] = prompt.input_ids, 1, prompt.image_mask
+    return Prompt(ids, mask, image_mask, None)

@@ -23,8 +23,8 @@ class SeenTokens:
         if penalty == 1.0:
             return
         seen = np.zeros([len(prompt.input_ids), model.config.vocab_size], np.uint8)
-        for row, (ids, mask, slots) in enumerate(zip(*prompt[:3], strict=True)):
-            if model.config.family.penalizes_prompt and not slots.any():
+        for row, (ids, mask, image_mask) in enumerate(zip(*prompt[:3], strict=True)):
+            if model.config.family.penalizes_prompt and not image_mask.any():
                 seen[row, ids[mask == 1]] = 1
         self._seen = paddle.to_tensor(np.repeat(seen, repeats, axis=0))
 

@@ -142,8 +142,8 @@ def _bias(queries: slice, keys: slice, segments: Segments | None, causal: bool):
         positions = paddle.arange(keys.stop)
         allowed = (positions[queries].unsqueeze(1) >= positions[keys]).unsqueeze(0)
     if segments is not None:
-        numbers = segments.numbers
-        same = numbers[:, queries].unsqueeze(2) == numbers[:, keys].unsqueeze(1)
+        segment_ids = segments.ids
+        same = segment_ids[:, queries].unsqueeze(2) == segment_ids[:, keys].unsqueeze(1)
         allowed = same if allowed is None else paddle.logical_and(allowed, same)
     return None if allowed is None else (1.0 - allowed.astype("float32")) * -1e30
 

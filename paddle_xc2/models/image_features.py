@@ -119,20 +119,20 @@ def _close_rows(grid, separator):
     return paddle.concat([grid, separators], axis=1).reshape([rows * (columns + 1), channels])
 
 
-def fill_image_slots(token_embeddings, image_features, slots):
+def fill_image_slots(token_embeddings, image_features, places):
     """Puts image features where the image slots are.
 
     Args:
         token_embeddings: float [batch, seq, hidden].
         image_features: float [tokens of all images, hidden].
-        slots: int64 [slots]: which tokens of the flattened batch they are, in reading order.
+        places: int64 [slots]: which tokens of the flattened batch they are, in reading order.
     Returns: float [batch, seq, hidden], dtype of `token_embeddings`.
     Raises: ValueError if the number of slots differs from the number of image features.
     """
-    if slots.shape[0] != image_features.shape[0]:
+    if places.shape[0] != image_features.shape[0]:
         raise ValueError(
-            f"input_ids hold {slots.shape[0]} image slots, the images give {image_features.shape[0]} image tokens; "
+            f"input_ids hold {places.shape[0]} image slots, the images give {image_features.shape[0]} image tokens; "
             "check that no sample is cut inside an image and that the image size is the checkpoint's"
         )
     flat = token_embeddings.reshape([-1, token_embeddings.shape[-1]])
-    return paddle.scatter(flat, slots, image_features.astype(flat.dtype)).reshape(token_embeddings.shape)
+    return paddle.scatter(flat, places, image_features.astype(flat.dtype)).reshape(token_embeddings.shape)

@@ -36,15 +36,15 @@ class InternLM2Attention(nn.Layer):
         self.wqkv = _plora_linear(config, config.hidden_size, (self.num_heads + 2 * self.num_kv_heads) * self.head_dim)
         self.wo = _plora_linear(config, self.num_heads * self.head_dim, config.hidden_size)
 
-    def forward(self, hidden_states, rotary, segments=None, image_weight=None, cache=None, layer=0):
+    def forward(self, hidden_states, rotary, segments=None, image_mask=None, cache=None, layer=0):
         batch, seq, _ = hidden_states.shape
-        qkv = self.wqkv(hidden_states, image_weight).reshape([batch, seq, self.num_kv_heads, -1, self.head_dim])
+        qkv = self.wqkv(hidden_states, image_mask).reshape([batch, seq, self.num_kv_heads, -1, self.head_dim])
         query, key, value = split_rotated(qkv, rotary)
         if cache is None:
             out = attention(query, key, value, segments)
         else:
             out = cache.attend(layer, query, key, value, segments)
-        return self.wo(out.reshape([batch, seq, -1]), image_weight)
+        return self.wo(out.reshape([batch, seq, -1]), image_mask)
 
 
 class InternLM2MLP(nn.Layer):
@@ -54,9 +54,9 @@ class InternLM2MLP(nn.Layer):
         self.w3 = _plora_linear(config, config.hidden_size, config.intermediate_size)
         self.w2 = _plora_linear(config, config.intermediate_size, config.hidden_size)
 
-    def forward(self, hidden_states, image_weight=None):
-        gate, up = self.w1(hidden_states, image_weight), self.w3(hidden_states, image_weight)
-        return self.w2(swiglu(gate, up), image_weight)
+    def forward(self, hidden_states, image_mask=None):
+        gate, up = self.w1(hidden_states, image_mask), self.w3(hidden_states, image_mask)
+        return self.w2(swiglu(gate, up), image_mask)
 
 
 class InternLM2DecoderLayer(nn.Layer):
@@ -67,11 +67,11 @@ class InternLM2DecoderLayer(nn.Layer):
         self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.ffn_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, hidden_states, rotary, segments=None, image_weight=None, cache=None, layer=0):
+    def forward(self, hidden_states, rotary, segments=None, image_mask=None, cache=None, layer=0):
         hidden_states = hidden_states + self.attention(
-            self.attention_norm(hidden_states), rotary, segments, image_weight, cache, layer
+            self.attention_norm(hidden_states), rotary, segments, image_mask, cache, layer
         )
-        return hidden_states + self.feed_forward(self.ffn_norm(hidden_states), image_weight)
+        return hidden_states + self.feed_forward(self.ffn_norm(hidden_states), image_mask)
 
 
 class InternLM2Model(nn.Layer):
@@ -115,19 +115,20 @@ class InternLM2Model(nn.Layer):
         """
         seq = embeddings.shape[1]
         num_keys = seq + (len(cache) if cache is not None else 0)
-        numbers = None if segments is None else segments.numbers
-        check_columns(numbers, num_keys - seq, seq)
+        segment_ids = None if segments is None else segments.ids
+        check_columns(segment_ids, num_keys - seq, seq)
         if position_ids is None:
-            position_ids = count_positions(numbers, num_keys, num_keys - seq)
+            position_ids = count_positions(segment_ids, num_keys, num_keys - seq)
         group = self.config.num_attention_heads // self.config.num_key_value_heads
         rotary = RotaryTables(*rotary_tables(self.config, position_ids, num_keys), group)
-        image_weight = None if image_mask is None else image_mask.unsqueeze(-1).astype(embeddings.dtype)
+        if image_mask is not None:
+            image_mask = image_mask.unsqueeze(-1).astype(embeddings.dtype)  # PLoRA multiplies with it
         hidden_states = embeddings
         for index, layer in enumerate(self.layers):
             if self.config.use_recompute and self.training and not hidden_states.stop_gradient:
-                hidden_states = recompute(layer, hidden_states, rotary, segments, image_weight)
+                hidden_states = recompute(layer, hidden_states, rotary, segments, image_mask)
             else:
-                hidden_states = layer(hidden_states, rotary, segments, image_weight, cache, index)
+                hidden_states = layer(hidden_states, rotary, segments, image_mask, cache, index)
         return self.norm(hidden_states)
 
 

@@ -27,20 +27,20 @@ class PLoRALinear(nn.Layer):
             self.dropout = nn.Dropout(dropout)
             self.scaling = alpha / rank
 
-    def forward(self, x, image_weight=None):
+    def forward(self, x, image_mask=None):
         """Args:
             x: float [batch, seq, in_features].
-            image_weight: [batch, seq, 1] in the dtype of `x`, 1 at image tokens and 0 elsewhere. None skips the
-                update: for decoding, where only text can follow. Training always passes it, so that every rank has the
-                    same graph.
+            image_mask: [batch, seq, 1] in the dtype of `x`, 1 at image tokens and 0 elsewhere: made of the bool mask
+                once for all layers. None skips the update: for decoding, where only text can follow. Training always
+                passes it, so that every rank has the same graph.
         Returns: float [batch, seq, out_features], dtype of `x`.
         """
         y = self.linear(x)
-        if image_weight is None or not self.rank:
+        if image_mask is None or not self.rank:
             return y
         # Masked, not gathered: gathering copies the token count to the host, five times per decoder layer. The mask is
         # applied between A and B, where the tensor is narrowest.
-        inner = self.plora_a(self.dropout(x)) * image_weight
+        inner = self.plora_a(self.dropout(x)) * image_mask
         if self.scaling != 1.0:
             inner = inner * self.scaling
         return y + self.plora_b(inner)

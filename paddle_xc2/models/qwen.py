@@ -146,10 +146,10 @@ class QwenModel(nn.Layer):
         """
         batch, seq, _ = embeddings.shape
         start = 0 if cache is None else len(cache)
-        numbers = None if segments is None else segments.numbers
-        check_columns(numbers, start, seq)
+        segment_ids = None if segments is None else segments.ids
+        check_columns(segment_ids, start, seq)
         if position_ids is None:
-            position_ids = count_positions(numbers, start + seq, start)
+            position_ids = count_positions(segment_ids, start + seq, start)
         positions = self._positions(position_ids, batch, start + seq, segments, cache)
         hidden_states = embeddings
         for index, layer in enumerate(self.layers):

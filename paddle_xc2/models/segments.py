@@ -17,19 +17,19 @@ class Segments:
     empty. The keys of a segment are neighbours.
 
     Args:
-        numbers: int64 [batch, keys].
+        ids: int64 [batch, keys].
         columns: int64 [keys], `batch_layout.first_columns` of them; None is looked up when it is needed, which waits
             for the device.
     """
 
-    def __init__(self, numbers, columns: np.ndarray | None = None):
-        self.numbers = numbers
+    def __init__(self, ids, columns: np.ndarray | None = None):
+        self.ids = ids
         self._columns = columns
 
     @cached_property
     def first_columns(self) -> np.ndarray:
         """int64 [keys]: from which key on keys matter to the query that stands at a key."""
-        return first_columns(self.numbers.numpy()) if self._columns is None else self._columns
+        return first_columns(self.ids.numpy()) if self._columns is None else self._columns
 
     @cached_property
     def row_bounds(self):
@@ -37,16 +37,16 @@ class Segments:
 
         The end of each key's segment: from there on, no query sees the key. Causality hides it from those before.
         """
-        numbers = self.numbers
-        num_keys = numbers.shape[1]
-        last = paddle.ones_like(numbers[:, :1], dtype="bool")
-        changes = paddle.concat([numbers[:, 1:] != numbers[:, :-1], last], axis=1)
-        ends = paddle.arange(1, num_keys + 1, dtype="int64").expand_as(numbers)
-        ends = paddle.where(changes, ends, paddle.full_like(numbers, num_keys, dtype="int64"))
+        ids = self.ids
+        num_keys = ids.shape[1]
+        last = paddle.ones_like(ids[:, :1], dtype="bool")
+        changes = paddle.concat([ids[:, 1:] != ids[:, :-1], last], axis=1)
+        ends = paddle.arange(1, num_keys + 1, dtype="int64").expand_as(ids)
+        ends = paddle.where(changes, ends, paddle.full_like(ids, num_keys, dtype="int64"))
         ends = paddle.flip(paddle.cummin(paddle.flip(ends, [1]), axis=1)[0], [1])
         return ends.unsqueeze(1).unsqueeze(-1).astype("int32")
 
     @cached_property
     def bias_of_last(self):
         """What is added to scores so that the last query of a row sees its own segment: float32 [batch, 1, 1, keys]."""
-        return (self.numbers != self.numbers[:, -1:]).astype("float32").unsqueeze([1, 2]) * -1e30
+        return (self.ids != self.ids[:, -1:]).astype("float32").unsqueeze([1, 2]) * -1e30

@@ -132,20 +132,21 @@ class VisionLanguageNetwork(PretrainedModel):
         Returns: CausalLMOutput.
         Raises: ValueError if image slots and images don't match, or labels train nothing.
         """
-        described = (labels, image_mask, attention_mask)
+        segment_ids = attention_mask  # its name where a row is one sample, and it is 0 or 1
+        described = (labels, image_mask, segment_ids)
         if past_key_values and labels is None and image_mask is None:
             layout = None  # a token is decoded: its mask is taken as it is, nothing needs to be looked up
         elif layout is None or not layout.still_describes(*described):
             layout = BatchLayout.of(*described)
         if pixel_values:
             image_features = self.image_tokens(pixel_values)
-        num_slots = 0 if layout is None else len(layout.image_slots)
+        num_slots = 0 if layout is None else len(layout.image_places)
         embeddings = self._fill_slots(self.model.embed(input_ids), image_features, layout, num_slots)
         if not num_slots and not paddle.is_grad_enabled():
             image_mask = None  # with gradients, PLoRA takes part in every step, with a zero gradient if need be
         if use_cache and past_key_values is None:
             past_key_values = KeyValueCache()
-        segments = _segments(attention_mask, layout)
+        segments = _segments(segment_ids, layout)
         states: list = []
         with _outputs_of(self.model.layers if output_hidden_states else (), states):
             hidden_states = self.decode(embeddings, segments, position_ids, image_mask, past_key_values)
@@ -162,7 +163,7 @@ class VisionLanguageNetwork(PretrainedModel):
         if image_features is not None:
             if not num_slots:
                 raise ValueError("images are given, but no slot in image_mask says where they belong")
-            return fill_image_slots(embeddings, image_features, _on_device(layout.image_slots))
+            return fill_image_slots(embeddings, image_features, _on_device(layout.image_places))
         if num_slots:
             raise ValueError(f"input_ids hold {num_slots} image slots, but there are no images")
         if self.run_vision_always and self.training:
@@ -201,8 +202,8 @@ def _on_device(places):
     return places if isinstance(places, paddle.Tensor) else paddle.to_tensor(places)
 
 
-def _segments(attention_mask, layout: BatchLayout | None) -> Segments | None:
+def _segments(segment_ids, layout: BatchLayout | None) -> Segments | None:
     """None where every row is one sample without padding, as far as that is known."""
-    if attention_mask is None or layout is not None and layout.first_columns is None:
+    if segment_ids is None or layout is not None and layout.first_columns is None:
         return None
-    return Segments(attention_mask.astype("int64"), None if layout is None else layout.first_columns)
+    return Segments(segment_ids.astype("int64"), None if layout is None else layout.first_columns)

@@ -79,7 +79,7 @@ def test_the_layout_is_of_these_tensors():
     batch = to_tensors(collate_arrays([example(3, images=1), example(5)], PAD))
     layout = batch["layout"]
     assert layout.still_describes(batch["labels"], batch["image_mask"], batch["attention_mask"])
-    slots, predicting = layout.image_slots, layout.predicting
+    slots, predicting = layout.image_places, layout.predicting
     assert paddle.gather(batch["image_mask"].flatten(), slots).all() and len(slots) == batch["image_mask"].sum()
     trained = (batch["labels"][:, 1:] != IGNORE_INDEX).sum()
     assert len(predicting) == trained

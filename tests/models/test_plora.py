@@ -18,12 +18,12 @@ def layer(rank=5, alpha=10.0, dropout=0.0):
 
 def test_formula():
     plora, x = layer(), paddle.randn([2, 3, 6])
-    image_weight = paddle.to_tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]]).unsqueeze(-1)
-    got = plora(x, image_weight).numpy()
+    image_mask = paddle.to_tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]]).unsqueeze(-1)
+    got = plora(x, image_mask).numpy()
     w, a, b = (part.weight.numpy() for part in (plora.linear, plora.plora_a, plora.plora_b))
     text = x.numpy() @ w
     image = text + 10.0 / 5 * (x.numpy() @ a @ b)
-    np.testing.assert_allclose(got, np.where(image_weight.numpy() == 1, image, text), rtol=0, atol=ATOL)
+    np.testing.assert_allclose(got, np.where(image_mask.numpy() == 1, image, text), rtol=0, atol=ATOL)
 
 
 def test_text_tokens_are_those_of_the_plain_layer():
