@@ -120,18 +120,18 @@ def served_models(model, tokenizer, name: str | None, adapters: list[tuple[str, 
     from pathlib import Path
 
     from paddle_xc2.generation.served_model import ServedModel
+    from paddle_xc2.model import load_processor
     from paddle_xc2.weights.switched_adapters import SwitchedAdapters
 
     name = name or Path(args.path).resolve().name
     switch = SwitchedAdapters(model)
-    models = [ServedModel.of(model, tokenizer, name, lambda: switch.use(None))]
     if adapters and model.has_adapter:
         raise ValueError(f"{args.path} is an adapter itself; give its base, and it with --adapter NAME={args.path}")
+    models = [ServedModel.of(model, tokenizer, name, lambda: switch.use(None))]
     for adapter, directory in adapters:
         if adapter in [served.name for served in models]:
             raise ValueError(f'two models are called "{adapter}"; give each a name of its own')
         print(f"adapter {adapter}: {switch.load(adapter, directory)}", file=sys.stderr)
-        models.append(
-            ServedModel.of_adapter(model, adapter, directory, args.base, lambda name=adapter: switch.use(name))
-        )
+        processor = load_processor(directory, base=args.base)
+        models.append(ServedModel.of_adapter(model, adapter, processor, lambda name=adapter: switch.use(name)))
     return models

@@ -139,8 +139,8 @@ class Answer:
             return "it was stopped before its first token"
         if not said:
             return "the model ended it at once"
-        special = set(self.request.served.tokenizer.all_special_ids)
-        if all(token.id in special for token in said):
+        hidden = set(self.request.served.tokenizer.hidden_ids)
+        if all(token.id in hidden for token in said):
             return f"the model gave only special tokens ({len(said)})"
         if self.text or not self.request.stop_texts:
             return f"the model gave only white space ({len(said)} tokens)"

@@ -32,14 +32,8 @@ class ServedModel:
         return cls(name, model, processor, tuple(stop_ids(model, tokenizer)), activate)
 
     @classmethod
-    def of_adapter(cls, model, name: str, directory, base, activate: Callable[[], object]) -> ServedModel:
-        """A model in memory with an adapter, which is asked as it was trained.
-
-        Args:
-            directory: of the adapter, or its released name.
-            base: of the adapter, if it is not where the adapter remembers it.
-        """
-        processor = XComposer2Processor.from_pretrained(directory, base=base)
+    def of_adapter(cls, model, name: str, processor, activate: Callable[[], object]) -> ServedModel:
+        """A model in memory with an adapter. processor: of the adapter: it is asked as it was trained."""
         return cls(name, model, processor, tuple(stop_ids(model, processor.tokenizer)), activate)
 
     @property

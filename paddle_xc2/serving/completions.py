@@ -118,12 +118,11 @@ class Completion:
         return {"content": content, "refusal": None}
 
     def _token(self, token_id: int, log_probability: float) -> dict:
-        value = self._tokenizer.byte_value(token_id)
-        text = self._tokenizer.decode([token_id])
+        content = self._tokenizer.token_bytes(token_id)
         return {
-            "token": text,
+            "token": content.decode("utf-8", "replace"),
             "logprob": log_probability,
-            "bytes": list(text.encode()) if value is None else [value],
+            "bytes": list(content),
         }
 
 

@@ -11,6 +11,7 @@ class BaseTokenizer:
     hidden_ids: ids that an answer doesn't show.
     unused_ids: ids that no text has.
     num_open_tokens(ids): how many of the last ids begin a character and don't complete it.
+    token_bytes(id): what a token adds to a text, in UTF-8.
     """
 
     def __call__(

@@ -194,6 +194,10 @@ class QwenVLTokenizer(BaseTokenizer):
                     return count
         return 0
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token adds to a text, in UTF-8; b"" for a row of the model that no text has."""
+        return self._bytes_of(token_id) if token_id < self.vocab_size else b""
+
     def convert_tokens_to_ids(self, tokens: str | list[str]):
         """Id of a special token or of a piece of the vocabulary, or a list of them. Raises: ValueError for another."""
         if not isinstance(tokens, str):

@@ -315,6 +315,13 @@ class XComposer2Tokenizer(BaseTokenizer):
                 return count
         return 0
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token adds to a text, in UTF-8; b"" for a row of the model that no text has."""
+        value = self._byte_value(token_id) if token_id < self.vocab_size else None
+        if value is not None:
+            return bytes([value])
+        return self.decode([token_id]).encode() if token_id < self.vocab_size else b""
+
     def _byte_value(self, token_id: int) -> int | None:
         """0 to 255 if the token is one byte of a character, such as <0xE4>; None if it is text of its own."""
         return int(self._sp.id_to_piece(token_id)[3:5], 16) if self._sp.is_byte(token_id) else None

@@ -10,9 +10,12 @@ from types import SimpleNamespace
 import pytest
 import requests
 
+from paddle_xc2 import load_model, load_processor
 from paddle_xc2.cli import main
 from paddle_xc2.commands import serve
+from paddle_xc2.models.lora import lora_layers
 from tests.conftest import ROOT
+from tests.serving.conftest import adapter_of
 from tests.tiny import tiny_checkpoint
 
 
@@ -53,6 +56,22 @@ def test_two_models_of_one_name(monkeypatch):
         )
         with pytest.raises(ValueError, match='two models are called "cats"; give each a name of its own'):
             serve.served_models(model, None, "cats", [("cats", "./cats")], args)
+
+
+def test_adapters_are_models_of_their_own(tmp_path, capsys):
+    directory = tiny_checkpoint(tmp_path / "model")
+    adapter = adapter_of(load_model(directory), tmp_path / "adapter")
+    args = arguments("--served_model_name", "base")
+    models = serve.served_models(
+        load_model(directory), load_processor(directory).tokenizer, "base", [("cats", adapter)], args
+    )
+    assert [served.name for served in models] == ["base", "cats"]
+    assert "adapter cats: 2 low-rank updates" in capsys.readouterr().err
+    for served in reversed(models):
+        served.activate()
+        assert bool(lora_layers(served.model)) == (served.name == "cats")
+    with pytest.raises(ValueError, match="is an adapter itself; give its base"):
+        serve.served_models(load_model(adapter), None, "base", [("cats", adapter)], args)
 
 
 def test_it_serves_and_ends_when_it_is_told_to(tmp_path):

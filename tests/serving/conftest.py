@@ -9,12 +9,14 @@ import time
 
 import numpy as np
 import openai
+import paddle
 import pytest
 from PIL import Image
 
 from paddle_xc2.generation.engine import Engine
 from paddle_xc2.generation.sampling import SamplingSettings
 from paddle_xc2.generation.served_model import ServedModel
+from paddle_xc2.models.lora import LoRALinear, replace_layer
 from paddle_xc2.serving.app import build_app
 from paddle_xc2.serving.limits import Limits
 from paddle_xc2.serving.serve import server_for
@@ -88,3 +90,16 @@ def asking(text, *images):
     """Messages with images in front of a question."""
     parts = [{"type": "image_url", "image_url": {"url": url}} for url in images]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+
+
+def adapter_of(model, directory):
+    """Puts LoRA with random updates on a model, and writes it."""
+    paddle.seed(3)
+    for index in range(2):
+        path = f"model.layers.{index}.attention.wqkv.linear"
+        layer = LoRALinear(model.model.layers[index].attention.wqkv.linear, 4, 1.0)
+        layer.lora_b.set_value(paddle.randn(layer.lora_b.shape))
+        replace_layer(model, path, layer)
+    model.eval()
+    model.save_adapter(directory)
+    return directory

@@ -8,10 +8,11 @@ import openai
 import pytest
 import requests
 
+from paddle_xc2 import load_model, load_processor
 from paddle_xc2.generation.served_model import ServedModel
 from paddle_xc2.weights.switched_adapters import SwitchedAdapters
-from tests.serving.conftest import LIMITS, SIZES, asking, data_url, picture, running
-from tests.tiny import tiny_model
+from tests.serving.conftest import LIMITS, SIZES, adapter_of, asking, data_url, picture, running
+from tests.tiny import tiny_model, tiny_qwen_checkpoint
 
 
 def by_chat(served, text, images=None, history=(), max_new_tokens=8):
@@ -91,6 +92,18 @@ def test_log_probabilities(server):
     for token in content:
         assert token.logprob <= 0 and token.top_logprobs[0].logprob == pytest.approx(token.logprob)
         assert bytes(token.bytes).decode("utf-8", "replace") == token.token or len(token.bytes) == 1
+
+
+def test_another_family(tmp_path):
+    """Qwen-VL: another tokenizer, another layout, rows of the model that no text has."""
+    directory = tiny_qwen_checkpoint(tmp_path / "model", seq_length=2048)
+    model, tokenizer = load_model(directory), load_processor(directory).tokenizer
+    served = ServedModel.of(model, tokenizer, "qwen")
+    with running([served]) as server:
+        messages = asking("What is it?", data_url(picture()))
+        done = server.client.chat.completions.create(model="qwen", messages=messages, logprobs=True, top_logprobs=20)
+    assert done.choices[0].message.content == by_chat(served, "What is it?", picture())
+    assert len(done.choices[0].logprobs.content) == done.usage.completion_tokens
 
 
 def test_choices_seeds_and_stop_texts(server, served):
@@ -192,23 +205,6 @@ def test_an_adapter_is_a_model(served, tmp_path):
         for thread in threads:
             thread.join()
     assert sorted(got) == sorted(list(want.items()) * 4)
-
-
-def adapter_of(model, directory):
-    """Puts LoRA with random updates on a model, and writes it."""
-    import paddle
-
-    from paddle_xc2.models.lora import LoRALinear, replace_layer
-
-    paddle.seed(3)
-    for index in range(2):
-        path = f"model.layers.{index}.attention.wqkv.linear"
-        layer = LoRALinear(model.model.layers[index].attention.wqkv.linear, 4, 1.0)
-        layer.lora_b.set_value(paddle.randn(layer.lora_b.shape))
-        replace_layer(model, path, layer)
-    model.eval()
-    model.save_adapter(directory)
-    return directory
 
 
 def test_the_queue_is_full(served):

@@ -139,3 +139,9 @@ def test_upstreams_ids_and_texts(shared):
         assert tokenizer.decode(row["ids"], skip_special_tokens=True) == row["decode_skip_special"]
     for row in facts["tokenizer"]["decode_random"]:
         assert tokenizer.decode(row["ids"]) == row["decode"]
+
+
+def test_bytes_of_tokens_make_the_text(tokenizer):
+    text = "图中 a cat, 3😀."
+    assert b"".join(map(tokenizer.token_bytes, tokenizer.encode(text))).decode() == text
+    assert tokenizer.token_bytes(len(tokenizer) + 5) == b""

@@ -423,3 +423,9 @@ def test_tiny_tokenizer_has_internlm2s_form(tmp_path):
     assert tokenizer.convert_tokens_to_ids([TURN_END, TURN_START]) == [TINY_VOCAB_SIZE - 2, TINY_VOCAB_SIZE - 1]
     text = "The picture shows 图中的数字 7 😀\n"
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+def test_bytes_of_tokens_make_the_text():
+    text = "图中 a cat, 3😀."
+    assert b"".join(map(TOKENIZER.token_bytes, TOKENIZER.encode(text, add_special_tokens=False))).decode() == text
+    assert TOKENIZER.token_bytes(len(TOKENIZER) + 5) == b""
