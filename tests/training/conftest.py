@@ -1,6 +1,7 @@
 """Argument files for a run on the tiny checkpoint, and what happens in mid-run."""
 
 import json
+import shutil
 
 import pytest
 
@@ -101,3 +102,28 @@ def power_fails(at_step):
         raise RuntimeError("the power fails")
 
     return lambda wanted: at_step(wanted, fail)
+
+
+@pytest.fixture
+def train(config, tmp_path, metrics):
+    """Trains with the given keys; returns the entries of metrics.jsonl and the folder."""
+    runs = iter(range(100))
+
+    from paddle_xc2.training.finetune import finetune
+
+    def run(**changes):
+        folder = tmp_path / f"run{next(runs)}"
+        assert finetune(config(output_dir=str(folder), **changes)) == 0
+        return metrics(folder), folder
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def plain_model(workspace, tmp_path_factory):
+    """The workspace's model without PLoRA's dropout, whose masks depend on how samples are spread over batches."""
+    folder = tmp_path_factory.mktemp("plain") / "model"
+    shutil.copytree(workspace / "model", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "plora_dropout": 0.0}))
+    return folder
