@@ -39,15 +39,15 @@ def balance(
     """
     parameters, dropped, unknown, wrong = {}, {}, [], []
     for name, tensor in tensors.items():
-        target, transpose = names.to_paddle(name, layout) or (None, False)
+        target, ours = names.relabelled(name, tensor, layout, "paddle") or (None, tensor)
         if target not in shapes:
             if reason := names.reason_dropped(name, layout):
                 dropped[name] = reason
             else:
                 unknown.append(name)
             continue
-        parameters[target] = tensor.transposed() if transpose else tensor
-        expected = tuple(shapes[target][::-1] if transpose else shapes[target])
+        parameters[target] = ours
+        expected = tuple(shapes[target] if ours is tensor else shapes[target][::-1])
         if tensor.shape != expected:
             hint = _shape_hint(tensor.shape, expected)
             wrong.append(f"{name}: checkpoint shape {list(tensor.shape)}, model expects {list(expected)} ({hint})")

@@ -31,12 +31,9 @@ def base_fingerprint(directory: Path | ModelDirectory) -> dict:
     """
     checkpoint = read_checkpoint(directory)
     table, layout = names_of_tensors(checkpoint)
-    tensors = {}
-    for name, tensor in checkpoint.items():
-        target = table.to_paddle(name, layout)
-        # The position table is resized for other image sizes; what no rule knows is of no use to the model.
-        if target is not None and target[0] != table.resized:
-            tensors[target[0]] = tensor.transposed() if target[1] else tensor
+    found = (table.relabelled(name, tensor, layout, "paddle") for name, tensor in checkpoint.items())
+    tensors = dict(filter(None, found))  # what no rule knows is of no use to the model
+    tensors.pop(table.resized, None)  # the position table, for other image sizes
     names = sorted(tensors)
     shapes = hashlib.sha256(json.dumps([[name, tensors[name].shape] for name in names]).encode())
     sampled = [name for name in names if len(tensors[name].shape) == 2]

@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from paddle_xc2.checkpoint.lazy_tensor import LazyTensor
+
 LAYOUTS = ("hf", "paddlemix", "paddle")
 
 
@@ -92,7 +94,14 @@ class NameTable:
         rule = self._rule_of[source].get(pattern)
         if rule is None:
             return None
-        return rule.name_in(target).replace("{}", index), rule.transpose and "hf" in (source, target)
+        return rule.name_in(target).replace("{}", index), rule.transpose and (source == "hf") != (target == "hf")
+
+    def relabelled(self, name: str, tensor: LazyTensor, source: str, target: str) -> tuple[str, LazyTensor] | None:
+        """A tensor of a checkpoint in the layout `source` as it is in one of `target`: its name, and it, transposed if
+        only one of the two stores it as upstream does. None if no rule knows it.
+        """
+        found = self._translate(name, source, target)
+        return None if found is None else (found[0], tensor.transposed() if found[1] else tensor)
 
     def reason_dropped(self, name: str, layout: str = "hf") -> str | None:
         """Why a tensor in a checkpoint of `layout` is left out, or None if it is not to be; ours has none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paddle_xc2.text.tokenizer import StreamDecoder
+from paddle_xc2.text.stream_decoder import StreamDecoder
 
 
 class AnswerText:

@@ -15,7 +15,7 @@ from paddle_xc2.data.processor import XComposer2Processor
 from paddle_xc2.generation.generate import decode_steps, end_ids, generate
 from paddle_xc2.generation.runner import image_features, pad_left
 from paddle_xc2.generation.sampling_settings import CHAT_SAMPLING, MAX_NEW_TOKENS
-from paddle_xc2.text.tokenizer import StreamDecoder
+from paddle_xc2.text.stream_decoder import StreamDecoder
 
 
 def chat(

@@ -31,12 +31,11 @@ from paddle_xc2.families.special_tokens import (
 )
 from paddle_xc2.files.json_file import parse_json
 from paddle_xc2.files.local_path import local_path
-from paddle_xc2.hub.directory import CONFIG_FILE as MODEL_CONFIG_FILE
-from paddle_xc2.hub.directory import open_model
+from paddle_xc2.hub.directory import CONFIG_FILE, open_model
 from paddle_xc2.text.base import GIT_LFS_POINTER, BaseTokenizer, check_whole_characters
+from paddle_xc2.text.tokenizer_settings import TOKENIZER_CONFIG_FILE
 
 VOCABULARY_FILE = "qwen.tiktoken"
-CONFIG_FILE = "tokenizer_config.json"
 MAX_VOCABULARY_BYTES = 64 * 2**20  # the released one has 2.6 MB
 IMAGE_TOKENS = 256  # of a picture, where a checkpoint says nothing else
 
@@ -66,8 +65,8 @@ class QwenVLTokenizer(BaseTokenizer):
     def __init__(self, files: dict[str, bytes], source: str = "tokenizer", image_tokens: int = IMAGE_TOKENS):
         self._files, self._source, self.image_tokens = files, source, image_tokens
         ranks = _read_ranks(files[VOCABULARY_FILE], f"{source}/{VOCABULARY_FILE}")
-        if CONFIG_FILE in files:
-            parse_json(files[CONFIG_FILE], f"{source}/{CONFIG_FILE}")
+        if TOKENIZER_CONFIG_FILE in files:
+            parse_json(files[TOKENIZER_CONFIG_FILE], f"{source}/{TOKENIZER_CONFIG_FILE}")
         self.special_ids = {text: len(ranks) + index for index, text in enumerate((*_CONTROL, *GROUNDING, *_PICTURE))}
         self._texts = {token_id: text for text, token_id in self.special_ids.items()}
         self._bytes = {rank: token for token, rank in ranks.items()}
@@ -89,12 +88,12 @@ class QwenVLTokenizer(BaseTokenizer):
         of_model = directory.base if directory.is_adapter else directory
         if not directory.has(VOCABULARY_FILE):
             directory = of_model
-        names = [name for name in (VOCABULARY_FILE, CONFIG_FILE) if directory.has(name)]
+        names = [name for name in (VOCABULARY_FILE, TOKENIZER_CONFIG_FILE) if directory.has(name)]
         if VOCABULARY_FILE not in names:
             advice = directory.newest_state() or "copy the released checkpoint's into this directory"
             raise FileNotFoundError(f"{directory}: there is no {VOCABULARY_FILE}; {advice}")
         files = {name: directory.content(name, MAX_VOCABULARY_BYTES) for name in names}
-        visual = of_model.config().get("visual") if of_model.has(MODEL_CONFIG_FILE) else None
+        visual = of_model.config().get("visual") if of_model.has(CONFIG_FILE) else None
         return cls(files, str(directory), (visual or {}).get("n_queries", IMAGE_TOKENS))
 
     def save_pretrained(self, directory) -> None:
@@ -106,7 +105,7 @@ class QwenVLTokenizer(BaseTokenizer):
             "tokenizer_class": "QWenTokenizer",
             "auto_map": {"AutoTokenizer": ["tokenization_qwen.QWenTokenizer", None]},
         }
-        defaults = {CONFIG_FILE: json.dumps(config, indent=2).encode() + b"\n"}
+        defaults = {TOKENIZER_CONFIG_FILE: json.dumps(config, indent=2).encode() + b"\n"}
         for name, content in {**defaults, **self._files}.items():
             (directory / name).write_bytes(content)
 

@@ -33,9 +33,9 @@ from paddle_xc2.hub.directory import XTUNER_LLM, ModelDirectory, open_model
 from paddle_xc2.messages import counted
 from paddle_xc2.text.base import GIT_LFS_POINTER, BaseTokenizer, check_whole_characters
 from paddle_xc2.text.tokenizer_settings import (
-    CONFIG_FILE,
     SPECIAL_TOKENS,
     SPECIAL_TOKENS_FILE,
+    TOKENIZER_CONFIG_FILE,
     content_of,
     read_settings,
 )
@@ -99,7 +99,7 @@ class XComposer2Tokenizer(BaseTokenizer):
         if not directory.has(MODEL_FILE):
             advice = directory.newest_state() or "copy the one of the released checkpoint into this directory"
             raise FileNotFoundError(f"{directory}: there is no {MODEL_FILE}; {advice}")
-        names = (MODEL_FILE, CONFIG_FILE, SPECIAL_TOKENS_FILE)
+        names = (MODEL_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE)
         found = [name for name in names if (directory / name).exists()]
         return cls({name: directory.content(name, MAX_MODEL_BYTES) for name in found}, source=str(directory))
 
@@ -146,18 +146,18 @@ class XComposer2Tokenizer(BaseTokenizer):
 
     def _with_added(self, tokens: dict[int, str], special: bool) -> XComposer2Tokenizer:
         """tokens: ids that have a piece already, and the texts that they are from now on."""
-        name = f"{self._source}/{CONFIG_FILE}"
-        config = parse_json({**self._default_files(), **self._files}[CONFIG_FILE], name)
+        name = f"{self._source}/{TOKENIZER_CONFIG_FILE}"
+        config = parse_json({**self._default_files(), **self._files}[TOKENIZER_CONFIG_FILE], name)
         settings = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": special}
         added = {str(i): {"content": text, **settings} for i, text in tokens.items()}
         config["added_tokens_decoder"] = {**config.get("added_tokens_decoder", {}), **added}
         content = json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"
-        return XComposer2Tokenizer({**self._files, CONFIG_FILE: content}, self._source)
+        return XComposer2Tokenizer({**self._files, TOKENIZER_CONFIG_FILE: content}, self._source)
 
     def _default_files(self) -> dict[str, bytes]:
         """What upstream writes beside its tokenizer.model."""
         defaults = {
-            CONFIG_FILE: {
+            TOKENIZER_CONFIG_FILE: {
                 **SPECIAL_TOKENS,
                 "auto_map": {"AutoTokenizer": ["tokenization_internlm_xcomposer2.InternLMXComposer2Tokenizer", None]},
                 "clean_up_tokenization_spaces": False,
@@ -354,39 +354,12 @@ class XComposer2Tokenizer(BaseTokenizer):
             if any(token.get(key) for key in ("lstrip", "rstrip", "single_word")):
                 raise ValueError(
                     f'{self._source}: added token "{token["content"]}" must be without lstrip, rstrip and single_word, '
-                    f"as InternLM2's are; mend it in {CONFIG_FILE}"
+                    f"as InternLM2's are; mend it in {TOKENIZER_CONFIG_FILE}"
                 )
             added[token["content"]] = int(token_id)
             if not token.get("special"):
                 self._visible_ids.add(int(token_id))
         return added
-
-
-class StreamDecoder:
-    """Turns ids into text one by one. What is pushed and flushed adds up to `answer_text`.
-
-    Bytes of a character that is not complete yet are held back, so that no half character is shown.
-    """
-
-    def __init__(self, tokenizer: BaseTokenizer):
-        self._tokenizer = tokenizer
-        self._skipped = frozenset(tokenizer.hidden_ids)
-        self._held: list[int] = []
-
-    def push(self, token_id: int) -> str:
-        """The text that `token_id` completes; often "" for the bytes of an emoji or a rare Chinese character."""
-        if token_id in self._skipped or token_id >= self._tokenizer.vocab_size:
-            return ""
-        self._held.append(token_id)
-        return self._release(len(self._held) - self._tokenizer.num_open_tokens(self._held))
-
-    def flush(self) -> str:
-        """What is still held back; bytes that make no character become U+FFFD."""
-        return self._release(len(self._held))
-
-    def _release(self, count: int) -> str:
-        text, self._held = self._tokenizer.decode(self._held[:count]), self._held[count:]
-        return text
 
 
 def _has_model(directory: ModelDirectory) -> bool:

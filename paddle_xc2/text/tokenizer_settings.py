@@ -6,7 +6,7 @@ from paddle_xc2.families.special_tokens import BOS, EOS, UNK
 from paddle_xc2.files.json_file import parse_json
 from paddle_xc2.messages import in_json, shown
 
-CONFIG_FILE = "tokenizer_config.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 
 # Roles and their tokens where nothing is said.
@@ -25,7 +25,7 @@ def read_settings(files: dict[str, bytes], source: str) -> dict:
     Raises: ValueError naming file and key for what is damaged, of another type, or can't be carried out.
     """
     settings = {**SPECIAL_TOKENS, "additional_special_tokens": [], "added_tokens_decoder": {}, "padding_side": "right"}
-    for name in (CONFIG_FILE, SPECIAL_TOKENS_FILE):
+    for name in (TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE):
         content = parse_json(files[name], f"{source}/{name}") if name in files else {}
         said = {key: value for key, value in content.items() if value is not None}
         _check(said, f"{source}/{name}")

@@ -83,10 +83,10 @@ def apply_adapter(model, adapter: Adapter, where: Path, keep_replaced: bool = Tr
         layer = _wrap(model, path, update, adapter.dropout)
         square += layer.change_norm() ** 2
     for name, tensor in adapter.replaced.items():
-        ours, transpose = names.to_paddle(name)
+        ours, values = names.relabelled(name, tensor, "hf", "paddle")
         parameter = parameters[ours]
         before = parameter.clone()
-        _set(parameter, tensor.transposed() if transpose else tensor, name)
+        _set(parameter, values, name)
         square += float((parameter.astype("float32") - before.astype("float32")).square().sum())
         model.provenance.replaced[ours] = before if keep_replaced else None
     for path, (token_ids, tensor) in rows.items():

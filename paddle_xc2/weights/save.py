@@ -135,8 +135,4 @@ def _copy_companions(source: ModelDirectory, directory: Path) -> None:
 
 
 def _upstream_tensors(parameters: dict[str, LazyTensor], names: NameTable) -> dict[str, LazyTensor]:
-    tensors = {}
-    for name, tensor in parameters.items():
-        upstream_name, transpose = names.to_hf(name)
-        tensors[upstream_name] = tensor.transposed() if transpose else tensor
-    return tensors
+    return dict(names.relabelled(name, tensor, "paddle", "hf") for name, tensor in parameters.items())

@@ -66,9 +66,8 @@ def adapter_tensors(model) -> dict[str, LazyTensor]:
         tensors[name] = tensor_in_memory(layer.rows)
     parameters = named_parameters(model)
     for name in model.provenance.replaced:
-        upstream, transpose = names.to_hf(name)
-        tensor = tensor_in_memory(parameters[name])
-        tensors[_PREFIX + upstream] = tensor.transposed() if transpose else tensor
+        upstream, tensor = names.relabelled(name, tensor_in_memory(parameters[name]), "paddle", "hf")
+        tensors[_PREFIX + upstream] = tensor
     return tensors
 
 

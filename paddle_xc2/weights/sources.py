@@ -186,14 +186,5 @@ def model_source(model: str | Path | ModelDirectory, base: str | Path | None = N
 
 def _in_upstream_layout(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
     table, layout = names_of_tensors(tensors)
-    if layout == "hf":
-        return dict(tensors)
-    renamed = {}
-    for name, tensor in tensors.items():
-        ours = table.to_paddle(name, layout)
-        if ours is None:
-            renamed[name] = tensor  # what is left out, or unknown, is told of when the checkpoint is balanced
-            continue
-        upstream, transpose = table.to_hf(ours[0])
-        renamed[upstream] = tensor.transposed() if transpose != ours[1] else tensor
-    return renamed
+    # What is left out, or unknown, comes up when the checkpoint is balanced.
+    return dict(table.relabelled(name, tensor, layout, "hf") or (name, tensor) for name, tensor in tensors.items())

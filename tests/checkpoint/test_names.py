@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 
+from paddle_xc2.checkpoint.lazy_tensor import LazyTensor
 from paddle_xc2.checkpoint.name_table import LAYOUTS
 from paddle_xc2.checkpoint.names import NAMES, names_of, names_of_tensors
 from paddle_xc2.checkpoint.xcomposer2_names import DROPPED, RULES, XCOMPOSER2_NAMES
@@ -20,6 +22,21 @@ def test_there_and_back(table):
             assert table.to_paddle(theirs, layout) == (ours, rule.transpose and layout == "hf")
             assert table.from_paddle(ours, layout) == (theirs, rule.transpose and layout == "hf")
         assert table.to_hf(ours) == table.from_paddle(ours, "hf")
+
+
+@pytest.mark.parametrize("table", NAMES.values(), ids=NAMES)
+def test_a_tensor_from_any_layout_into_any_other(table):
+    stored = np.arange(6, dtype=np.float32).reshape(2, 3)
+    tensor = LazyTensor("float32", (2, 3), lambda: stored)
+    for rule in table.rules:
+        for source in table.layouts:
+            for target in table.layouts:
+                name, wanted = (rule.name_in(layout).replace("{}", "17") for layout in (source, target))
+                found = table.relabelled(name, tensor, source, target)
+                turned = rule.transpose and (source == "hf") != (target == "hf")
+                assert found[0] == wanted
+                np.testing.assert_array_equal(found[1].read(), stored.T if turned else stored)
+    assert table.relabelled("of no model", tensor, "hf", "paddle") is None
 
 
 @pytest.mark.parametrize("table", NAMES.values(), ids=NAMES)

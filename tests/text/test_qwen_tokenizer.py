@@ -5,7 +5,7 @@ import json
 import pytest
 
 from paddle_xc2.text.qwen_tokenizer import VOCABULARY_FILE, QwenVLTokenizer
-from paddle_xc2.text.tokenizer import StreamDecoder
+from paddle_xc2.text.stream_decoder import StreamDecoder
 from tests.tiny import tiny_qwen_vocabulary
 
 TEXTS = (

@@ -12,7 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from paddle_xc2.families.special_tokens import TURN_END, TURN_START
-from paddle_xc2.text.tokenizer import CONFIG_FILE, MODEL_FILE, SPECIAL_TOKENS_FILE, StreamDecoder, XComposer2Tokenizer
+from paddle_xc2.text.stream_decoder import StreamDecoder
+from paddle_xc2.text.tokenizer import MODEL_FILE, XComposer2Tokenizer
+from paddle_xc2.text.tokenizer_settings import SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE
 from tests.tiny import TINY_VOCAB_SIZE, tiny_tokenizer
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tokenizer"
@@ -29,7 +31,7 @@ def chat_tokenizer(model: bytes, added: dict[str, int]) -> XComposer2Tokenizer:
         "added_tokens_decoder": {str(i): {"content": text, "special": True} for text, i in added.items()},
         "additional_special_tokens": list(added),
     }
-    return XComposer2Tokenizer({MODEL_FILE: model, CONFIG_FILE: json.dumps(config).encode()})
+    return XComposer2Tokenizer({MODEL_FILE: model, TOKENIZER_CONFIG_FILE: json.dumps(config).encode()})
 
 
 CHAT_TOKENIZER = chat_tokenizer((GOLDEN / MODEL_FILE).read_bytes(), {"<|im_end|>": 798, "<|im_start|>": 799})
@@ -95,7 +97,7 @@ def test_added_tokens_match_upstream_on_the_released_vocabulary(shared):
     golden = golden["internlm2_chat_style"]
     model = (shared / "tokenizer" / MODEL_FILE).read_bytes()
     config = json.dumps(golden["tokenizer_config"]).encode()
-    assert_matches(XComposer2Tokenizer({MODEL_FILE: model, CONFIG_FILE: config}), golden)
+    assert_matches(XComposer2Tokenizer({MODEL_FILE: model, TOKENIZER_CONFIG_FILE: config}), golden)
 
 
 def test_added_token_and_the_piece_it_replaces_are_the_same_id():
@@ -159,7 +161,7 @@ def test_batch_is_padded_on_the_side_asked_for():
 
 
 def test_padding_side_is_the_checkpoints(tmp_path):
-    (tiny_tokenizer(tmp_path) / CONFIG_FILE).write_text('{"padding_side": "left"}')
+    (tiny_tokenizer(tmp_path) / TOKENIZER_CONFIG_FILE).write_text('{"padding_side": "left"}')
     tokenizer = XComposer2Tokenizer.from_pretrained(tmp_path)
     assert tokenizer(["a", "a house"], padding=True)["attention_mask"][0][0] == 0
 
@@ -230,21 +232,23 @@ def test_id_outside_the_vocabulary_is_refused(bad):
 
 def test_saves_what_it_read_byte_for_byte(tmp_path):
     TOKENIZER.save_pretrained(tmp_path / "saved")
-    for name in (MODEL_FILE, CONFIG_FILE, SPECIAL_TOKENS_FILE):
+    for name in (MODEL_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE):
         assert (tmp_path / "saved" / name).read_bytes() == (GOLDEN / name).read_bytes()
 
 
 def test_saves_upstreams_settings_where_there_were_none(tmp_path):
     XComposer2Tokenizer.from_pretrained(tiny_tokenizer(tmp_path / "read")).save_pretrained(tmp_path / "saved")
-    config = json.loads((tmp_path / "saved" / CONFIG_FILE).read_text())
-    reference = json.loads((GOLDEN / CONFIG_FILE).read_text())
+    config = json.loads((tmp_path / "saved" / TOKENIZER_CONFIG_FILE).read_text())
+    reference = json.loads((GOLDEN / TOKENIZER_CONFIG_FILE).read_text())
     assert config == {key: value for key, value in reference.items() if key != "model_max_length"}
     special = json.loads((tmp_path / "saved" / SPECIAL_TOKENS_FILE).read_text())
     assert special == json.loads((GOLDEN / SPECIAL_TOKENS_FILE).read_text())
 
 
 def test_special_tokens_may_be_written_as_objects_or_null(tmp_path):
-    (tiny_tokenizer(tmp_path) / CONFIG_FILE).write_text('{"bos_token": {"content": "<s>"}, "pad_token": null}')
+    (tiny_tokenizer(tmp_path) / TOKENIZER_CONFIG_FILE).write_text(
+        '{"bos_token": {"content": "<s>"}, "pad_token": null}'
+    )
     tokenizer = XComposer2Tokenizer.from_pretrained(tmp_path)
     assert (tokenizer.bos_token_id, tokenizer.pad_token_id) == (1, 2)
 
@@ -282,16 +286,20 @@ def test_model_that_changes_texts(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (CONFIG_FILE, "{", r"tokenizer_config\.json: invalid JSON at line 1, column 2: "),
+        (TOKENIZER_CONFIG_FILE, "{", r"tokenizer_config\.json: invalid JSON at line 1, column 2: "),
         (SPECIAL_TOKENS_FILE, "[]", r"special_tokens_map\.json: expected a JSON object, found a list"),
-        (CONFIG_FILE, '{"pad_token": "[PAD]"}', r'the special token "\[PAD\]" is not in tokenizer\.model; take the'),
         (
-            CONFIG_FILE,
+            TOKENIZER_CONFIG_FILE,
+            '{"pad_token": "[PAD]"}',
+            r'the special token "\[PAD\]" is not in tokenizer\.model; take the',
+        ),
+        (
+            TOKENIZER_CONFIG_FILE,
             '{"added_tokens_decoder": {"400": {"content": "<box>", "special": true}}}',
             'added token "<box>" has id 400, outside the vocabulary of 400; this version can\'t grow a vocabulary',
         ),
         (
-            CONFIG_FILE,
+            TOKENIZER_CONFIG_FILE,
             '{"added_tokens_decoder": {"399": {"content": "<box>", "special": true, "lstrip": true}}}',
             'added token "<box>" must be without lstrip, rstrip and single_word',
         ),
@@ -363,9 +371,9 @@ def test_new_tokens_that_begin_alike(roomy, stages):
 def test_settings_of_a_tokenizer_with_new_tokens(roomy, tmp_path):
     """What upstream needs to load it is there, also where the checkpoint had no settings."""
     roomy.save_pretrained(tmp_path)
-    without = json.loads((tmp_path / CONFIG_FILE).read_text())
+    without = json.loads((tmp_path / TOKENIZER_CONFIG_FILE).read_text())
     roomy.with_new_tokens(["<defect>"]).save_pretrained(tmp_path)
-    with_tokens = json.loads((tmp_path / CONFIG_FILE).read_text())
+    with_tokens = json.loads((tmp_path / TOKENIZER_CONFIG_FILE).read_text())
     assert with_tokens.pop("added_tokens_decoder").keys() == {str(TINY_VOCAB_SIZE - 6)}
     assert with_tokens == without and without["tokenizer_class"] == "InternLMXComposer2Tokenizer"
 

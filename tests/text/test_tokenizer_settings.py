@@ -3,12 +3,12 @@ import json
 import pytest
 
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer
-from paddle_xc2.text.tokenizer_settings import CONFIG_FILE, SPECIAL_TOKENS_FILE, read_settings
+from paddle_xc2.text.tokenizer_settings import SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE, read_settings
 from tests.tiny import tiny_tokenizer
 
 
 def settings(**values):
-    return read_settings({CONFIG_FILE: json.dumps(values).encode()}, "here")
+    return read_settings({TOKENIZER_CONFIG_FILE: json.dumps(values).encode()}, "here")
 
 
 def test_what_is_not_said_and_null():
@@ -17,7 +17,7 @@ def test_what_is_not_said_and_null():
 
 
 def test_the_map_of_special_tokens_wins():
-    files = {CONFIG_FILE: b'{"unk_token": "a"}', SPECIAL_TOKENS_FILE: b'{"unk_token": {"content": "b"}}'}
+    files = {TOKENIZER_CONFIG_FILE: b'{"unk_token": "a"}', SPECIAL_TOKENS_FILE: b'{"unk_token": {"content": "b"}}'}
     assert read_settings(files, "here")["unk_token"] == {"content": "b"}
 
 
@@ -47,6 +47,6 @@ def test_what_can_not_be_taken_is_named(values, said):
 
 
 def test_a_tokenizer_holds_its_files_against_it(tmp_path):
-    (tiny_tokenizer(tmp_path) / CONFIG_FILE).write_text('{"bos_token": ["<s>"]}')
+    (tiny_tokenizer(tmp_path) / TOKENIZER_CONFIG_FILE).write_text('{"bos_token": ["<s>"]}')
     with pytest.raises(ValueError, match='tokenizer_config.json: "bos_token" is '):
         XComposer2Tokenizer.from_pretrained(tmp_path)
