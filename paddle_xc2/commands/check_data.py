@@ -7,36 +7,16 @@ import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from paddle_xc2.commands.convert_data import add_columns, columns_of
+from paddle_xc2.commands.convert_data import add_columns
+from paddle_xc2.commands.data_to_check import DataToCheck, data_to_check, is_argument_file, processor_for
 from paddle_xc2.files.local_path import local_path
 
 HELP = "check every record and image of a data set before training on it"
 EXAMPLE = "paddle-xc2 check-data train.json --model_name_or_path internlm/internlm-xcomposer2-7b --report report.html"
 
 EXIT_ERRORS_FOUND = 1
-
-# Keys that a fine-tuning run has and a record hasn't.
-_ARGUMENT_KEYS = ("dataset", "data_path", "model_name_or_path", "output_dir")
-
-
-@dataclass
-class Asked:
-    """What is to be checked, with which settings of a run; None is the model's default."""
-
-    files: list[tuple]  # (path, where relative image paths start or None[, columns of a table]), as of `open_sources`
-    model: str | None = None
-    max_length: int | None = None
-    hd_num: int | None = None
-    img_size: int | None = None
-    truncation: str | None = None
-    adapter: str | None = None
-    new_tokens: list[str] | None = None
-    exif: bool | None = None
-    background: str | None = None
-    pad_image_to_square: bool | None = None
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -95,29 +75,13 @@ def run(args: Namespace) -> int:
     from paddle_xc2.data.checking.report import report_values, summary_lines
     from paddle_xc2.data.checking.report_page import write_html
     from paddle_xc2.data.judge import Judge
-    from paddle_xc2.hub.directory import open_model
-    from paddle_xc2.model import load_processor
     from paddle_xc2.runtime import usable_cpus
-    from paddle_xc2.text.load_tokenizer import with_tokens_of_run
 
     check_outputs(args)
-    asked = what_is_asked(args)
-    processor = None
-    if asked.model is not None:
-        processor = load_processor(
-            asked.model,
-            max_length=asked.max_length,
-            hd_num=asked.hd_num,
-            truncation="turns" if asked.truncation == "turns" else "refuse",
-            image_size=asked.img_size,
-            exif=asked.exif,
-            background=asked.background,
-            pad_image_to_square=asked.pad_image_to_square,
-        )
-        adapter = None if asked.adapter is None else open_model(asked.adapter)
-        processor.tokenizer, _ = with_tokens_of_run(processor.tokenizer, adapter, asked.new_tokens)
-    sources, findings = open_sources(asked.files)
-    leave_out = asked.truncation == "leave_out"
+    wanted = data_to_check(args)
+    processor = processor_for(wanted)
+    sources, findings = open_sources(wanted.files)
+    leave_out = wanted.truncation == "leave_out"
     mends = plan_mends(args.fix, sources)
     num_workers = usable_cpus() if args.num_workers is None else args.num_workers
     total = sum(len(source.records) for source in sources)
@@ -135,13 +99,12 @@ def run(args: Namespace) -> int:
     if args.report:
         write_html(report, args.report, processor)
         say(f"\nreport: {args.report}")
+    judge = Judge(processor, leave_out=leave_out)
     for source, out in mends:
-        judge = Judge(processor, leave_out=leave_out)
-        mend(
-            source, out, report, say, still_unusable(source, report.usable_of(source), judge) if args.drop_bad else None
-        )
+        why_drop = still_unusable(source, report.usable_of(source), judge) if args.drop_bad else None
+        mend(source, out, report, say, why_drop)
     if mends:
-        say(f"\nnext: {next_command(args, asked, [out for _, out in mends])}")
+        say(f"\nnext: {next_command(args, wanted, [out for _, out in mends])}")
     return EXIT_ERRORS_FOUND if report.has_errors else 0
 
 
@@ -163,79 +126,7 @@ def check_outputs(args: Namespace) -> None:
         check_replaceable(args.report)
 
 
-def what_is_asked(args: Namespace) -> Asked:
-    """The files that the paths stand for; options of the command line win over an argument file's.
-
-    Raises: FileNotFoundError, ValueError.
-    """
-    from paddle_xc2.data.data_list import read_data_list
-
-    asked = Asked([])
-    folder = None if args.image_folder is None else local_path(args.image_folder)
-    if folder is not None and not folder.is_dir():
-        raise FileNotFoundError(f"--image_folder {folder}: there is no such folder")
-    for path in args.paths:
-        if is_argument_file(local_path(path)):
-            if len(args.paths) > 1:
-                raise ValueError(f"{path} is the argument file of a run; check it alone, or give its data files")
-            asked = asked_by_run(path)
-        elif path.lower().endswith(".txt"):
-            # What its numbers mean decides how often a record is drawn, not what is in it.
-            asked.files += files_of(read_data_list(local_path(path), given_num=False))
-        else:
-            asked.files.append((local_path(path), None))
-    if folder is not None:
-        asked.files = [(path, folder, *columns) for path, _, *columns in asked.files]
-    if columns := columns_of(args, [file for file, *_ in asked.files]):
-        asked.files = [(path, folder, columns) for path, folder, *_ in asked.files]
-    asked.model = args.model_name_or_path or asked.model
-    asked.truncation = args.truncation or asked.truncation
-    for name in ("max_length", "hd_num"):
-        if getattr(args, name) is not None:
-            setattr(asked, name, getattr(args, name))
-        if asked.model is None and getattr(asked, name) is not None:
-            raise ValueError(f"--{name} is in tokens of a model; name it by --model_name_or_path")
-    return asked
-
-
-def is_argument_file(path: Path) -> bool:
-    """Whether a JSON file holds the arguments of a fine-tuning run, not records."""
-    if path.suffix.lower() != ".json" or not path.is_file() or path.stat().st_size > 2**20:
-        return False
-    try:
-        values = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):  # the second for brackets without end
-        return False
-    return isinstance(values, dict) and any(key in values for key in _ARGUMENT_KEYS) and "conversations" not in values
-
-
-def asked_by_run(path: str) -> Asked:
-    """The data of a run, for training and evaluation, and the settings that decide what becomes of it."""
-    from paddle_xc2.training.arguments import dataset_specs, load_arguments
-
-    arguments = load_arguments(path)
-    specs = [spec for part in ("train", "eval") for spec in dataset_specs(arguments, part, path)]
-    return Asked(
-        files_of(specs),
-        arguments.model_name_or_path,
-        arguments.max_length,
-        arguments.hd_num,
-        arguments.img_size,
-        arguments.truncation,
-        arguments.lora_path,
-        arguments.new_tokens,
-        arguments.exif,
-        arguments.background,
-        arguments.pad_image_to_square,
-    )
-
-
-def files_of(specs: list) -> list[tuple]:
-    """(file, image folder, columns) of DatasetSpecs."""
-    return [(file, spec.image_folder, spec.columns) for spec in specs for file in spec.files]
-
-
-def next_command(args: Namespace, asked: Asked, outs: list[Path]) -> str:
+def next_command(args: Namespace, wanted: DataToCheck, outs: list[Path]) -> str:
     """What to do with the mended files."""
     files = " ".join(shlex.quote(str(out)) for out in outs)
     if is_argument_file(local_path(args.paths[0])):
@@ -244,7 +135,7 @@ def next_command(args: Namespace, asked: Asked, outs: list[Path]) -> str:
     folder = f" --image_folder {shlex.quote(args.image_folder)}" if args.image_folder else ""
     if args.drop_bad and len(outs) == 1:
         return f"paddle-xc2 finetune YOUR_ARGUMENTS.json --data_path {files}{folder}"
-    model = f" --model_name_or_path {shlex.quote(asked.model)}" if asked.model else ""
+    model = f" --model_name_or_path {shlex.quote(wanted.model)}" if wanted.model else ""
     return f"paddle-xc2 check-data {files}{folder}{model}"
 
 

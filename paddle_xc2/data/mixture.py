@@ -41,24 +41,24 @@ class DatasetSpec:
     ratio: float = 1.0
     columns: dict[str, str] | None = None
 
-    def asked_of(self, num_records: int) -> int:
+    def quota_of(self, num_records: int) -> int:
         """Samples of an epoch, of so many records that can be used. Raises: ValueError if that is none, or too many."""
-        asked = int(num_records * self.ratio) if self.num_samples is None else self.num_samples
+        quota = int(num_records * self.ratio) if self.num_samples is None else self.num_samples
         if not num_records:
             raise ValueError(
                 f"{self.name}: {', '.join(map(str, self.files))} holds no record that can be trained on; leave it out, "
                 "or raise max_length if they are all too long"
             )
         most = min(_MOST_SAMPLES, _MOST_TIMES * num_records)
-        if not 1 <= asked <= most:
+        if not 1 <= quota <= most:
             share = f"ratio {self.ratio:g} of {counted(num_records, 'record')}"
-            quota = share if self.num_samples is None else "num_samples"
+            said = share if self.num_samples is None else "num_samples"
             raise ValueError(
-                f"{self.name}: {quota} asks for {asked} samples an epoch, but it must be from 1 to {most}; "
+                f"{self.name}: {said} asks for {quota} samples an epoch, but it must be from 1 to {most}; "
                 "change it, or leave the file out (in a data.txt, a number means thousands with given_num true and is "
                 "a ratio with given_num false)"
             )
-        return asked
+        return quota
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Records(Sequence):
         self._ends = np.cumsum([len(file) for file in self._files])
         sizes = [sum(map(len, files)) for files in parts]
         for spec, size in zip(specs, sizes, strict=True):
-            spec.asked_of(size)  # told now, and not after all of them are measured
+            spec.quota_of(size)  # said now, and not after all of them are measured
         self.datasets = tuple(
             Dataset(spec, size, _starts_with_image(files))
             for spec, size, files in zip(specs, sizes, parts, strict=True)
@@ -129,7 +129,7 @@ def _starts_with_image(files: list[ConversationFile]) -> bool:
     try:
         return bool(next(file[0] for file in files if len(file)).images)
     except DataError:
-        return False  # it is told with all others that can't be used, when they are measured
+        return False  # it is said with all others that can't be used, when they are measured
 
 
 def load_datasets(specs: list[DatasetSpec]) -> Records:
@@ -152,34 +152,34 @@ class Mixture:
 
     Args:
         dataset_of: int [samples], which data set a sample belongs to.
-        asked: samples of each data set in an epoch.
+        quotas: samples of each data set in an epoch.
         seed: of the draws and of the order.
     """
 
-    def __init__(self, dataset_of: np.ndarray, asked: Sequence[int], seed: int):
-        self.members = _members_of(dataset_of, asked)
-        self.asked = asked
+    def __init__(self, dataset_of: np.ndarray, quotas: Sequence[int], seed: int):
+        self.members = _members_of(dataset_of, quotas)
+        self.quotas = quotas
         self.seed = seed
 
     @property
     def num_samples(self) -> int:
         """In an epoch."""
-        return sum(self.asked)
+        return sum(self.quotas)
 
     def draw(self, epoch: int) -> np.ndarray:
         """int64 [num_samples]: the samples of an epoch in the order of training."""
-        drawn = np.concatenate([self._draw_from(number, epoch) for number in range(len(self.asked))])
+        drawn = np.concatenate([self._draw_from(number, epoch) for number in range(len(self.quotas))])
         return drawn[np.random.default_rng([self.seed, epoch]).permutation(len(drawn))]
 
     def _draw_from(self, number: int, epoch: int) -> np.ndarray:
-        members, asked = self.members[number], self.asked[number]
-        if asked == len(members):
+        members, quota = self.members[number], self.quotas[number]
+        if quota == len(members):
             return members
-        stream, start = [], epoch * asked
-        for turn in range(start // len(members), (start + asked - 1) // len(members) + 1):
+        stream, start = [], epoch * quota
+        for turn in range(start // len(members), (start + quota - 1) // len(members) + 1):
             order = np.random.default_rng([self.seed, number, turn]).permutation(len(members))
             first = turn * len(members)
-            stream.append(order[max(0, start - first) : start + asked - first])
+            stream.append(order[max(0, start - first) : start + quota - first])
         return members[np.concatenate(stream)]
 
 
@@ -199,22 +199,22 @@ class OfficialMixture:
         batch_size: samples of a pass.
     """
 
-    def __init__(self, dataset_of, asked: Sequence[int], with_images: Sequence[bool], batch_size: int, seed: int):
-        self.asked = asked
+    def __init__(self, dataset_of, quotas: Sequence[int], with_images: Sequence[bool], batch_size: int, seed: int):
+        self.quotas = quotas
         self.batch_size = batch_size
         self.seed = seed
         self.members = [
             _cut_or_filled(members, number, np.random.default_rng([seed, index]))
-            for index, (members, number) in enumerate(zip(_members_of(dataset_of, asked), asked, strict=True))
+            for index, (members, number) in enumerate(zip(_members_of(dataset_of, quotas), quotas, strict=True))
         ]
-        numbers = range(len(asked))
+        numbers = range(len(quotas))
         pools = [[number for number in numbers if with_images[number] == images] for images in (True, False)]
         self.pools = [pools[0] or pools[1], pools[1] or pools[0]]
 
     @property
     def num_samples(self) -> int:
         """In an epoch."""
-        return max(1, sum(self.asked) // self.batch_size) * self.batch_size
+        return max(1, sum(self.quotas) // self.batch_size) * self.batch_size
 
     def draw(self, epoch: int) -> np.ndarray:
         """int64 [num_samples]: the samples of an epoch in the order of training."""
@@ -232,9 +232,9 @@ class OfficialMixture:
         return drawn.reshape(-1)
 
 
-def _members_of(dataset_of: np.ndarray, asked: Sequence[int]) -> list[np.ndarray]:
+def _members_of(dataset_of: np.ndarray, quotas: Sequence[int]) -> list[np.ndarray]:
     """The samples of each data set, int64."""
-    return [np.flatnonzero(dataset_of == number) for number in range(len(asked))]
+    return [np.flatnonzero(dataset_of == number) for number in range(len(quotas))]
 
 
 def _cut_or_filled(members: np.ndarray, number: int, random: np.random.Generator) -> np.ndarray:

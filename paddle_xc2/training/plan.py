@@ -43,7 +43,7 @@ class Plan:
     def quotas(self) -> list[int]:
         """Samples that each data set gives to an epoch."""
         usable = self.train.usable_records.tolist()
-        return [dataset.spec.asked_of(number) for dataset, number in zip(self.train.datasets, usable, strict=True)]
+        return [dataset.spec.quota_of(number) for dataset, number in zip(self.train.datasets, usable, strict=True)]
 
     @cached_property
     def mixture(self) -> Mixture | OfficialMixture:

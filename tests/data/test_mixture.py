@@ -112,6 +112,6 @@ def test_official_epoch_leaves_samples_out():
 
 
 def test_a_record_comes_ten_thousand_times_an_epoch_at_most():
-    assert DatasetSpec("a", (), num_samples=20_000).asked_of(2) == 20_000
+    assert DatasetSpec("a", (), num_samples=20_000).quota_of(2) == 20_000
     with pytest.raises(ValueError, match="asks for 20001 samples an epoch, but it must be from 1 to 20000"):
-        DatasetSpec("a", (), num_samples=20_001).asked_of(2)
+        DatasetSpec("a", (), num_samples=20_001).quota_of(2)

@@ -41,7 +41,7 @@ _HASHED_AT_ONCE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class ImageFacts:
+class ImageFile:
     """One image or video file.
 
     Attributes:
@@ -84,7 +84,7 @@ class DataReport:
     usable: np.ndarray
     lengths: np.ndarray
     characters: np.ndarray
-    images: list[ImageFacts]
+    images: list[ImageFile]
     num_image_references: int
     max_length: int | None
     decoded: bool
@@ -157,7 +157,7 @@ def check_data(
     hashes = np.zeros((len(checker), 2), np.uint64)
     signatures = np.zeros((len(checker), SIGNATURE_BYTES), np.uint8)
     has_signature = np.zeros(len(checker), bool)
-    images: dict[str, ImageFacts] = {}
+    images: dict[str, ImageFile] = {}
     missing: list[tuple[str, Path]] = []
     for part, checked in map_ranges(checker, len(checker), num_workers, _RANGE):
         rows = slice(part.start, part.stop)
@@ -169,13 +169,13 @@ def check_data(
         hashes[rows], signatures[rows], has_signature[rows] = checked.hashes, checked.signatures, checked.has_signature
         merge_findings(report.findings, checked.findings)
         missing += checked.missing[: NUM_LOOKED_FOR - len(missing)]
-        for facts in checked.images:
-            if facts.path not in images:
-                images[facts.path] = facts
-                _note_odd_size(facts, checker, report.findings)
-                for loss, what in facts.losses.items():
-                    message = f"{checker.name(facts.record)}: {facts.path}: {what}; {LOSSES[loss]}"
-                    add_finding(report.findings, loss, False, facts.record, message)
+        for image in checked.images:
+            if image.path not in images:
+                images[image.path] = image
+                _note_odd_size(image, checker, report.findings)
+                for loss, what in image.losses.items():
+                    message = f"{checker.name(image.record)}: {image.path}: {what}; {LOSSES[loss]}"
+                    add_finding(report.findings, loss, False, image.record, message)
         report.notes.update(checked.notes)
         report.num_image_references += checked.num_image_references
         progress(len(part))
@@ -210,7 +210,7 @@ class _Checked:
     has_signature: np.ndarray
     findings: dict[str, Finding] = field(default_factory=dict)
     notes: Notes = field(default_factory=Notes)
-    images: list[ImageFacts] = field(default_factory=list)
+    images: list[ImageFile] = field(default_factory=list)
     num_image_references: int = 0
     missing: list[tuple[str, Path]] = field(default_factory=list)  # as of `where_they_lie`
 
@@ -271,12 +271,12 @@ class _Checker:
             self._remember(verdict.conversation, row, checked)
 
     def _note_images(self, verdict: Verdict, record: int, checked: _Checked) -> None:
-        for image, looked in verdict.images.items():
-            if image not in self.known_images:
-                self.known_images.add(image)
-                content = _hash_file(image) if self.judge.decode and not is_video(image) else None
-                facts = ImageFacts(str(image), *looked.size, image.stat().st_size, content, record, looked.losses)
-                checked.images.append(facts)
+        for path, looked in verdict.images.items():
+            if path not in self.known_images:
+                self.known_images.add(path)
+                content = _hash_file(path) if self.judge.decode and not is_video(path) else None
+                image = ImageFile(str(path), *looked.size, path.stat().st_size, content, record, looked.losses)
+                checked.images.append(image)
 
     def _note_lengths(self, verdict: Verdict, record: int, row: int, checked: _Checked) -> None:
         name, example = verdict.name, verdict.example
@@ -333,11 +333,11 @@ def _hash_file(path: Path) -> int:
     return digest.intdigest()
 
 
-def _note_odd_size(facts: ImageFacts, checker: _Checker, findings: dict[str, Finding]) -> None:
-    size = f"{checker.name(facts.record)}: {facts.path}: {facts.width} x {facts.height} pixels"
-    if facts.width * facts.height > MANY_PIXELS:
-        add_finding(findings, "large image", False, facts.record, f"{size} take long to decode; make it smaller")
-    elif facts.width and min(facts.width, facts.height) < checker.few_pixels:
+def _note_odd_size(image: ImageFile, checker: _Checker, findings: dict[str, Finding]) -> None:
+    size = f"{checker.name(image.record)}: {image.path}: {image.width} x {image.height} pixels"
+    if image.width * image.height > MANY_PIXELS:
+        add_finding(findings, "large image", False, image.record, f"{size} take long to decode; make it smaller")
+    elif image.width and min(image.width, image.height) < checker.few_pixels:
         add_finding(
-            findings, "tiny image", False, facts.record, f"{size} hardly show anything; look whether it is meant"
+            findings, "tiny image", False, image.record, f"{size} hardly show anything; look whether it is meant"
         )

@@ -13,15 +13,15 @@ NEAR_DUPLICATE = 0.8  # share of three-word runs in common
 
 
 def note_duplicate_images(images: Iterable, findings: dict[str, Finding]) -> None:
-    """images: ImageFacts."""
+    """images: ImageFile."""
     first: dict = {}
-    for facts in images:
-        if facts.content is None:
+    for image in images:
+        if image.content is None:
             continue
-        earlier = first.setdefault(facts.content, facts)
-        if earlier is not facts:
-            message = f"{facts.path}: the same content as {earlier.path}; remove one if it is not meant"
-            add_finding(findings, "duplicate image", False, facts.record, message)
+        earlier = first.setdefault(image.content, image)
+        if earlier is not image:
+            message = f"{image.path}: the same content as {earlier.path}; remove one if it is not meant"
+            add_finding(findings, "duplicate image", False, image.record, message)
 
 
 def note_duplicates(

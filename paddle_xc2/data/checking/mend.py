@@ -1,4 +1,4 @@
-"""What `check-data --fix` mends: only what can't be meant otherwise, and every change is told.
+"""What `check-data --fix` mends: only what can't be meant otherwise, and every change is listed.
 
 Writing the records anew already makes JSON of a file that was Python-like, and drops its byte order mark. A record that
 nothing here helps is written as it is.
@@ -71,16 +71,16 @@ def write_mended(
     lines, mended = out.suffix.lower() == ".jsonl", Mended()
     folders = source.folders
     # The list of changes is in its place first: with it, what is at `out` may be ours.
-    with locked(out), written_once(out, taken(out)) as file, written_once(changes, taken(changes)) as told:
+    with locked(out), written_once(out, taken(out)) as file, written_once(changes, taken(changes)) as log:
         for note in source.records.notes:
             mended.add("file written as JSON", f"{source.path}: {note.kind}")
-            told.write(_encoded(f"{source.path}: written as JSON: {note.kind}\n"))
+            log.write(_encoded(f"{source.path}: written as JSON: {note.kind}\n"))
         for index in range(len(source.records)):
             notes = Notes()
             record, found = _read_mended(source, index, folders, notes)
             if (reason := why_drop(index, record)) is not None:
                 mended.num_dropped += 1
-                told.write(
+                log.write(
                     _encoded(f"{source.name(index)}: left out: {reason.removeprefix(f'{source.name(index)}: ')}\n")
                 )
                 continue
@@ -89,7 +89,7 @@ def write_mended(
             found += [("record written as JSON", str(note.kind)) for note in notes]
             for kind, change in found:
                 mended.add(kind, f"{source.name(index)}: {change}")
-                told.write(_encoded(f"{source.name(index)}: {change}\n"))
+                log.write(_encoded(f"{source.name(index)}: {change}\n"))
             between = "" if lines else (",\n" if mended.num_records else "[\n")
             file.write((between + _json(record) + ("\n" if lines else "")).encode())
             mended.num_records += 1

@@ -114,16 +114,16 @@ def _bin_edges(largest: int) -> list[int]:
 def image_numbers(report: DataReport) -> dict:
     """What kinds of image files there are, and how large."""
     kinds: dict[str, int] = {}
-    for facts in report.images:
-        kind = os.path.splitext(facts.path)[1].lower().lstrip(".")[:12] or "without suffix"
+    for image in report.images:
+        kind = os.path.splitext(image.path)[1].lower().lstrip(".")[:12] or "without suffix"
         kinds[kind] = kinds.get(kind, 0) + 1
     numbers = {
         "references": report.num_image_references,
         "files": len(report.images),
-        "bytes": sum(facts.num_bytes for facts in report.images),
+        "bytes": sum(image.num_bytes for image in report.images),
         "kinds": dict(sorted(kinds.items(), key=lambda item: -item[1])),
     }
-    sizes = np.array([(facts.width, facts.height) for facts in report.images if facts.width])
+    sizes = np.array([(image.width, image.height) for image in report.images if image.width])
     for name, values in zip(("width", "height"), sizes.T, strict=False):
         numbers[name] = {
             "smallest": int(values.min()),

@@ -99,7 +99,7 @@ def stored_image(image, source: str = "") -> Image.Image:
     """Path, bytes of a file or PIL image -> PIL image as it is stored, decoded. Raises: as `load_image`."""
     name = image_name(image, source)
     with _opened(image, name, MAX_PIXELS) as opened:
-        _decoded(opened, name, AS_UPSTREAM)  # what can't be converted is told now
+        _decoded(opened, name, AS_UPSTREAM)  # what can't be converted is said now
         return opened
 
 

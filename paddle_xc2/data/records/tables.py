@@ -174,10 +174,10 @@ class TableFile(DataFile):
             raise DataError(f"{self.path}: the file is empty; it should hold a row of names, and a row per record")
         return [name.strip() for name in rows[0][1]], rows[1:]
 
-    def _check_places(self, places: dict[str, int], asked: Mapping[str, str]) -> None:
+    def _check_places(self, places: dict[str, int], named: Mapping[str, str]) -> None:
         """Raises: DataError for two columns of one name, and for pictures that nothing would show."""
         for what, place in places.items():
-            names = self._header if what in asked else [name.lower() for name in self._header]
+            names = self._header if what in named else [name.lower() for name in self._header]
             if (number := names.count(names[place])) > 1:
                 raise DataError(f'{self.path}: {number} columns are called "{shown(names[place])}"; rename all but one')
         if "image" in places:
@@ -191,11 +191,11 @@ class TableFile(DataFile):
                     f"columns, as in image={shown(name)}, or remove the column"
                 )
 
-    def _columns(self, asked: Mapping[str, str]) -> dict[str, int]:
+    def _columns(self, named: Mapping[str, str]) -> dict[str, int]:
         """What the table holds -> number of the column."""
         there = f"the columns are {listed(self._header, 20)}"
         places = {}
-        for what, name in asked.items():
+        for what, name in named.items():
             if name not in self._header:
                 raise DataError(f'{self.path}: there is no column "{shown(name)}" for {what}; {there}')
             places[what] = self._header.index(name)
@@ -209,5 +209,5 @@ class TableFile(DataFile):
                 f"{self.path}: which column holds the {' and the '.join(missing)}? {there}; say it by columns, as in "
                 f"{_EXAMPLE}"
             )
-        self._check_places(places, asked)
+        self._check_places(places, named)
         return {what: places[what] for what in _KNOWN_NAMES if what in places}
