@@ -77,7 +77,7 @@ setup_venv() {
         echo $$ >"$UNFINISHED"
         rm "$READY"
     fi
-    echo "Installing the $(grep -c == "$ROOT/requirements.lock") packages of requirements.lock: 0.4 GB to fetch, 1.5 GB on disk."
+    echo "Installing the $(grep -c == "$ROOT/requirements.lock") packages of requirements.lock: 0.4 GB to fetch, 1.8 GB on disk."
     cd "$ROOT"
     # The constraint holds for the packages that build the two without a wheel, too. Bytecode is compiled apart: on all
     # cores, and not that of the packages' own tests.
