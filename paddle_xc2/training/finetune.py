@@ -52,7 +52,7 @@ from paddle_xc2.training.run_folder.start import (
 )
 from paddle_xc2.training.sample_answers import TABLE_FILE, read_questions
 from paddle_xc2.training.shapes_only import model_of_shapes
-from paddle_xc2.training.starting_model import ModelSource, find_model, load_model
+from paddle_xc2.training.starting_model import ModelSource, find_model, load_starting_model
 from paddle_xc2.training.trainer import TRAINER_STATE_FILE, StepTrainer
 
 
@@ -98,7 +98,7 @@ def run(
             longer = train_longer(Path(arguments.output_dir), arguments.lora)
             print(f"{arguments.output_dir}: every step is trained already, and the model is saved; {longer}")
         return 0
-    model = load_model(plan, source)
+    model = load_starting_model(plan, source)
     learning = choose_trainable(model, arguments)
     learn_in_float32(model, plan.weight_dtype, start.checkpoint)
     wait_for_processes()  # every process has looked at output_dir before the first one writes into it
@@ -194,7 +194,7 @@ def print_plan(
 def evaluate_only(plan: Plan, source: ModelSource) -> int:
     """Returns: exit status."""
     try:
-        StepTrainer(load_model(plan, source), source.processor, plan).evaluate()
+        StepTrainer(load_starting_model(plan, source), source.processor, plan).evaluate()
     except OSError as error:
         return report_disk_error(plan.arguments, error)
     return 0
@@ -272,7 +272,7 @@ def load_best(trainer: StepTrainer, source: ModelSource) -> None:
         raise ValueError(f'{error}; it was the best, set "load_best_model_at_end" to false to save the last') from None
     trainer.model = trainer.model_wrapped = trainer.optimizer = None  # there may be no memory for two models
     of_best = replace(plan, start=replace(plan.start, checkpoint=checkpoint))
-    trainer.model = load_model(of_best, replace(source, learned=open_model(checkpoint)))
+    trainer.model = load_starting_model(of_best, replace(source, learned=open_model(checkpoint)))
     choose_trainable(trainer.model, plan.arguments)  # an adapter is saved with all that learns beside it
     trainer.model_step = best["step"]
     trainer.ask_sample_questions(best["step"])

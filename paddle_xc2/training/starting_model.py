@@ -69,7 +69,7 @@ def find_model(arguments: FinetuneArguments, start: StartingPoint, weights: bool
     return ModelSource(directory, learned, processor, original)
 
 
-def load_model(plan: Plan, source: ModelSource) -> ModelVerbs:
+def load_starting_model(plan: Plan, source: ModelSource) -> ModelVerbs:
     """The model in the state to start from, with LoRA and rows of tokens where they learn.
 
     Raises: FileNotFoundError, ValueError for a checkpoint or an adapter that can't be used; for weights that are not

@@ -20,7 +20,7 @@ def planned(text):
 def test_plan_is_the_runs(config, tmp_path, capsys, monkeypatch, keys):
     path = config(**keys)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "load_model", lambda *args: pytest.fail("the model is loaded"))
+        patch.setattr(training, "load_starting_model", lambda *args: pytest.fail("the model is loaded"))
         assert main(["finetune", str(path), "--plan"]) == 0
         assert main(["finetune", "--plan", str(path)]) == 0
     said = capsys.readouterr().out
