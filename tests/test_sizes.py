@@ -3,6 +3,7 @@
 import ast
 from collections import Counter
 
+from paddle_xc2 import cli
 from tests.conftest import ROOT
 
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 400, 60
@@ -49,3 +50,6 @@ def test_a_long_function_is_seen():
 def test_one_name_one_thing():
     names = Counter(name.rpartition("/")[2] for name in SOURCES if not name.startswith(COMMANDS))
     assert {name for name, number in names.items() if number > 1} == {"__init__.py"}
+    namesakes = {name.rpartition("/")[2] for name in SOURCES if name.startswith(COMMANDS)} & names.keys()
+    commands = {f"{command.replace('-', '_')}.py" for command in cli.COMMANDS}
+    assert namesakes - {"__init__.py"} <= commands, "only a command has another file's name: that of its verb"

@@ -31,7 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from paddle_xc2.commands.conversation import Conversation
+    from paddle_xc2.commands.chat_prompt import ChatPrompt
     from paddle_xc2.data.images.given_images import read_picture
     from paddle_xc2.generation.engine import Engine
     from paddle_xc2.generation.served_model import ServedModel
@@ -50,7 +50,7 @@ def run(args: Namespace) -> int:
         for picture in pictures:
             session.add_image(picture)
         if args.text is None:
-            Conversation(session, args.show_prompt).talk()
+            ChatPrompt(session, args.show_prompt).talk()
             return 0
         if args.show_prompt:
             print(session.prompt(args.text), file=sys.stderr)

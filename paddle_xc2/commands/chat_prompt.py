@@ -22,15 +22,15 @@ LEAVING = ("quit", "exit")  # as a question they make no sense
 class Command(NamedTuple):
     """Attributes:
     usage, help: for /help.
-    run: (conversation, what stands behind the command); true ends the program. Raises: ValueError with what to say.
+    run: (prompt, what stands behind the command); true ends the program. Raises: ValueError with what to say.
     """
 
     usage: str
     help: str
-    run: Callable[[Conversation, str], bool | None]
+    run: Callable[[ChatPrompt, str], bool | None]
 
 
-class Conversation:
+class ChatPrompt:
     """What is typed, turned into questions to a session.
 
     Attributes:
@@ -137,68 +137,68 @@ def split_reference(argument: str) -> tuple[str, str]:
     return words[0], " ".join(words[1:]).strip()
 
 
-def _image(conversation: Conversation, argument: str) -> None:
+def _image(prompt: ChatPrompt, argument: str) -> None:
     if not argument:
         raise ValueError("write /image and a path or an address, and your question behind it if you like")
     reference, question = split_reference(argument)
-    conversation.add_image(reference)
+    prompt.add_image(reference)
     if question:
-        conversation.ask(question)
+        prompt.ask(question)
     else:
-        _say(f"({counted(len(conversation.session.pending), 'picture')} for the next question)")
+        _say(f"({counted(len(prompt.session.pending), 'picture')} for the next question)")
 
 
-def _drop(conversation: Conversation, argument: str) -> None:
-    conversation.session.drop_pending()
-    conversation.unread = ""
+def _drop(prompt: ChatPrompt, argument: str) -> None:
+    prompt.session.drop_pending()
+    prompt.unread = ""
     _say("(no picture for the next question)")
 
 
-def _reset(conversation: Conversation, argument: str) -> None:
-    conversation.session.reset()
-    conversation.unread = ""
+def _reset(prompt: ChatPrompt, argument: str) -> None:
+    prompt.session.reset()
+    prompt.unread = ""
     _say("(the conversation is empty again)")
 
 
-def _system(conversation: Conversation, argument: str) -> None:
-    session = conversation.session
+def _system(prompt: ChatPrompt, argument: str) -> None:
+    session = prompt.session
     if argument:
         session.settings = replace(session.settings, system="" if argument == "none" else argument)
     system = session.settings.system
     _say("(the system turn is the model's own)" if system is None else f"(the system turn: {system or 'none'})")
 
 
-def _settings(conversation: Conversation, argument: str) -> None:
-    session = conversation.session
+def _settings(prompt: ChatPrompt, argument: str) -> None:
+    session = prompt.session
     if argument:
         session.settings = with_changes(session.settings, argument.split())
     _say(f"({settings_line(session.settings)})")
 
 
-def _save(conversation: Conversation, argument: str) -> None:
+def _save(prompt: ChatPrompt, argument: str) -> None:
     if not argument:
         raise ValueError(f"write /save and a name that ends with {' or '.join(KINDS)}")
     path = local_path(argument)
-    if path.exists() and path not in conversation.saved:
+    if path.exists() and path not in prompt.saved:
         raise ValueError(f"{path} is there already; give another name")
-    save_transcript(conversation.session, path)
-    conversation.saved.add(path)
-    _say(f"({counted(len(conversation.session.turns), 'turn')} in {path})")
+    save_transcript(prompt.session, path)
+    prompt.saved.add(path)
+    _say(f"({counted(len(prompt.session.turns), 'turn')} in {path})")
 
 
-def _undo(conversation: Conversation, argument: str) -> None:
-    turn = conversation.session.undo()
+def _undo(prompt: ChatPrompt, argument: str) -> None:
+    turn = prompt.session.undo()
     _say("(there is no turn to take back)" if turn is None else f"(taken back: {shown(turn.question)})")
 
 
-def _help(conversation: Conversation, argument: str) -> None:
+def _help(prompt: ChatPrompt, argument: str) -> None:
     width = max(len(command.usage) for command in COMMANDS.values())
     for command in COMMANDS.values():
         _say(f"  {command.usage:<{width}}  {command.help}")
     _say("In a question, <ImageHere> says where a picture belongs; without it, pictures go before the question.")
 
 
-def _exit(conversation: Conversation, argument: str) -> bool:
+def _exit(prompt: ChatPrompt, argument: str) -> bool:
     return True
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddle_xc2.commands.conversation import Conversation, split_reference
+from paddle_xc2.commands.chat_prompt import ChatPrompt, split_reference
 from paddle_xc2.generation.engine import Engine
 from paddle_xc2.generation.request import Answer
 from paddle_xc2.generation.sampling_settings import SamplingSettings
@@ -54,7 +54,7 @@ def talk(session, monkeypatch, lines, **options):
         return line
 
     monkeypatch.setattr(builtins, "input", read)
-    Conversation(session, **options).talk()
+    ChatPrompt(session, **options).talk()
 
 
 def questions(session):
@@ -80,7 +80,7 @@ def test_lines_of_another_encoding(session, monkeypatch, capsys, picture):
     lines = [b"caf\xe9?", b"/image " + bytes(picture.with_name("caf\udce9.png")), b"What is it?"]
     picture.rename(picture.with_name("caf\udce9.png"))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n".join(lines)), encoding="utf-8"))
-    Conversation(session).talk()
+    ChatPrompt(session).talk()
     assert questions(session) == ["What is it?"] and len(pictures(session)) == 1
     assert "the question holds half of a surrogate pair at character 3; remove it" in capsys.readouterr().err
 
