@@ -235,7 +235,7 @@ def test_steps_at_once_change_nothing(model, prompts, settings, monkeypatch):
 
     want = generated()
     monkeypatch.setattr(paddle.device, "get_device", lambda: "gpu:0")
-    monkeypatch.setattr("paddle_xc2.models.internlm2._on_device", lambda values, device: paddle.to_tensor(values))
+    monkeypatch.setattr("paddle_xc2.models.rotary._on_device", lambda values, device: paddle.to_tensor(values))
     for steps in (3, 8, 50):
         monkeypatch.setattr("paddle_xc2.generation.generate.STEPS_AT_ONCE", steps)
         for ours, theirs in zip(generated(), want, strict=True):
