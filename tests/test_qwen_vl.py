@@ -8,11 +8,18 @@ import pytest
 
 from paddle_xc2 import load_model, load_processor
 from paddle_xc2.data.qwen_processor import QwenVLProcessor
+from paddle_xc2.generation import prefill
+from paddle_xc2.generation.engine import Engine
+from paddle_xc2.generation.request import Request
+from paddle_xc2.generation.sampling_settings import SamplingSettings
+from paddle_xc2.generation.served_model import ServedModel
 from paddle_xc2.model import QwenVLForCausalLM
+from paddle_xc2.models import block_cache
+from paddle_xc2.models.key_value_cache import KeyValueCache
 from paddle_xc2.models.lora import LoRALinear, layer_at, replace_layer
 from paddle_xc2.weights.convert import convert
 from tests.golden import Golden
-from tests.tiny import tiny_qwen_checkpoint
+from tests.tiny import tiny_family_tokenizer, tiny_model, tiny_qwen_checkpoint
 
 # float32 on a CPU: upstream's numbers were met within 1.0e-5, beyond seq_length within 1.5e-5; margin 4x.
 ATOL = 6e-5
@@ -98,8 +105,6 @@ def test_layers_and_image_features_are_upstreams(golden, golden_model):
 
 @pytest.mark.parametrize("prefill", ["across", "beyond"])
 def test_a_cache_across_seq_length_is_upstreams(golden, golden_model, prefill):
-    from paddle_xc2.models.key_value_cache import KeyValueCache
-
     facts = golden.facts["long_cached"][f"cached_{prefill}"]
     ids, cache = int64(golden.array("long.input_ids")), KeyValueCache()
     first, last = facts["positions"]
@@ -121,3 +126,22 @@ def test_greedy_answers_are_upstreams(golden, golden_model):
         answer, history = golden_model.chat(tokenizer, case["query"], meta_instruction=case["system"], **settings)
         assert history[-1] == (case["query"], answer)
         assert answer.strip() == case["response"], name
+
+
+def test_the_engine_gives_what_each_prompt_gives_alone(tmp_path, monkeypatch):
+    """Short and long ones at once: the rotary base of a long prompt stays that of its answer."""
+    monkeypatch.setattr(block_cache, "BLOCK", 8)
+    monkeypatch.setattr(prefill, "PIECE", 16)
+    model = tiny_model(xc2_family="qwen-vl", seq_length=64)
+    served = ServedModel.of(model, tiny_family_tokenizer(tmp_path, "qwen-vl"))
+    questions = ("Hi", "What is in the picture? " * 3, "Which?", "Where is the digit? " * 9)
+    asked = [served.processor.encode_chat(question) for question in questions]
+    lengths = [len(prompt) for prompt in asked]
+    assert min(lengths) + 12 < 64 < 128 < max(lengths)
+    want = [
+        model.generate(prompt.input_ids[None], max_new_tokens=12, eos_token_id=list(served.ends))[0][0].tolist()
+        for prompt in asked
+    ]
+    with Engine(model) as engine:
+        answers = [engine.submit(Request(served, prompt, SamplingSettings(), max_new_tokens=12)) for prompt in asked]
+        assert [[token.id for token in answer.wait().tokens] for answer in answers] == want

@@ -60,6 +60,11 @@ def unlike_chat(conversation: Conversation, family: Family) -> str | None:
         return None
     ask = f'ask with {IMAGE_PLACEHOLDER} as it stands here ("chat --show_prompt" shows the prompt)'
     text = conversation.messages[_first_question(conversation.messages)].text.strip()
+    if family.numbers_images:
+        leading = family.leading_image.format(1)
+        return (
+            None if text.startswith(leading) else f"chat writes {leading!r} before the question; write it so, or {ask}"
+        )
     if not text.startswith(IMAGE_PLACEHOLDER):
         return f"the picture stands behind other text, where chat puts it before the question; {ask}"
     if family.image_leads_prompt:

@@ -21,7 +21,18 @@ from paddle_xc2.hub.weight_files import WEIGHT_SUFFIXES
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # What a checkpoint consists of and what is read beside it. Pictures and examples stay where they are.
-_CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.bin", "*.pdparams", "*.model", "*.py", "*.md", "*.txt", "*.ttf")
+_CHECKPOINT_FILES = (
+    "*.json",
+    "*.safetensors",
+    "*.bin",
+    "*.pdparams",
+    "*.model",
+    "*.tiktoken",
+    "*.py",
+    "*.md",
+    "*.txt",
+    "*.ttf",
+)
 _MODELSCOPE_OWNERS = {"internlm": "Shanghai_AI_Laboratory"}  # who is who there
 _MAX_REASON = 200  # characters of a library's message
 # By name, and whether the weights are there: model, tokenizer and processor ask for the same.

@@ -65,9 +65,9 @@ class QwenVLTokenizer(BaseTokenizer):
     def __init__(self, files: dict[str, bytes], source: str = "tokenizer", image_tokens: int = IMAGE_TOKENS):
         self._files, self._source, self.image_tokens = files, source, image_tokens
         ranks = _read_ranks(files[VOCABULARY_FILE], f"{source}/{VOCABULARY_FILE}")
-        if TOKENIZER_CONFIG_FILE in files:
-            parse_json(files[TOKENIZER_CONFIG_FILE], f"{source}/{TOKENIZER_CONFIG_FILE}")
+        config = parse_json(files.get(TOKENIZER_CONFIG_FILE, b"{}"), f"{source}/{TOKENIZER_CONFIG_FILE}")
         self.special_ids = {text: len(ranks) + index for index, text in enumerate((*_CONTROL, *GROUNDING, *_PICTURE))}
+        self._added = self._added_tokens(config)
         self._texts = {token_id: text for text, token_id in self.special_ids.items()}
         self._bytes = {rank: token for token, rank in ranks.items()}
         self._ranks = ranks
@@ -100,34 +100,90 @@ class QwenVLTokenizer(BaseTokenizer):
         """Writes upstream's tokenizer files: byte for byte what was read, upstream's defaults where there was none."""
         directory = local_path(directory)
         directory.mkdir(parents=True, exist_ok=True)
+        for name, content in self._all_files().items():
+            (directory / name).write_bytes(content)
+
+    def _all_files(self) -> dict[str, bytes]:
+        """What was read, and upstream's defaults where there was nothing."""
         config = {
             "model_max_length": 8192,
             "tokenizer_class": "QWenTokenizer",
             "auto_map": {"AutoTokenizer": ["tokenization_qwen.QWenTokenizer", None]},
         }
-        defaults = {TOKENIZER_CONFIG_FILE: json.dumps(config, indent=2).encode() + b"\n"}
-        for name, content in {**defaults, **self._files}.items():
-            (directory / name).write_bytes(content)
+        return {TOKENIZER_CONFIG_FILE: json.dumps(config, indent=2).encode() + b"\n", **self._files}
+
+    def with_new_tokens(self, texts: list[str]) -> QwenVLTokenizer:
+        """A tokenizer that makes one token of each text, wherever it stands; the other ids stay as they are.
+
+        Each takes the place of the first control token that was left for other uses. They are shown in answers.
+
+        Args:
+            texts: those that are a token already are left as they are.
+        Raises: ValueError for a text that can't be a token, or if there are more than such places.
+        """
+        texts = list(dict.fromkeys(texts))
+        for text in texts:
+            if reason := self._why_no_token(text):
+                raise ValueError(f"new token {text!r} {reason}; change it, or leave it out")
+        new, free = [text for text in texts if len(self.encode(text)) != 1], self.unused_ids
+        if len(new) > len(free):
+            raise ValueError(
+                f"{len(new)} new tokens are too many: {self._source} has {len(free)} places for them; name fewer"
+            )
+        config = json.loads(self._all_files()[TOKENIZER_CONFIG_FILE])
+        added = {**self._added, **dict(zip(new, free, strict=False))}
+        config["added_tokens_decoder"] = {
+            str(token_id): {"content": text, "lstrip": False, "rstrip": False, "special": False}
+            for text, token_id in added.items()
+        }
+        content = json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"
+        return QwenVLTokenizer({**self._files, TOKENIZER_CONFIG_FILE: content}, self._source, self.image_tokens)
+
+    def _added_tokens(self, config: dict) -> dict[str, int]:
+        """{text: id} of tokens that tokenizer_config.json puts in the place of unused ones, also in `special_ids`."""
+        unused, added = {self.special_ids[text]: text for text in _CONTROL[3:]}, {}
+        for token_id, token in (config.get("added_tokens_decoder") or {}).items():
+            text = token.get("content") if isinstance(token, dict) else None
+            place = unused.get(int(token_id)) if str(token_id).isdigit() else None
+            if not isinstance(text, str) or place is None and self.special_ids.get(text) != int(token_id):
+                raise ValueError(
+                    f"{self._source}/{TOKENIZER_CONFIG_FILE}: added token {token_id} takes no place that was left for "
+                    f"it ({min(unused)} to {max(unused)}); take the tokenizer files of one and the same checkpoint"
+                )
+            if place is not None and place != text:
+                del self.special_ids[place]
+                added[text] = self.special_ids[text] = int(token_id)
+        return added
+
+    def _why_no_token(self, text: str) -> str:
+        """What keeps a text from being a new token; "" if nothing does."""
+        if not text or text != text.strip() or "\0" in text:
+            return "is empty, begins or ends with a space, or holds NUL"
+        check_whole_characters(text)
+        if unicodedata.normalize("NFC", text) != text:
+            return "is not in the form that texts are normalised to (NFC)"
+        held = next((token for token in self.special_ids if token in text and token not in self._added), None)
+        return f"holds {held}, which has a meaning of its own" if held else ""
 
     @property
     def vocab_size(self) -> int:
         """Number of ids, special tokens included; the model's tables have some rows more."""
-        return len(self._ranks) + len(self.special_ids)
+        return len(self._ranks) + len(_CONTROL) + len(GROUNDING) + len(_PICTURE)
 
     @property
     def all_special_ids(self) -> list[int]:
         """Ids that `decode(..., skip_special_tokens=True)` leaves out."""
-        return list(self._texts)
+        return [token_id for text, token_id in self.special_ids.items() if text not in self._added]
 
     @property
     def hidden_ids(self) -> list[int]:
         """Special tokens that an answer doesn't show; it shows the marks of places in a picture."""
-        return [token_id for token_id, text in self._texts.items() if text not in GROUNDING]
+        return [token_id for token_id in self.all_special_ids if self._texts[token_id] not in GROUNDING]
 
     @property
     def unused_ids(self) -> list[int]:
         """Ids that no text has: control tokens that were left for other uses."""
-        return [self.special_ids[text] for text in _CONTROL[3:]]
+        return [self.special_ids[text] for text in _CONTROL[3:] if text in self.special_ids]
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Ids of `text`. Special tokens written in it become their ids, and <img>path</img> a picture's slots.
@@ -153,7 +209,7 @@ class QwenVLTokenizer(BaseTokenizer):
 
     def encode_said(self, text: str) -> list[int]:
         """Ids of what somebody says: of special tokens, only the marks of places are not text there."""
-        return self._encode(text, set(GROUNDING))
+        return self._encode(text, {*GROUNDING, *self._added})
 
     def picture(self) -> tuple[int, int]:
         """The ids that stand before and after a picture's slots."""
@@ -168,6 +224,7 @@ class QwenVLTokenizer(BaseTokenizer):
         """
         pieces, path, inside = [], bytearray(), False
         start, end, pad = (self.special_ids[mark] for mark in _PICTURE)
+        special = frozenset(self.all_special_ids)
         for token_id in self._valid_ids(ids):
             if inside and token_id != end:
                 if token_id != pad:
@@ -176,7 +233,7 @@ class QwenVLTokenizer(BaseTokenizer):
             if inside:
                 pieces.append(bytes(path))
             inside, path = token_id == start, bytearray()
-            if not (skip_special_tokens and token_id in self._texts):
+            if not (skip_special_tokens and token_id in special):
                 pieces.append(self._bytes_of(token_id))
         if inside:
             pieces.append(bytes(path))

@@ -4,7 +4,8 @@
     python tests/benchmarks/synthetic_checkpoint.py /tmp/synthetic_7b --size 7b
 
 Names, shapes, dtype (bfloat16), shards, index and config.json are upstream's; the values are small random numbers, each
-tensor's from a seed of its own, and never in memory as a whole. 7b takes 17.4 GB of disk, 1_8b 4.9 GB, small 0.16 GB.
+tensor's from a seed of its own, and never in memory as a whole. 7b takes 17.4 GB of disk, qwen_vl 19.3 GB, 1_8b
+4.9 GB, small 0.16 GB.
 """
 
 import argparse
@@ -23,9 +24,10 @@ if __name__ == "__main__":
 from paddle_xc2.checkpoint.lazy_tensor import LazyTensor, row_blocks
 from paddle_xc2.checkpoint.shard_writer import write_shards
 
-# Settings of the XComposer2-VL models and of one for tests.
+# Settings of the XComposer2-VL models, of one for tests, and of Qwen-VL.
 SIZES = {
     "7b": {},
+    "qwen_vl": {"xc2_family": "qwen-vl"},
     "1_8b": {
         "hidden_size": 2048,
         "intermediate_size": 8192,
@@ -68,18 +70,22 @@ def write_synthetic(directory: Path, size: str, max_shard_size: str = "5GB", num
     Returns: bytes of its tensors.
     """
     from paddle_xc2.checkpoint.config_files import write_config
+    from paddle_xc2.checkpoint.names import names_of
     from paddle_xc2.checkpoint.shapes import parameter_shapes
-    from paddle_xc2.checkpoint.xcomposer2_names import XCOMPOSER2_NAMES
-    from paddle_xc2.families.settings import ModelSettings
+    from paddle_xc2.families.table import family_named
+    from paddle_xc2.families.upstream_settings import settings_class
 
-    settings = dict(SIZES[size])
+    settings = {"xc2_family": "xcomposer2-vl-7b", **SIZES[size]}
+    config = settings_class(family_named(settings["xc2_family"]))(**settings)
     if num_layers is not None:
-        vision = {**settings.get("vision_config", {}), "num_hidden_layers": num_layers}
-        settings |= {"num_hidden_layers": num_layers, "vision_config": vision}
-    config = ModelSettings(xc2_family="xcomposer2-vl-7b", **settings)
+        config.num_hidden_layers = num_layers
+        if size == "qwen_vl":
+            config.visual["layers"] = num_layers
+        else:
+            config.vision_config["num_hidden_layers"] = num_layers
     tensors = {}
     for name, shape in parameter_shapes(config).items():
-        upstream_name, transpose = XCOMPOSER2_NAMES.to_hf(name)
+        upstream_name, transpose = names_of(config.family).to_hf(name)
         tensors[upstream_name] = RandomTensor("bfloat16", tuple(shape[::-1] if transpose else shape), None)
     directory.mkdir(parents=True)
     write_shards(directory, tensors, "pt", max_shard_size=max_shard_size)

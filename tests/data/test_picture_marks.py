@@ -4,7 +4,7 @@ from paddle_xc2.data.conversation import Conversation, Message
 from paddle_xc2.data.picture_marks import set_apart, unlike_chat, without_marks
 from paddle_xc2.families.table import family_named
 
-XC2, XC2D5, LLAVA = map(family_named, ("xcomposer2-7b", "xcomposer2d5-7b", "llava-internlm2"))
+XC2, XC2D5, LLAVA, QWEN = map(family_named, ("xcomposer2-7b", "xcomposer2d5-7b", "llava-internlm2", "qwen-vl"))
 
 
 def talk(*texts):
@@ -58,6 +58,8 @@ def test_what_a_family_puts_between():
         ("<ImageHere>\nQ", LLAVA, None),
         ("<ImageHere>Q", LLAVA, None),
         ("<ImageHere>Q", XC2D5, "in the question, where xcomposer2d5-7b's chat puts it before the whole prompt; ask"),
+        ("Picture 1: <ImageHere>\nQ", QWEN, None),
+        ("<ImageHere>Q", QWEN, r"chat writes 'Picture 1: <ImageHere>\n' before the question; write it so, or ask"),
         ("Q <ImageHere>", LLAVA, "the picture stands behind other text, where chat puts it before the question; ask"),
     ],
 )

@@ -145,3 +145,41 @@ def test_bytes_of_tokens_make_the_text(tokenizer):
     text = "图中 a cat, 3😀."
     assert b"".join(map(tokenizer.token_bytes, tokenizer.encode(text))).decode() == text
     assert tokenizer.token_bytes(len(tokenizer) + 5) == b""
+
+
+def test_new_tokens_take_places_that_were_left(tokenizer, tmp_path):
+    grown = tokenizer.with_new_tokens(["<digit>", "the", "数字"]).with_new_tokens(["<more>"])
+    first = tokenizer.special_ids["<|extra_0|>"]
+    added = ("<digit>", "the", "数字", "<more>")
+    assert [grown.encode(text) for text in added] == [[first + index] for index in range(4)]
+    assert grown.vocab_size == tokenizer.vocab_size and len(grown.unused_ids) == 201
+    assert grown.encode_said("a<digit>b") == [*tokenizer.encode("a"), first, *tokenizer.encode("b")]
+    assert grown.decode([first], skip_special_tokens=True) == grown.answer_text([first]) == "<digit>"
+    grown.save_pretrained(tmp_path)
+    again = QwenVLTokenizer.from_pretrained(tmp_path)
+    assert again.encode("<digit> the <more>") == grown.encode("<digit> the <more>")
+    assert tokenizer.encode("<digit>") != [first]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (" a", "begins or ends with a space"),
+        ("<img>x", "holds <img>, which has a meaning of its own"),
+        ("e\u0301", "is not in the form that texts are normalised to"),
+    ],
+)
+def test_texts_that_are_no_tokens(tokenizer, text, message):
+    with pytest.raises(ValueError, match=message):
+        tokenizer.with_new_tokens([text])
+
+
+def test_more_new_tokens_than_places(tokenizer):
+    with pytest.raises(ValueError, match="206 new tokens are too many: tokenizer has 205 places for them"):
+        tokenizer.with_new_tokens([f"<new {index}>" for index in range(206)])
+
+
+def test_added_tokens_of_another_vocabulary():
+    config = json.dumps({"added_tokens_decoder": {"5": {"content": "<a>"}}}).encode()
+    with pytest.raises(ValueError, match=r"added token 5 takes no place that was left for it \(275"):
+        QwenVLTokenizer({VOCABULARY_FILE: tiny_qwen_vocabulary(), "tokenizer_config.json": config})
