@@ -33,7 +33,8 @@ class Completion:
         for choice, request in enumerate(requests):
 
             def deliver(piece: Piece, choice: int = choice) -> None:
-                loop.call_soon_threadsafe(self._take, choice, piece)
+                if form.stream or piece.finish is not None:
+                    loop.call_soon_threadsafe(self._take, choice, piece)
 
             try:
                 self.answers.append(engine.submit(request, deliver))
@@ -52,7 +53,10 @@ class Completion:
             answer.cancel()
 
     async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
-        """(choice, piece) as they come. Whoever stops listening frees the places. Raises: ApiError."""
+        """(choice, piece) as they come; without a stream, only the last ones. Whoever stops listening frees the places.
+
+        Raises: ApiError.
+        """
         open_choices = len(self.answers)
         try:
             while open_choices:
@@ -78,13 +82,20 @@ class Completion:
 
     async def stream(self) -> AsyncIterator[str]:
         """Server-sent events."""
+        held: dict[int, tuple[list[str], list[Token]]] = {}
         try:
             for choice in range(len(self.answers)):
                 yield self._chunk(choice, {"role": "assistant", "content": "", "refusal": None})
             async for choice, piece in self.pieces():
-                tokens = [] if piece.token is None else [piece.token]
-                if piece.text or tokens and self._form.logprobs:
-                    yield self._chunk(choice, {"content": piece.text}, tokens)
+                texts, tokens = held.setdefault(choice, ([], []))
+                texts.append(piece.text)
+                tokens += [piece.token] if piece.token else []
+                if piece.finish is None and not self._pieces.empty():
+                    continue  # a client that is slower than the model gets several tokens at once
+                for ready, (texts, tokens) in held.items():
+                    if any(texts) or tokens and self._form.logprobs:
+                        yield self._chunk(ready, {"content": "".join(texts)}, tokens)
+                held.clear()
                 if piece.finish is not None:
                     yield self._chunk(choice, {}, finish=_reason(piece.finish))
         except ApiError as error:
