@@ -20,6 +20,7 @@ class KnownImages:
     def __init__(self, model, max_bytes: int = MAX_BYTES):
         self._model, self._max_bytes = model, max_bytes
         self._kept: OrderedDict[str, paddle.Tensor] = OrderedDict()
+        self._num_bytes = 0
 
     def encode_some(self, pixels: dict) -> None:
         """Encodes the first of some images that `of` does not know, and others of its shape beside it.
@@ -36,6 +37,7 @@ class KnownImages:
         tokens = self._model.image_tokens([paddle.to_tensor(pixels[key]) for key in alike])
         for key, features in zip(alike, tokens.reshape([len(alike), -1, tokens.shape[1]]).unbind(0), strict=True):
             self._kept[key] = features
+            self._num_bytes += _size_of(features)
 
     def knows(self, key: str) -> bool:
         return key in self._kept
@@ -47,10 +49,9 @@ class KnownImages:
 
     def forget_oldest(self) -> None:
         """Down to max_bytes. Between requests: what one of them is waiting for must stay."""
-        size = sum(_num_bytes(features) for features in self._kept.values())
-        while size > self._max_bytes:
+        while self._num_bytes > self._max_bytes:
             _, features = self._kept.popitem(last=False)
-            size -= _num_bytes(features)
+            self._num_bytes -= _size_of(features)
 
 
 def image_key(served_name: str, pixels) -> str:
@@ -58,5 +59,5 @@ def image_key(served_name: str, pixels) -> str:
     return f"{served_name}/{pixels.shape}/{xxhash.xxh3_128_hexdigest(pixels)}"
 
 
-def _num_bytes(tensor) -> int:
+def _size_of(tensor) -> int:
     return tensor.size * tensor.element_size()

@@ -139,7 +139,7 @@ class RunningBatch:
             if logits is None:
                 return
             self._prefill = None
-            numbers = [self._cache.add_row(prefill.cache, row, start) for row, start in enumerate(prefill.starts)]
+            numbers = self._cache.add_rows(prefill.cache, prefill.starts)
             joining = [Row(*pair) for pair in zip(prefill.answers, numbers, strict=True)]
             self.rows += joining
             self._choose(logits, joining)

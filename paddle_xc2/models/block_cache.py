@@ -50,28 +50,32 @@ class BlockCache:
         """That there is memory for."""
         return self._capacity * BLOCK
 
-    def add_row(self, cache: KeyValueCache, row: int, start: int) -> int:
-        """Takes over what a prompt left in another cache.
+    def add_rows(self, cache: KeyValueCache, starts: list[int]) -> list[int]:
+        """Takes over what prompts left in another cache.
 
         Args:
-            row: of that cache's batch.
-            start: the first position that is not padding.
-        Returns: the row's number here.
+            starts: of each row of that cache's batch, the first position that is not padding.
+        Returns: the rows' numbers here.
         """
-        length = len(cache) - start
-        blocks = self._take(num_blocks(length), cache)
-        places = paddle.to_tensor(blocks)
+        width, batch = len(cache), len(starts)
+        numbers = [next(self._numbers) for _ in starts]
+        self._make_layers(cache)
+        for row, (number, start) in enumerate(zip(numbers, starts, strict=True)):
+            self._lengths[number] = width - start
+            self._blocks[number] = self._take(num_blocks(width - start))
+            if cache.rope_steps is not None:
+                self._rope_steps[number] = cache.rope_steps[row : row + 1]
+        # Where in the other cache each position of the blocks comes from; behind all of them stands a zero.
+        source = np.concatenate([_positions_of(row * width, start, width) for row, start in enumerate(starts)])
+        source[source < 0] = batch * width
+        source, places = paddle.to_tensor(source), paddle.to_tensor(sum((self._blocks[one] for one in numbers), []))
         for layer in range(len(self._keys)):
-            for memory, source in zip((self._keys, self._values), cache.row(layer, row, start), strict=True):
-                kv_heads, _, head_dim = source.shape
-                room = paddle.zeros([kv_heads, len(blocks) * BLOCK - length, head_dim], source.dtype)
-                content = paddle.concat([source, room], axis=1).reshape([kv_heads, len(blocks), BLOCK, head_dim])
-                paddle.scatter_(memory[layer], places, content.transpose([1, 0, 2, 3]))
-        number = next(self._numbers)
-        self._blocks[number], self._lengths[number] = blocks, length
-        if cache.rope_steps is not None:
-            self._rope_steps[number] = cache.rope_steps[row : row + 1]
-        return number
+            for memory, filled in zip((self._keys, self._values), cache.keys_and_values(layer), strict=True):
+                flat = filled.reshape([batch * width, -1])
+                flat = paddle.concat([flat, paddle.zeros([1, flat.shape[1]], flat.dtype)])
+                content = paddle.gather(flat, source).reshape([len(places), BLOCK, *filled.shape[2:]])
+                paddle.scatter_(memory[layer], places, content.transpose([0, 2, 1, 3]))
+        return numbers
 
     def length(self, row: int) -> int:
         """Positions of a row so far."""
@@ -135,13 +139,16 @@ class BlockCache:
         """Number of blocks."""
         return self._keys[0].shape[0] if self._keys else 0
 
-    def _take(self, count: int, like: KeyValueCache | None = None) -> list[int]:
-        """Blocks from the free ones, of which more are made if need be. like: what tells the layers' shapes."""
+    def _make_layers(self, cache: KeyValueCache) -> None:
+        """Memory of no blocks yet, in the other cache's shapes."""
         if not self._keys:
-            shapes = [(keys, values) for keys, values in (like.row(layer, 0, 0) for layer in range(like.num_layers))]
-            for keys, values in shapes:
-                self._keys.append(_zeros(0, keys))
-                self._values.append(_zeros(0, values))
+            for layer in range(cache.num_layers):
+                keys, values = cache.keys_and_values(layer)
+                self._keys.append(paddle.zeros([0, keys.shape[2], BLOCK, keys.shape[3]], keys.dtype))
+                self._values.append(paddle.zeros([0, values.shape[2], BLOCK, values.shape[3]], values.dtype))
+
+    def _take(self, count: int) -> list[int]:
+        """Blocks from the free ones, of which more are made if need be."""
         if count > len(self._free):
             more = max(count - len(self._free), int(self._capacity * (_GROWTH - 1)))
             self._free += range(self._capacity, self._capacity + more)
@@ -236,6 +243,8 @@ def num_blocks(num_positions: int) -> int:
     return -(-num_positions // BLOCK)
 
 
-def _zeros(number: int, like):
-    """`number` empty blocks. like: float [kv_heads, positions, head_dim]."""
-    return paddle.zeros([number, like.shape[0], BLOCK, like.shape[2]], like.dtype)
+def _positions_of(first: int, start: int, stop: int) -> np.ndarray:
+    """`first` + `start` up to `first` + `stop`, and -1 up to the end of the last block: int64 [blocks * BLOCK]."""
+    positions = np.full(num_blocks(stop - start) * BLOCK, -1)
+    positions[: stop - start] = np.arange(first + start, first + stop)
+    return positions

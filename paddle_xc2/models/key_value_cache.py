@@ -78,11 +78,6 @@ class KeyValueCache:
     def num_layers(self) -> int:
         return len(self._lengths)
 
-    def row(self, layer: int, row: int, start: int) -> tuple:
-        """Keys and values of one row from position `start` on, each float [kv_heads, positions, head_dim]."""
-        length = self._lengths[layer]
-        return tuple(memory[layer][row, :, start:length] for memory in (self._keys, self._values))
-
     def select_rows(self, rows, shared: int = 0) -> None:
         """Keeps the given rows of the batch, in the given order.
 

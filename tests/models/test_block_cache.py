@@ -28,10 +28,9 @@ class Rows:
         width, prompts = max(lengths), KeyValueCache()
         key, value = (paddle.randn([len(lengths), width, KV_HEADS, HEAD_DIM]) for _ in range(2))
         prompts.append(0, key, value)
-        numbers = []
-        for row, length in enumerate(lengths):
-            numbers.append(self.cache.add_row(prompts, row, width - length))
-            self.history[numbers[-1]] = (key[row, width - length :], value[row, width - length :])
+        numbers = self.cache.add_rows(prompts, [width - length for length in lengths])
+        for row, (number, length) in enumerate(zip(numbers, lengths, strict=True)):
+            self.history[number] = (key[row, width - length :], value[row, width - length :])
         return numbers
 
     def step(self, *numbers, key=None):
