@@ -20,6 +20,7 @@ DESCRIBED = ("labels", "image_mask", "attention_mask")
 class BatchLayout:
     """Attributes:
     image_places: int64 [slots]: which tokens of the flattened batch are image slots, in reading order.
+    image_span: of the flattened batch, from the first image slot to the last.
     predicting: int64 [trained tokens]: which tokens of the flattened batch stand before a trained one.
     first_columns: as `first_columns` gives it; None where every row is one sample without padding.
     describes: the tensors that it was made for, as DESCRIBED names them, each with the number of times that it had been
@@ -28,6 +29,7 @@ class BatchLayout:
     """
 
     image_places: np.ndarray
+    image_span: range
     predicting: np.ndarray
     first_columns: np.ndarray | None
     describes: tuple = ()
@@ -41,7 +43,9 @@ class BatchLayout:
         columns = None
         if segment_ids is not None and (np.asarray(segment_ids) != 1).any():
             columns = first_columns(np.asarray(segment_ids))
-        return cls(_image_places(image_mask), _predicting(labels), columns)
+        places = _image_places(image_mask)
+        span = range(int(places[0]), int(places[-1]) + 1) if len(places) else range(0)
+        return cls(places, span, _predicting(labels), columns)
 
     def describing(self, *tensors) -> BatchLayout:
         """The same for tensors of which all is known now: DESCRIBED, each a Paddle tensor or None."""

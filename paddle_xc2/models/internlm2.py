@@ -12,7 +12,7 @@ from paddle.distributed.fleet.utils import recompute
 
 from paddle_xc2.families.config import XComposer2Config
 from paddle_xc2.models.attention import attention
-from paddle_xc2.models.plora import PLoRALinear
+from paddle_xc2.models.plora import ImageTokens, PLoRALinear
 from paddle_xc2.models.rms_norm import RMSNorm
 from paddle_xc2.models.rotary import RotaryTables, rotary_tables, split_rotated
 from paddle_xc2.models.segments import Segments
@@ -36,15 +36,15 @@ class InternLM2Attention(nn.Layer):
         self.wqkv = _plora_linear(config, config.hidden_size, (self.num_heads + 2 * self.num_kv_heads) * self.head_dim)
         self.wo = _plora_linear(config, self.num_heads * self.head_dim, config.hidden_size)
 
-    def forward(self, hidden_states, rotary, segments=None, image_mask=None, cache=None, layer=0):
+    def forward(self, hidden_states, rotary, segments=None, images=None, cache=None, layer=0):
         batch, seq, _ = hidden_states.shape
-        qkv = self.wqkv(hidden_states, image_mask).reshape([batch, seq, self.num_kv_heads, -1, self.head_dim])
+        qkv = self.wqkv(hidden_states, images).reshape([batch, seq, self.num_kv_heads, -1, self.head_dim])
         query, key, value = split_rotated(qkv, rotary)
         if cache is None:
             out = attention(query, key, value, segments)
         else:
             out = cache.attend(layer, query, key, value, segments)
-        return self.wo(out.reshape([batch, seq, -1]), image_mask)
+        return self.wo(out.reshape([batch, seq, -1]), images)
 
 
 class InternLM2MLP(nn.Layer):
@@ -54,9 +54,9 @@ class InternLM2MLP(nn.Layer):
         self.w3 = _plora_linear(config, config.hidden_size, config.intermediate_size)
         self.w2 = _plora_linear(config, config.intermediate_size, config.hidden_size)
 
-    def forward(self, hidden_states, image_mask=None):
-        gate, up = self.w1(hidden_states, image_mask), self.w3(hidden_states, image_mask)
-        return self.w2(swiglu(gate, up), image_mask)
+    def forward(self, hidden_states, images=None):
+        gate, up = self.w1(hidden_states, images), self.w3(hidden_states, images)
+        return self.w2(swiglu(gate, up), images)
 
 
 class InternLM2DecoderLayer(nn.Layer):
@@ -67,11 +67,11 @@ class InternLM2DecoderLayer(nn.Layer):
         self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.ffn_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, hidden_states, rotary, segments=None, image_mask=None, cache=None, layer=0):
+    def forward(self, hidden_states, rotary, segments=None, images=None, cache=None, layer=0):
         hidden_states = hidden_states + self.attention(
-            self.attention_norm(hidden_states), rotary, segments, image_mask, cache, layer
+            self.attention_norm(hidden_states), rotary, segments, images, cache, layer
         )
-        return hidden_states + self.feed_forward(self.ffn_norm(hidden_states), image_mask)
+        return hidden_states + self.feed_forward(self.ffn_norm(hidden_states), images)
 
 
 class InternLM2Model(nn.Layer):
@@ -103,7 +103,15 @@ class InternLM2Model(nn.Layer):
         is_pad = (input_ids == self.config.pad_token_id).unsqueeze(-1)
         return paddle.where(is_pad, embeddings.detach(), embeddings)
 
-    def forward(self, embeddings, segments: Segments | None = None, position_ids=None, image_mask=None, cache=None):
+    def forward(
+        self,
+        embeddings,
+        segments: Segments | None = None,
+        position_ids=None,
+        image_mask=None,
+        cache=None,
+        image_span: range | None = None,
+    ):
         """Args:
             embeddings: float [batch, seq, hidden].
             segments: of cached and new tokens: the samples of a row, and its padding. None is one sample a row without
@@ -111,6 +119,7 @@ class InternLM2Model(nn.Layer):
             position_ids: int64 [batch, seq]; None counts within each sample.
             image_mask: bool [batch, seq], true at image tokens; None where there are none.
             cache: keys and values so far; extended in place.
+            image_span: of the flattened batch, within which image_mask is true, where the host knows it.
         Returns: float [batch, seq, hidden] after the final norm.
         """
         seq = embeddings.shape[1]
@@ -121,14 +130,13 @@ class InternLM2Model(nn.Layer):
             position_ids = count_positions(segment_ids, num_keys, num_keys - seq)
         group = self.config.num_attention_heads // self.config.num_key_value_heads
         rotary = RotaryTables(*rotary_tables(self.config, position_ids, num_keys), group)
-        if image_mask is not None:
-            image_mask = image_mask.unsqueeze(-1).astype(embeddings.dtype)  # PLoRA multiplies with it
+        images = None if image_mask is None else ImageTokens(image_mask, embeddings.dtype, image_span)
         hidden_states = embeddings
         for index, layer in enumerate(self.layers):
             if self.config.use_recompute and self.training and not hidden_states.stop_gradient:
-                hidden_states = recompute(layer, hidden_states, rotary, segments, image_mask)
+                hidden_states = recompute(layer, hidden_states, rotary, segments, images)
             else:
-                hidden_states = layer(hidden_states, rotary, segments, image_mask, cache, index)
+                hidden_states = layer(hidden_states, rotary, segments, images, cache, index)
         return self.norm(hidden_states)
 
 

@@ -13,6 +13,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from paddle_xc2.models.dropout import Dropout
+
 _BASE = ".base."  # in the name of a parameter: it belongs to a layer that is wrapped
 
 
@@ -42,7 +44,7 @@ class LoRALinear(nn.Layer):
         self.base = base
         self.rank = rank
         self.scaling = scaling
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         # As torch's nn.Linear and thereby PEFT: uniform within 1 / sqrt(in).
         bound = 1.0 / math.sqrt(in_features)
         self.lora_a = self.create_parameter(

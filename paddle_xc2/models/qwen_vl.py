@@ -32,6 +32,6 @@ class QwenVLNetwork(VisionLanguageNetwork):
         """float32 tensors [3, side, side], a list or stacked -> float [tokens of all images, hidden]."""
         return encode_squares(self.vit, self.vision_proj, pixel_values)
 
-    def decode(self, embeddings, segments, position_ids, image_mask, cache):
+    def decode(self, embeddings, segments, position_ids, image_mask, image_span, cache):
         """As of `VisionLanguageNetwork`; to this decoder, image tokens are tokens like others."""
         return self.model(embeddings, segments, position_ids, cache)

@@ -74,7 +74,7 @@ class VisionLanguageNetwork(PretrainedModel):
         """list of float32 [3, height, width] -> float [tokens of all images, hidden], one image after the other."""
         raise NotImplementedError
 
-    def decode(self, embeddings, segments, position_ids, image_mask, cache):
+    def decode(self, embeddings, segments, position_ids, image_mask, image_span, cache):
         """Runs the decoder.
 
         Args:
@@ -82,6 +82,7 @@ class VisionLanguageNetwork(PretrainedModel):
             segments: of cached and new tokens, or None for one sample a row without padding.
             position_ids: int64 [batch, seq]; None counts within each sample.
             image_mask: bool [batch, seq], true at image tokens, for decoders that tell them apart; None without any.
+            image_span: of the flattened batch, within which it is true; None where the host doesn't know.
             cache: keys and values so far, or None; extended in place.
         Returns: float [batch, seq, hidden] after the final norm.
         """
@@ -149,7 +150,8 @@ class VisionLanguageNetwork(PretrainedModel):
         segments = _segments(segment_ids, layout)
         states: list = []
         with _outputs_of(self.model.layers if output_hidden_states else (), states):
-            hidden_states = self.decode(embeddings, segments, position_ids, image_mask, past_key_values)
+            span = None if layout is None else layout.image_span
+            hidden_states = self.decode(embeddings, segments, position_ids, image_mask, span, past_key_values)
         loss, num_trained, token_losses = None, None, None
         if labels is not None:
             loss_sum, token_losses = self._token_loss_sum(hidden_states, labels, _on_device(layout.predicting))

@@ -39,6 +39,6 @@ class XComposer2Network(VisionLanguageNetwork):
             return encode_squares(self.vit, self.vision_proj, pixel_values)
         return encode_tiled(self.vit, self.vision_proj, pixel_values, self.plora_sub_GN, self.plora_glb_GN)
 
-    def decode(self, embeddings, segments, position_ids, image_mask, cache):
+    def decode(self, embeddings, segments, position_ids, image_mask, image_span, cache):
         """As of `VisionLanguageNetwork`; PLoRA acts where image_mask is true."""
-        return self.model(embeddings, segments, position_ids, image_mask, cache)
+        return self.model(embeddings, segments, position_ids, image_mask, cache, image_span)
