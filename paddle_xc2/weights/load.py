@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -83,13 +84,11 @@ def load_checkpoint(
     model = build_without_memory(cls, config, dtype)  # of sizes that the files have been seen to hold
     parameters = dict(model.named_parameters())
     quantizable = quantizable_layers(model) if quantize else {}
-    for name, tensor in fitting.items():
-        if name in quantizable:
-            fill_quantized(model, name, tensor)
-            continue
-        if name == names.resized and img_size is not None:
-            tensor = resized_table(tensor, config.patches_per_side, name)
-        _fill(parameters[name], tensor, dtype, name)
+    if img_size is not None:
+        fitting[names.resized] = resized_table(fitting[names.resized], config.patches_per_side, names.resized)
+    for name in [name for name in fitting if name in quantizable]:
+        fill_quantized(model, name, fitting.pop(name))
+    _fill_all({name: (parameters[name], tensor) for name, tensor in fitting.items()}, dtype)
     model.provenance = Provenance(directory, quantization=quantize)
     model.eval()
     return model
@@ -107,6 +106,24 @@ def _load_with_adapter(cls, directory: ModelDirectory, dtype, img_size, verify, 
     model.provenance.fingerprint = fingerprint
     load_adapter(model, directory, adapter)
     return model
+
+
+def _fill_all(pairs: dict, dtype: str) -> None:
+    """Gives parameters memory and values. pairs: (parameter, LazyTensor) by name.
+
+    On a CPU two at a time: most of it is that the system clears new memory, page by page, for the one who asks.
+    """
+    if not paddle.device.get_device().startswith("cpu"):
+        for name, (parameter, tensor) in pairs.items():
+            _fill(parameter, tensor, dtype, name)
+        return
+    threads = ThreadPoolExecutor(2)
+    try:
+        started = [threads.submit(_fill, *pair, dtype, name) for name, pair in pairs.items()]
+        for one in started:
+            one.result()
+    finally:
+        threads.shutdown(cancel_futures=True)  # of what is interrupted, or damaged, no more is read
 
 
 def _fill(parameter, tensor: LazyTensor, dtype: str, name: str) -> None:

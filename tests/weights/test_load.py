@@ -1,5 +1,6 @@
 import json
 import shutil
+import threading
 
 import numpy as np
 import paddle
@@ -41,6 +42,18 @@ def rewrite_shard(checkpoint, change):
     kept = {name: file for name, file in index["weight_map"].items() if file != SHARD}
     index["weight_map"] = kept | dict.fromkeys(tensors, SHARD)
     (checkpoint / INDEX_FILE).write_text(json.dumps(index))
+
+
+def test_two_tensors_are_loaded_at_a_time(original, monkeypatch):
+    fill, both, calls = loading._fill, threading.Barrier(2, timeout=60), iter(range(1000))
+
+    def together(*args):
+        if next(calls) < 2:
+            both.wait()  # passes only if another one is on its way meanwhile
+        fill(*args)
+
+    monkeypatch.setattr(loading, "_fill", together)
+    assert_equal_weights(load_model(original), tiny_model())
 
 
 def assert_equal_weights(model, expected):
