@@ -60,7 +60,7 @@ def test_names_what_was_left_out(shared, tmp_path, capsys):
 def test_verifies_only(original, tmp_path, capsys):
     run(original, tmp_path / "ours", "--disable_tqdm")
     assert run(tmp_path / "ours", "--verify") == 0
-    assert "GB verified" in capsys.readouterr().out
+    assert "MB verified" in capsys.readouterr().out
     (tmp_path / "ours" / "tokenizer.model").write_bytes(b"x")
     with pytest.raises(ValueError, match="tokenizer.model has 1 bytes instead of"):
         run(tmp_path / "ours", "--verify")

@@ -4,22 +4,25 @@ from dataclasses import replace
 from importlib import metadata
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from paddle_xc2.installation import faults
 from paddle_xc2.installation.faults import Installation
 from paddle_xc2.installation.requirements import PIP, read_requirements
+from tests.conftest import ROOT
 
 PADDLE = {"device": "cpu", "lines": ["device: cpu, A CPU"], "gflops": 100.0, "seconds": 2.0}
 
 
 def healthy() -> Installation:
-    """An installation without a fault."""
+    """An installation without a fault: what requirements.lock names."""
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    locked = [Requirement(line) for line in lines if line and not line.startswith("#")]
     versions = {
-        **{"paddlepaddle": "3.3.1", "paddlenlp": "3.0.0b4", "aistudio-sdk": "0.2.6", "datasets": "3.6.0"},
-        **{"pyarrow": "20.0.0", "numpy": "1.26.4", "protobuf": "6.33.6", "huggingface-hub": "0.36.2"},
-        **{"pillow": "12.3.0", "sentencepiece": "0.2.3", "safetensors": "0.8.0", "requests": "2.34.2"},
-        **{"tqdm": "4.70.1", "matplotlib": "3.10.9", "setuptools": "84.2.1", "xxhash": "4.1.0"},
-        **{"jinja2": "3.1.6", "visualdl": "2.5.3", "ml-dtypes": "0.4.1", "psutil": "7.2.2", "packaging": "26.3"},
+        canonicalize_name(one.name): str(one.specifier).removeprefix("==")
+        for one in locked
+        if one.marker is None or one.marker.evaluate()
     }
     probe = {"paddle": PADDLE, "paddlenlp": {"version": "3.0.0b4", "seconds": 3.0}}
     return Installation(versions, read_requirements(), probe, has_gpu=False)
