@@ -13,7 +13,8 @@ from paddle_xc2.serving.gate import LOOPBACK
 from paddle_xc2.serving.impatient import ImpatientProtocol
 
 # Seconds after which Python lets another thread run. With its default of 0.005, whoever answers clients waits that long
-# for the model's thread at every send: on 2 busy cores, 64 clients of the demo's model had 119 answers a second, not 135.
+# for the model's thread at every send: on 2 busy cores, 64 clients of the demo's model had 119 answers a second, with
+# this 135.
 SWITCH_SECONDS = 0.0005
 
 
