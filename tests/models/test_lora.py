@@ -20,6 +20,7 @@ from paddle_xc2.models.lora import (
     replace_layer,
 )
 from paddle_xc2.models.nf4 import NF4Linear
+from paddle_xc2.models.plora import ImageTokens
 from tests.tiny import TINY_VOCAB_SIZE, tiny_model
 
 TARGETS = ("attention.wqkv", "attention.wo", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
@@ -167,11 +168,11 @@ def test_plora_stays_and_images_still_matter():
     for layer in lora_layers(model).values():
         layer.lora_b.set_value(0.1 * paddle.randn(layer.lora_b.shape))
     wqkv = model.model.layers[0].attention.wqkv
-    x, image = paddle.randn([1, 2, 64]), paddle.to_tensor([[[1.0], [0.0]]])
+    x, images = paddle.randn([1, 2, 64]), ImageTokens(paddle.to_tensor([[True, False]]), "float32")
     with paddle.no_grad():
         plora = wqkv.plora_b(wqkv.plora_a(x[:, 0]))
         linear = wqkv.linear(x)
-        both = wqkv(x, image)
+        both = wqkv(x, images)
     assert np.abs(plora.numpy()).max() > 0.1
     np.testing.assert_allclose(both[:, 0].numpy(), (linear[:, 0] + plora).numpy(), atol=1e-5)
     np.testing.assert_array_equal(both[:, 1].numpy(), linear[:, 1].numpy())
