@@ -12,8 +12,7 @@ _LONGEST_REASON = 300
 
 def is_device_error(error: BaseException) -> bool:
     """Whether CUDA, or a library of it, has failed: for want of memory, or otherwise."""
-    is_external = isinstance(error, OSError) and any(sign in str(error) for sign in _EXTERNAL)
-    return is_external and error.errno is None
+    return isinstance(error, OSError) and error.errno is None and any(sign in str(error) for sign in _EXTERNAL)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -219,7 +219,7 @@ def processor() -> tuple[str, str, frozenset[str]]:
 
     The vendor is empty and the flags are none where /proc/cpuinfo does not tell: other systems, other processors.
     """
-    fields = {}
+    fields: dict[str, str] = {}
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")

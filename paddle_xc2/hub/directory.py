@@ -223,8 +223,9 @@ class ModelDirectory:
         named = self.origin.base_name
         for name in (ADAPTER_CONFIG_FILE, PADDLENLP_ADAPTER_CONFIG_FILE):
             if not named and self.has(name):
-                named = self.json(name).get("base_model_name_or_path")
-        return named if isinstance(named, str) else ""
+                said = self.json(name).get("base_model_name_or_path")
+                named = said if isinstance(said, str) else ""
+        return named
 
     @cached_property
     def base(self) -> ModelDirectory:
@@ -273,7 +274,7 @@ def open_model(
     if isinstance(model, ModelDirectory):
         return model if base is None else ModelDirectory(model.path, model.name, base)
     is_path = local_path(model).is_dir()
-    return ModelDirectory(resolve_model_path(model, weights), "" if is_path else os.fspath(model), base)
+    return ModelDirectory(resolve_model_path(os.fspath(model), weights), "" if is_path else os.fspath(model), base)
 
 
 def opened(directory: str | os.PathLike | ModelDirectory) -> ModelDirectory:

@@ -95,8 +95,8 @@ def check_model_name(name_or_path: str | Path) -> None:
 
 def _reason(error: BaseException) -> str:
     """The first sentence of the error at the bottom; those around it repeat it, or guess."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
+    while below := error.__cause__ or error.__context__:
+        error = below
     lines = str(error).strip().splitlines() or [""]
     return lines[0].split(". ")[0][:_MAX_REASON].rstrip(" .") or type(error).__name__
 

@@ -61,7 +61,8 @@ class Installation:
 
 
 def read_installation() -> Installation:
-    versions = {canonicalize_name(found.name): found.version for found in metadata.distributions() if found.name}
+    found = [one for one in metadata.distributions() if one.name]
+    versions = {str(canonicalize_name(one.name)): one.version for one in found}
     has_gpu = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
     return Installation(versions, read_requirements(), run_probe(), has_gpu)
 

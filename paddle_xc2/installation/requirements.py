@@ -27,9 +27,9 @@ def read_requirements() -> dict[str, str]:
     setup_file = PACKAGE.parent / "setup.py"
     if setup_file.is_file():
         lists = {
-            statement.targets[0].id: ast.literal_eval(statement.value)
+            ast.unparse(statement.targets[0]): ast.literal_eval(statement.value)
             for statement in ast.parse(setup_file.read_text(encoding="utf-8")).body
-            if isinstance(statement, ast.Assign) and statement.targets[0].id in ("REQUIRES", "EXTRAS")
+            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) in ("REQUIRES", "EXTRAS")
         }
         lines = lists["REQUIRES"] + lists["EXTRAS"]["cpu"]
     else:

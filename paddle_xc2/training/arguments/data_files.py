@@ -142,7 +142,7 @@ def _all_files(dataset: dict) -> list[str]:
     entries = [entry for part in dataset.values() if isinstance(part, list) for entry in part]
     names = [entry.get("data_files") for entry in entries if isinstance(entry, dict)]
     lists = [[name] if isinstance(name, str) else name for name in names]
-    return [name for one in lists if is_of_type(one, list[str]) for name in one]
+    return [name for one in lists if isinstance(one, list) and is_of_type(one, list[str]) for name in one]
 
 
 def _check_columns(place: str, columns, files, wrong: list[str]) -> None:

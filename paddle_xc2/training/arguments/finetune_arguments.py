@@ -22,7 +22,7 @@ GROUPS = (
 
 
 @dataclass
-class FinetuneArguments(*reversed(GROUPS)):  # dataclasses list the fields of the last base first
+class FinetuneArguments(*reversed(GROUPS)):  # type: ignore[misc]  # dataclasses list the fields of the last base first
     """One fine-tuning run. Defaults follow upstream's scripts for full fine-tuning.
 
     Lengths are in tokens, image slots included; a step is an optimizer step.
@@ -86,7 +86,7 @@ LORA_RESUME_KEYS = tuple(name for name in _MATCHING if name in _OF_LORA)
 
 def describe_keys() -> str:
     """Every key with its default and meaning, for --help."""
-    blocks = ["keys of the argument file, with their defaults", inspect.getdoc(FinetuneArguments)]
+    blocks = ["keys of the argument file, with their defaults", inspect.cleandoc(FinetuneArguments.__doc__ or "")]
     for group in GROUPS:
         keys = {f"{item.name} = {json.dumps(item.default)}": DECLARED[item.name].help for item in fields(group)}
         blocks.append(_described(f"{group.__doc__}:", keys))

@@ -66,7 +66,7 @@ class Key:
         return None
 
 
-def _number(bound: float) -> str:
+def _number(bound: float | None) -> str:
     return f"{bound:g}" if isinstance(bound, float) else str(bound)
 
 

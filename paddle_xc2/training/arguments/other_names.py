@@ -145,7 +145,7 @@ def paddlenlp_defaults() -> dict[str, Any]:
         return {}
     source = (Path(package.origin).parent / "trainer" / "training_args.py").read_text(encoding="utf-8")
     return {
-        item.target.id: _default_of(item.value)
+        ast.unparse(item.target): _default_of(item.value)
         for node in ast.parse(source).body
         if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments"
         for item in node.body

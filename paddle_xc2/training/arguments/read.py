@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import types
+from collections.abc import Sequence
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
@@ -28,7 +29,7 @@ _NUM_WRONG = 50  # that a message lists
 _OF_ENTRIES_TOO = ("image_folder", "columns")  # keys that entries of dataset may have, which win over the file's
 
 
-def load_arguments(path: str | Path, overrides: list[str] = ()) -> FinetuneArguments:
+def load_arguments(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneArguments:
     """Reads an argument file.
 
     Args:
@@ -92,7 +93,8 @@ def _without_own_settings(values: dict, names: list[str]) -> dict:
 
 def _rename(values: dict, wrong: list[str]) -> dict:
     """Synonyms become their key. Two names with different values are noted in `wrong`."""
-    renamed, said_as = {}, {}
+    renamed: dict[str, Any] = {}
+    said_as: dict[str, str] = {}
     for name, value in values.items():
         target, said = SYNONYMS.get(name, name), f'"{shown(name)}" is {in_json(value)}'
         if name in SWITCHES and isinstance(value, bool):
