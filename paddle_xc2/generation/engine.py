@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import paddle
@@ -117,10 +118,31 @@ class Engine:
         if self._was_training:
             self._model.train()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it answers: until it is closed, or has failed itself."""
+        return not self._is_closed
+
     def _run(self) -> None:
-        with paddle.no_grad():
-            while self._wait_for_work():
-                self._batch.advance()
+        try:
+            with paddle.no_grad():
+                while self._wait_for_work():
+                    self._batch.advance()
+        except Exception as error:  # not of one request, which the batch ends by itself
+            self._give_up(error)
+            raise
+
+    def _give_up(self, error: Exception) -> None:
+        """Nobody waits for a thread that has ended: all answers end with its error, and no more requests are taken."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+            left = [answer for answer in (*self._waiting, *self._batch.answers) if answer.finish is None]
+            self._waiting.clear()
+            self._batch = RunningBatch(self._model, self.max_rows, self.max_positions)
+        for answer in left:
+            with suppress(Exception):  # whoever asked may be what failed; the others are told
+                answer.fail(error)
 
     def _wait_for_work(self) -> bool:
         """Lets requests come and go. Returns: whether the engine goes on, as there is something to do."""

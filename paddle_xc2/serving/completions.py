@@ -14,6 +14,8 @@ from paddle_xc2.serving.chat_forms import ChatForm
 from paddle_xc2.serving.errors import ApiError
 from paddle_xc2.serving.measures import Measures
 
+CLOSED = "the server takes no more requests: it is shutting down, or has failed, and its log says why"
+
 
 class Completion:
     """The answers to one request, on their way.
@@ -141,7 +143,7 @@ def _as_api_error(error: Exception, engine: Engine, measures: Measures) -> ApiEr
     if isinstance(error, EngineFull):
         return busy(engine, measures)
     if isinstance(error, EngineClosed):
-        return ApiError(503, "the server is shutting down", "shutting_down")
+        return ApiError(503, CLOSED, "shutting_down")
     return ApiError(400, str(error), "context_length_exceeded", "messages")
 
 

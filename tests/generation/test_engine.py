@@ -195,6 +195,21 @@ def test_an_error_of_the_model_ends_the_request_that_it_meets(served, engine, mo
     assert ids_of(running if running.finish else running.wait()) == alone(served, text)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_fails_itself_leaves_nobody_waiting(served, monkeypatch):
+    with Engine(served.model, max_rows=1) as engine:
+        running = engine.submit(Request(served, prompts(served, 1)[0], max_new_tokens=400))
+        next(iter(running))
+        monkeypatch.setattr(engine, "_admit", lambda: 1 / 0)
+        waiting = engine.submit(Request(served, prompts(served, 1)[0], max_new_tokens=2))
+        for answer in (running, waiting):
+            with pytest.raises(ZeroDivisionError):
+                answer.wait()
+        assert engine.load == (0, 0) and not engine.is_alive
+        with pytest.raises(EngineClosed, match="no more requests are taken"):
+            engine.submit(waiting.request)
+
+
 def test_rotary_angles_that_depend_on_the_length(served, monkeypatch):
     """Past max_position_embeddings, dynamic scaling gives each row angles of its own."""
     scaling = {"type": "dynamic", "factor": 2.0}
