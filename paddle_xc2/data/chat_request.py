@@ -41,6 +41,12 @@ class ChatRequest(NamedTuple):
             messages += [Message("user", question), Message("assistant", answer or "", answer is not None)]
         return (*messages, Message("user", self.query))
 
+    @property
+    def num_characters(self) -> int:
+        """Of all its texts, without the places of images."""
+        texts = [self.system, self.query, *(text for turn in self.turns for text in turn)]
+        return sum(len(text.replace(IMAGE_PLACEHOLDER, "")) for text in texts if text is not None)
+
     def without_oldest_turn(self) -> ChatRequest:
         """Without its first turn, and the images that have their place in it."""
         (question, _), *turns = self.turns

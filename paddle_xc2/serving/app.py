@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -15,13 +16,15 @@ from paddle_xc2.generation.engine import Engine
 from paddle_xc2.generation.sampling import SamplingSettings
 from paddle_xc2.generation.served_model import ServedModel
 from paddle_xc2.messages import shown
-from paddle_xc2.serving.chat_forms import engine_requests, read_chat, read_form
-from paddle_xc2.serving.completions import Completion, busy
+from paddle_xc2.serving.chat_forms import engine_requests, read_chat, read_form, sent_images
+from paddle_xc2.serving.completions import CLOSED, Completion, busy
 from paddle_xc2.serving.errors import ApiError
 from paddle_xc2.serving.gate import Gate
 from paddle_xc2.serving.limits import Limits
 from paddle_xc2.serving.measures import Measures
 from paddle_xc2.serving.web_page import WebPage
+
+_DECODED_AT_ONCE = 2  # requests whose images are decoded: those of one may take gigabytes
 
 
 def build_app(
@@ -52,6 +55,7 @@ def build_app(
         only_loopback=only_loopback,
     )
     app.add_exception_handler(ApiError, _told)
+    app.add_exception_handler(RequestValidationError, _told_by_fastapi)
     app.add_exception_handler(HTTPException, _told_by_starlette)
     app.add_api_route("/health", endpoints.health)
     app.add_api_route("/metrics", endpoints.metrics)
@@ -82,9 +86,13 @@ class Endpoints:
     ):
         self.engine, self.defaults, self.limits, self.fetch = engine, defaults, limits, fetch
         self.models = {served.name: served for served in models}
+        self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
         self.measures, self.started = Measures(engine), int(time.time())
 
     async def health(self) -> dict:
+        """Raises: ApiError: 503 once nothing is answered any more."""
+        if not self.engine.is_alive:
+            raise ApiError(503, CLOSED, "shutting_down")
         running, waiting = self.engine.load
         return {"status": "ok", "running": running, "waiting": waiting}
 
@@ -108,10 +116,13 @@ class Endpoints:
             raise busy(self.engine, self.measures)
 
         def requests():
-            chat = read_chat(form, self.limits, self.fetch)
+            chat = read_chat(form, files, self.limits)
             return engine_requests(form, chat, served, self.defaults, self.limits, self.engine.max_positions)
 
-        completion = Completion(self.engine, await run_in_threadpool(requests), form, self.measures)
+        files = await run_in_threadpool(sent_images, form, self.limits, self.fetch)
+        async with self._decoding:
+            prompts = await run_in_threadpool(requests)
+        completion = Completion(self.engine, prompts, form, self.measures)
         if form.stream:
             return StreamingResponse(completion.stream(), media_type="text/event-stream")
         return await _unless_gone(request, completion)
@@ -134,6 +145,13 @@ async def _told(request: Request, error: ApiError) -> Response:
 async def _told_by_starlette(request: Request, error: HTTPException) -> Response:
     """Of paths and methods that are not there."""
     return ApiError(error.status_code, f"{request.method} {shown(request.url.path)}: {error.detail}").response()
+
+
+async def _told_by_fastapi(request: Request, error: RequestValidationError) -> Response:
+    """Of bodies of the page's paths; what was sent isn't sent back."""
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"]))
+    return ApiError(400, f"{field}: {first['msg']}", "invalid_value", field).response()
 
 
 async def _unless_gone(request: Request, completion: Completion) -> Response:

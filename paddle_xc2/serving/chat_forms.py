@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from paddle_xc2.data.chat_request import ChatRequest, read_request
 from paddle_xc2.data.conversation import DataError
@@ -14,7 +14,7 @@ from paddle_xc2.generation.sampling import SamplingSettings
 from paddle_xc2.generation.served_model import ServedModel
 from paddle_xc2.serving.errors import ApiError
 from paddle_xc2.serving.limits import Limits
-from paddle_xc2.serving.sent_images import read_image
+from paddle_xc2.serving.sent_images import decoded_image, image_file
 
 
 class _Form(BaseModel):
@@ -36,11 +36,27 @@ class ImagePart(_Form):
     image_url: ImageAddress
 
 
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+# A text stands for a list, so that what is wrong with it is told once, and not of every form that it isn't.
+def _as_parts(content):
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _as_list(stop):
+    return [stop] if isinstance(stop, str) else stop
+
+
 class ChatMessage(_Form):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]] | None = None
+    content: Annotated[list[Part], BeforeValidator(_as_parts)] | None = None
     name: str | None = None
     refusal: None = None
+
+    @property
+    def parts(self) -> list[TextPart | ImagePart]:
+        return self.content or []
 
 
 class StreamOptions(_Form):
@@ -61,7 +77,7 @@ class ChatForm(_Form):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
     n: int | None = Field(None, ge=1)
-    stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
+    stop: Annotated[list[StopText], Field(max_length=4), BeforeValidator(_as_list)] | None = None
     seed: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -116,25 +132,50 @@ def read_form(body: bytes) -> ChatForm:
     return form
 
 
-def read_chat(form: ChatForm, limits: Limits, fetch: bool) -> ChatRequest:
-    """Messages and images. Decodes and, with `fetch`, fetches images: not for the event loop. Raises: ApiError."""
-    urls = [part.image_url.url for message in form.messages for part in _parts(message) if part.type == "image_url"]
+def sent_images(form: ChatForm, limits: Limits, fetch: bool) -> list[bytes]:
+    """The files of its images, of which those behind addresses are fetched if `fetch` allows it. Raises: ApiError, also
+    for messages that can't be answered, before anything is fetched."""
+    urls = [part.image_url.url for message in form.messages for part in message.parts if part.type == "image_url"]
     if len(urls) > limits.max_images:
         message = f"there are {len(urls)} images; at most {limits.max_images} are taken"
         raise ApiError(400, message, "too_many_images", "messages")
+    _read(form, None)
+    return [image_file(url, limits, fetch) for url in urls]
+
+
+def read_chat(form: ChatForm, files: list[bytes], limits: Limits) -> ChatRequest:
+    """Messages and images. files: as `sent_images` gives them. Raises: ApiError."""
+    return _read(form, [decoded_image(content, limits) for content in files])
+
+
+def _read(form: ChatForm, images: list | None) -> ChatRequest:
+    """images: None leaves them out."""
     turns = [{"role": message.role, "content": _text(message)} for message in form.messages]
-    if turns[-1]["role"] != "user":
-        raise ApiError(400, "the last message must be the user's: there is nothing to answer", param="messages")
+    _check_roles([message.role for message in form.messages])
     opens = next((message for message in form.messages if message.role == "user"), form.messages[-1])
-    if len(urls) == 1 and _parts(opens) and _parts(opens)[0].type == "image_url":
+    if images and len(images) == 1 and opens.parts and opens.parts[0].type == "image_url":
         # A single picture in front stands where the family's own chat puts it.
         place = form.messages.index(opens)
         turns[place]["content"] = turns[place]["content"].removeprefix(IMAGE_PLACEHOLDER)
     try:
-        read_request(turns[-1]["content"], None, turns[:-1])  # before anything is fetched
-        return read_request(turns[-1]["content"], [read_image(url, limits, fetch) for url in urls], turns[:-1])
+        return read_request(turns[-1]["content"], images, turns[:-1])
     except DataError as error:
         raise ApiError(400, str(error), "invalid_value", "messages") from error
+
+
+def _check_roles(roles: list[str]) -> None:
+    """Raises: ApiError unless, after a system turn or none, user and assistant speak in turn, the user last."""
+    begins = int(roles[0] in ("system", "developer"))
+    if roles[-1] != "user":
+        raise ApiError(400, "the last message must be the user's: there is nothing to answer", param="messages")
+    for index, role in enumerate(roles[begins:], start=begins):
+        wanted = "assistant" if (index - begins) % 2 else "user"
+        if role != wanted:
+            message = (
+                f"messages.{index} is from the {role}, where the {wanted} should speak: after a system message or "
+                "none, user and assistant take turns; join what one of them says into one message"
+            )
+            raise ApiError(400, message, "invalid_value", f"messages.{index}.role")
 
 
 def engine_requests(
@@ -147,22 +188,18 @@ def engine_requests(
         most: tokens of prompt and answer that there is room for.
     Raises: ApiError if the prompt is too long, or can't be made.
     """
+    most = min(most, served.context_length)
+    least = chat.num_characters // served.tokenizer.longest_token
+    if least > most:  # a tokenizer takes hundreds of bytes of memory for a character
+        raise _too_long(f"at least {least:,} tokens", most)
     try:
         prompt = served.processor.encode_chat_request(chat)
     except DataError as error:
         raise ApiError(400, str(error), "invalid_value", "messages") from error
-    most = min(most, served.context_length)
     room = most - len(prompt)
     wanted = form.new_tokens or max(1, min(limits.max_new_tokens, room))
     if wanted > room:
-        raise ApiError(
-            400,
-            f"the messages have {len(prompt):,} tokens, images included, and {wanted:,} may follow, but the model "
-            f"takes {most:,} in all; shorten the messages, or lower max_completion_tokens",
-            "context_length_exceeded",
-            "messages",
-        )
-    stops = (form.stop,) if isinstance(form.stop, str) else tuple(form.stop or ())
+        raise _too_long(f"{len(prompt):,} tokens, images included, and {wanted:,} may follow", most)
     return [
         Request(
             served,
@@ -170,12 +207,18 @@ def engine_requests(
             _sampling(form, defaults),
             wanted,
             None if form.seed is None else (form.seed + choice) % 2**63,
-            stops,
+            tuple(form.stop or ()),
             limits.answer_seconds,
             form.top_logprobs or 0,
         )
         for choice in range(form.num_choices)
     ]
+
+
+def _too_long(what: str, most: int) -> ApiError:
+    advice = "shorten the messages, or lower max_completion_tokens"
+    message = f"the messages have {what}, but the model takes {most:,} in all; {advice}"
+    return ApiError(400, message, "context_length_exceeded", "messages")
 
 
 def _sampling(form: ChatForm, defaults: SamplingSettings) -> SamplingSettings:
@@ -191,18 +234,12 @@ def _sampling(form: ChatForm, defaults: SamplingSettings) -> SamplingSettings:
     )
 
 
-def _parts(message: ChatMessage) -> list:
-    return message.content if isinstance(message.content, list) else []
-
-
 def _text(message: ChatMessage) -> str:
     """With an `<ImageHere>` for each image; texts side by side are joined by a line break."""
-    if not isinstance(message.content, list):
-        return message.content or ""
-    if message.role != "user" and any(part.type == "image_url" for part in message.content):
+    if message.role != "user" and any(part.type == "image_url" for part in message.parts):
         raise ApiError(400, f"a message of the {message.role} shows an image; only the user's can", param="messages")
     text, after_text = "", False
-    for part in message.content:
+    for part in message.parts:
         is_text = part.type == "text"
         text += ("\n" if is_text and after_text else "") + (part.text if is_text else IMAGE_PLACEHOLDER)
         after_text = is_text

@@ -17,16 +17,19 @@ from paddle_xc2.serving.fetching import fetch_public
 from paddle_xc2.serving.limits import Limits
 
 
-def read_image(url: str, limits: Limits, fetch: bool) -> Image.Image:
-    """The decoded image. fetch: whether http(s) addresses are followed. Raises: ApiError."""
+def image_file(url: str, limits: Limits, fetch: bool) -> bytes:
+    """The image's file, not looked at. fetch: whether http(s) addresses are followed. Raises: ApiError."""
     if is_data_url(url):
-        content = _from_base64(url, limits)
-    elif is_url(url):
-        if not fetch:
-            raise _unusable("this server fetches no addresses; send the image in base64: data:image/png;base64,...")
-        content = fetch_public(url, limits.max_image_bytes, limits.fetch_seconds)
-    else:
+        return _from_base64(url, limits)
+    if not is_url(url):
         raise _unusable(f'"{shown(url, 40)}" is no address; send the image in base64: data:image/png;base64,...')
+    if not fetch:
+        raise _unusable("this server fetches no addresses; send the image in base64: data:image/png;base64,...")
+    return fetch_public(url, limits.max_image_bytes, limits.fetch_seconds)
+
+
+def decoded_image(content: bytes, limits: Limits) -> Image.Image:
+    """The image of a file. Raises: ApiError."""
     try:
         if is_video(content):
             raise _unusable("this is a video; send pictures")

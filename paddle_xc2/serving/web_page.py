@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from paddle_xc2.checkpoint.companions import METRICS_FILE, PREDICTIONS, SAMPLE_ANSWERS_FILE
 from paddle_xc2.generation.sampling import SamplingSettings
@@ -31,6 +31,7 @@ _HEADERS = {
 }
 _MOST_POINTS = 2000  # of a curve
 _MOST_PREDICTIONS = 50
+_MOST_CHARACTERS = 200_000  # of an answer whose boxes are looked for
 
 
 class WebExample(NamedTuple):
@@ -43,7 +44,7 @@ class WebExample(NamedTuple):
 class Text(BaseModel):
     """Of an answer."""
 
-    text: str
+    text: str = Field(max_length=_MOST_CHARACTERS)
 
 
 class WebPage:
@@ -83,7 +84,7 @@ class WebPage:
         content = {"settings": settings, "examples": examples, "max_images": self._limits.max_images}
         return JSONResponse(content | {"run": self._run is not None}, headers=_HEADERS)
 
-    async def boxes(self, answer: Text) -> JSONResponse:
+    def boxes(self, answer: Text) -> JSONResponse:
         """The boxes in a text, as shares of the picture's sides."""
         return JSONResponse(boxes_to_draw(answer.text))
 

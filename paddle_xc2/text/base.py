@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 GIT_LFS_POINTER = b"version https://git-lfs"
 
 
@@ -40,6 +42,11 @@ class BaseTokenizer:
             width = max(map(len, rows), default=0)
             rows, masks = _pad(rows, width, self.pad_token_id, side), _pad(masks, width, 0, side)
         return {"input_ids": rows, "attention_mask": masks}
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Bytes of the longest token: a text of n bytes has at least n / longest_token tokens."""
+        return max(len(self.token_bytes(token_id)) for token_id in range(self.vocab_size))
 
     def batch_decode(self, batch, skip_special_tokens: bool = False) -> list[str]:
         """`decode` of every row."""

@@ -114,3 +114,8 @@ def test_a_question_is_a_text(query):
 def test_a_question_is_whole():
     with pytest.raises(DataError, match="the question holds half of a surrogate pair at character 1; remove it"):
         read_request("a\ud800")
+
+
+def test_characters_are_counted_without_the_places_of_images():
+    asked = read_request("<ImageHere>now?", [PICTURE] * 2, [("<ImageHere>what?", "it")], "system")
+    assert asked.num_characters == len("now?what?itsystem")

@@ -156,6 +156,12 @@ def test_errors_have_openais_form(server):
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"messages": [{"role": "assistant", "content": "Hi"}]}, "messages"),
         ({"messages": [{"role": "robot", "content": "Hi"}]}, "messages.0.role"),
+        ({"messages": asking("What?") * 3}, "messages.1.role"),
+        ({"messages": [{"role": "system", "content": "Hi"}] * 2 + asking("What?")}, "messages.1.role"),
+        ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "messages.0.content.0"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+        ({"stop": list("abcde")}, "stop"),
+        ({"stop": ["a", ""]}, "stop.1"),
     ):
         with pytest.raises(openai.BadRequestError) as error:
             create(**values)

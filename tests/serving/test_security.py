@@ -3,19 +3,23 @@
 import base64
 import http.server
 import json
+import re
 import socket
 import struct
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
 
-from paddle_xc2.serving import fetching, impatient
+from paddle_xc2.serving import app, chat_forms, fetching, impatient
 from paddle_xc2.serving.errors import ApiError
 from paddle_xc2.serving.fetching import fetch_public, is_public
+from paddle_xc2.serving.sent_images import decoded_image
 from paddle_xc2.serving.serve import check_host
+from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 from tests.serving.conftest import asking, data_url, picture, running
 
 
@@ -260,6 +264,45 @@ def test_bodies_that_are_no_requests(server, body):
         f"{server.url}/v1/chat/completions", data=body, headers={"Content-Type": "application/json"}, timeout=30
     )
     assert refused(response)
+
+
+def test_a_text_that_can_never_fit_meets_no_tokenizer(server, monkeypatch):
+    """It would take hundreds of times its memory."""
+    monkeypatch.setattr(XComposer2Tokenizer, "encode", lambda *args: 1 / 0)
+    response = post(server, asking("a" * 1_500_000))
+    monkeypatch.undo()
+    assert re.match(r"the messages have at least [\d,]+ tokens, but the model takes 2,048 in all", refused(response))
+
+
+def test_images_of_few_requests_are_decoded_at_once(server, monkeypatch):
+    """Forty megapixels take 120 MB of memory, and some kB of a request."""
+    lock, decoding, most = threading.Lock(), 0, 0
+
+    def slowly(content, limits):
+        nonlocal decoding, most
+        with lock:
+            decoding += 1
+            most = max(most, decoding)
+        time.sleep(0.1)
+        with lock:
+            decoding -= 1
+        return decoded_image(content, limits)
+
+    monkeypatch.setattr(chat_forms, "decoded_image", slowly)
+    with ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(post, server, asking("What?", data_url(picture())), max_tokens=1) for _ in range(8)]
+        assert {response.result().status_code for response in asked} == {200}
+    assert most == app._DECODED_AT_ONCE
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_has_failed_is_no_healthy_server(served, monkeypatch):
+    with running([served]) as server:
+        assert requests.get(f"{server.url}/health").json()["status"] == "ok"
+        monkeypatch.setattr(server.engine, "_admit", lambda: 1 / 0)
+        assert refused(post(server, asking("What?")), 500) == "the model failed"
+        assert "its log says why" in refused(post(server, asking("What?")), 503)
+        assert "its log says why" in refused(requests.get(f"{server.url}/health"), 503)
 
 
 def test_other_forms_than_json_are_refused(server):

@@ -62,6 +62,14 @@ def test_the_page_needs_no_token_and_what_is_behind_it_does(served, tmp_path):
             assert requests.get(server.url + path, headers={"Authorization": "Bearer secret"}).status_code == 404
 
 
+def test_texts_without_end_are_not_searched_for_boxes(served):
+    with running([served], page=WebPage(SamplingSettings(), LIMITS, [], None)) as server:
+        for body in ({"text": "[1,2,3,4]" * 100_000}, {"text": 1}, [], None):
+            response = requests.post(f"{server.url}/page/boxes", json=body)
+            assert response.status_code == 400 and response.json()["error"]["param"].startswith("body")
+            assert len(response.content) < 300
+
+
 def test_nothing_comes_from_elsewhere(root):
     """It works without a network, and tells nobody who uses it."""
     for path in (root / "paddle_xc2" / "serving" / "page").iterdir():

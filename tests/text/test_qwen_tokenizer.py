@@ -147,6 +147,12 @@ def test_bytes_of_tokens_make_the_text(tokenizer):
     assert tokenizer.token_bytes(len(tokenizer) + 5) == b""
 
 
+def test_no_token_is_longer_than_the_longest(tokenizer):
+    assert tokenizer.longest_token >= len("<|extra_204|>")
+    for text in TEXTS:
+        assert len(text.encode()) <= len(tokenizer.encode(text)) * tokenizer.longest_token
+
+
 def test_new_tokens_take_places_that_were_left(tokenizer, tmp_path):
     grown = tokenizer.with_new_tokens(["<digit>", "the", "数字"]).with_new_tokens(["<more>"])
     first = tokenizer.special_ids["<|extra_0|>"]

@@ -437,3 +437,9 @@ def test_bytes_of_tokens_make_the_text():
     text = "图中 a cat, 3😀."
     assert b"".join(map(TOKENIZER.token_bytes, TOKENIZER.encode(text, add_special_tokens=False))).decode() == text
     assert TOKENIZER.token_bytes(len(TOKENIZER) + 5) == b""
+
+
+def test_no_token_is_longer_than_the_longest():
+    for text in ("图中 a cat, 3😀.", "assistant " * 20, "[UNUSED_TOKEN_145]" * 3, " " * 50, "\0"):
+        num_tokens = len(TOKENIZER.encode(text, add_special_tokens=False))
+        assert len(text.encode()) <= num_tokens * TOKENIZER.longest_token, text
