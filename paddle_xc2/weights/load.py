@@ -84,7 +84,7 @@ def load_checkpoint(
     model = build_without_memory(cls, config, dtype)  # of sizes that the files have been seen to hold
     parameters = dict(model.named_parameters())
     quantizable = quantizable_layers(model) if quantize else {}
-    if img_size is not None:
+    if img_size is not None and names.resized is not None:
         fitting[names.resized] = resized_table(fitting[names.resized], config.patches_per_side, names.resized)
     for name in [name for name in fitting if name in quantizable]:
         fill_quantized(model, name, fitting.pop(name))
