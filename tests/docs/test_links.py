@@ -12,7 +12,7 @@ _PATH = re.compile(r"`((?:paddle_xc2|tests|tools|config|examples|docs)/[\w./-]*\
 _NAMES = re.compile(r"`([A-Za-z_]\w+)(?:=\w+)?`")
 
 # Written in English alone.
-ENGLISH_ONLY = {"CHANGELOG.md", "CONTRIBUTING.md", "config/README.md", "docs/speed.md"}
+ENGLISH_ONLY = {"CHANGELOG.md", "CONTRIBUTING.md", "config/README.md"}
 IN_BOTH = [path for path in PAGES if name_of(path) not in ENGLISH_ONLY and CHINESE not in path.name]
 
 
