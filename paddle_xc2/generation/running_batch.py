@@ -213,7 +213,8 @@ def _chosen(scores, settings: SamplingSettings, rows: list[Row]):
         scores = penalize_repetition(scores, seen, settings.repetition_penalty)
     draws = None
     if settings.do_sample:
-        draws = paddle.to_tensor(np.array([[row.random.random(dtype=np.float32)] for row in rows]))
+        # NumPy's scalars of this kind are Python's floats, of twice the precision.
+        draws = paddle.to_tensor(np.array([[row.random.random(dtype=np.float32)] for row in rows], np.float32))
     return choose(scores, settings, draws)
 
 

@@ -8,7 +8,7 @@ import paddle
 import pytest
 from PIL import Image
 
-from paddle_xc2.generation import prefill
+from paddle_xc2.generation import prefill, running_batch
 from paddle_xc2.generation.engine import Engine, EngineClosed, EngineFull
 from paddle_xc2.generation.request import CANCELLED, DEADLINE, LENGTH, STOP, Request
 from paddle_xc2.generation.sampling_settings import SamplingSettings
@@ -109,6 +109,14 @@ def test_a_seed_gives_the_same_answer_whatever_runs_beside_it(served, engine):
     answers = [engine.submit(request) for request in (*beside, sampled(5), sampled(6))]
     got = [ids_of(answer.wait()) for answer in answers]
     assert got[-2] == want and got[-1] != want
+
+
+def test_numbers_to_draw_by_have_the_precision_of_the_scores(served, engine, monkeypatch):
+    """Paddle warns of a mixture on standard error, in the middle of an answer."""
+    given, choose = [], running_batch.choose
+    monkeypatch.setattr(running_batch, "choose", lambda *args: given.append((args[0], args[2])) or choose(*args))
+    engine.submit(Request(served, prompts(served, 1)[0], SamplingSettings(do_sample=True), max_new_tokens=2)).wait()
+    assert {(scores.dtype, draws.dtype) for scores, draws in given} == {(paddle.float32, paddle.float32)}
 
 
 def test_different_settings_in_one_batch(served, engine):
