@@ -70,7 +70,7 @@ def run_server(args: Namespace, key: str | None, key_option: str, fetch: bool = 
     try:
         from paddle_xc2.serving.app import build_app
         from paddle_xc2.serving.gate import LOOPBACK
-        from paddle_xc2.serving.serve import check_host, serve
+        from paddle_xc2.serving.serve import check_host, check_port, serve
     except ImportError as error:
         raise ValueError(f"{error.name} is missing; pip install 'paddle_xc2[serve]'") from error
     from paddle_xc2.generation.engine import Engine
@@ -78,6 +78,7 @@ def run_server(args: Namespace, key: str | None, key_option: str, fetch: bool = 
     sampling, limits = sampling_of(args), limits_of(args)
     adapters = [split_adapter(given) for given in args.adapter]
     check_host(args.host, key, key_option)
+    check_port(args.host, args.port)
     page = page_of(sampling, limits) if page_of else None
     model, tokenizer = load_model(args.path, args)
     models = served_models(model, tokenizer, args.served_model_name, adapters, args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 
 import uvicorn
@@ -24,6 +25,20 @@ def check_host(host: str, key: str | None, what: str = "--api_key") -> None:
         raise ValueError(f"with --host {host} others can reach this server; give it a key with {what}")
 
 
+def check_port(host: str, port: int) -> None:
+    """For before a model is loaded, which takes long. Raises: ValueError if the address can't be listened on."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise _not_to_be_had(host, port) from error
+
+
+def _not_to_be_had(host: str, port: int) -> ValueError:
+    return ValueError(f"port {port} of {host} can't be listened on; give another one with --port")
+
+
 def serve(app: FastAPI, engine: Engine, host: str, port: int, patience: float) -> None:
     """Serves until SIGTERM or Ctrl-C; then takes no more requests, and gives those that run `patience` seconds.
 
@@ -37,7 +52,7 @@ def serve(app: FastAPI, engine: Engine, host: str, port: int, patience: float) -
     try:
         server.run()
     except SystemExit as error:  # uvicorn's, if it can't listen, after it has said why
-        raise ValueError(f"port {port} of {host} can't be listened on; give another one with --port") from error
+        raise _not_to_be_had(host, port) from error
     finally:
         engine.close()
         sys.setswitchinterval(interval)

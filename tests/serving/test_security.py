@@ -14,11 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
+from paddle_xc2.cli import main
 from paddle_xc2.serving import app, chat_forms, fetching, impatient
 from paddle_xc2.serving.errors import ApiError
 from paddle_xc2.serving.fetching import fetch_public, is_public
 from paddle_xc2.serving.sent_images import decoded_image
-from paddle_xc2.serving.serve import check_host
+from paddle_xc2.serving.serve import check_host, check_port
 from paddle_xc2.text.tokenizer import XComposer2Tokenizer
 from tests.serving.conftest import asking, data_url, picture, running
 
@@ -412,3 +413,14 @@ def test_others_reach_it_with_a_key_only():
     check_host("0.0.0.0", "secret")
     with pytest.raises(ValueError, match="with --host 0.0.0.0 others can reach this server; give it a key"):
         check_host("0.0.0.0", None)
+
+
+def test_a_port_that_is_taken_is_told_before_a_model_is_loaded(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for given in (port, 65536):
+            with pytest.raises(ValueError, match=f"port {given} of 127.0.0.1 can't be listened on; .* --port"):
+                check_port("127.0.0.1", given)
+        assert main(["serve", "--from_pretrained", "no such model", "--port", str(port)]) == 2
+    assert f"port {port} of 127.0.0.1" in capsys.readouterr().err
+    check_port("127.0.0.1", port)
