@@ -254,12 +254,20 @@ def _dialect_of(record, source: str):
     )
 
 
+_FLAT = ({"question", "answer"}, {"query", "response"}, {"prompt", "response"}, {"instruction", "output"})
+_FLAT_ADVICE = (
+    'write {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}, or save such '
+    "records as a table (CSV)"
+)
+
+
 def _what_there_is(record: dict) -> str:
     keys = [shown(str(key), 40) for key in record]
     unread = [key for key in keys if key not in READ_KEYS]  # "images" is no slip for "messages"
     if meant := next(filter(None, (nearest(name, unread) for name in TURN_KEYS)), None):
         return f'did you mean "{meant}"?'
-    return f"the record has {listed(keys, 10) or 'no keys'}"
+    there = f"the record has {listed(keys, 10) or 'no keys'}"
+    return f"{there}; {_FLAT_ADVICE}" if any(pair <= record.keys() for pair in _FLAT) else there
 
 
 def _with_objects(

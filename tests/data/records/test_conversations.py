@@ -242,9 +242,13 @@ def test_image_features_of_hugging_face(folder, monkeypatch):
             'there is no "conversations" and no "messages"; did you mean "conversatons"?',
         ),
         ({"query": "Q", "images": []}, 'there is no "conversations" and no "messages"; the record has query, images$'),
+        (
+            {"image": "a.png", "question": "Q", "answer": "A"},
+            r'the record has image, question, answer; write {"messages": .*, or save such records as a table \(CSV\)$',
+        ),
         ({"id": 3, "text": ""}, 'there is no "conversations" and no "messages"; the record has id, text$'),
         ({}, 'there is no "conversations" and no "messages"; the record has no keys$'),
-        ({str(index): 1 for index in range(11)}, "the record has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and more$"),
+        ({str(index): 1 for index in range(11)}, "the record has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 1 more$"),
         ({"messages": [], "conversations": []}, 'there are both "conversations" and "messages"; keep one'),
         (
             {"conversations": "Q"},
