@@ -21,7 +21,7 @@ from paddle_xc2.generation.engine import Engine
 from paddle_xc2.generation.request import Answer, Request
 from paddle_xc2.generation.sampling_settings import SamplingSettings
 from paddle_xc2.generation.served_model import ServedModel
-from paddle_xc2.messages import writing
+from paddle_xc2.messages import listed, writing
 
 _AHEAD = 2  # requests that are prepared, as a multiple of those that are decoded at once
 
@@ -62,18 +62,26 @@ class AnswerFile:
     Attributes:
         num_done: lines that an earlier run has written.
         is_whole: whether the file was finished by an earlier run that was killed just then.
-    Raises: ValueError if there is a file of this name that we did not just finish, unless `overwrite`.
+    Raises: ValueError if there is a file of this name that we did not just finish, or an unfinished one that was made
+        of something else, unless `overwrite`.
     """
 
     def __init__(self, path: Path, identity: dict, overwrite: bool = False):
         self.path, self._aside, self._settings = path, scratch(path, "answers"), scratch(path, "settings")
-        goes_on = self._known_identity() == identity
+        known = self._known_identity()
+        goes_on = known == identity
         self.is_whole = goes_on and path.exists() and not self._aside.exists()
         if path.exists() and not self.is_whole and not overwrite:
             raise ValueError(f"{path} is there already; give another name, or --overwrite")
         self.num_done = 0
         if self.is_whole:
             return
+        if known is not None and not goes_on and self._aside.exists() and not overwrite:
+            others = listed([name for name in identity if known.get(name) != identity[name]])
+            raise ValueError(
+                f"{path}: an earlier run was not finished, and its answers were made with another {others}; give the "
+                "same command again to go on with them, another name, or --overwrite to begin anew"
+            )
         if goes_on and self._aside.exists():
             self.num_done = _keep_whole_lines(self._aside)
         else:

@@ -103,7 +103,7 @@ def test_a_file_that_is_there_is_not_replaced_unasked(served, questions, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl"]
 
 
-def test_other_settings_begin_anew(served, questions, tmp_path):
+def test_other_settings_begin_anew_when_told_to(served, questions, tmp_path):
     output, started = tmp_path / "out.jsonl", []
     with Engine(served.model, max_rows=3) as engine:
         lines = answer_file(engine, served, questions, output, SETTINGS, on_start=started.append)
@@ -114,8 +114,13 @@ def test_other_settings_begin_anew(served, questions, tmp_path):
         next(lines)
         lines.close()
         other = BatchSettings(SamplingSettings(), max_new_tokens=4, meta_instruction="")
-        list(answer_file(engine, served, questions, output, other, on_start=started.append))
-    assert started == [0, 4, 0]
+        with pytest.raises(ValueError, match="not finished, and its answers were made with another settings"):
+            list(answer_file(engine, served, questions, output, other))
+        lines = answer_file(engine, served, questions, output, SETTINGS, on_start=started.append)
+        next(lines)
+        lines.close()
+        list(answer_file(engine, served, questions, output, other, overwrite=True, on_start=started.append))
+    assert started == [0, 4, 5, 0]
 
 
 def test_killed_at_any_file_operation_it_goes_on(served, questions, tmp_path):
