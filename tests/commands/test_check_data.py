@@ -238,7 +238,7 @@ def test_a_report_replaces_a_report(folder):
 
 def test_ctrl_c_ends_the_workers(folder):
     record = json.dumps({"conversations": [["Q " * 500, "A " * 500]]})
-    (folder / "many.jsonl").write_text(f"{record}\n" * 40_000)
+    (folder / "many.jsonl").write_text(f"{record}\n" * 120_000)
     command = [sys.executable, str(ROOT / "tools/check_data.py"), "many.jsonl", "--num_workers", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
     while b"%" not in (seen := process.stderr.read1()):
