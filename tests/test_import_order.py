@@ -29,8 +29,6 @@ ORDER = [
     {"__main__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
-# Arrows that still point up or sideways: (module, imported module).
-EXCEPTIONS: set[tuple[str, str]] = set()
 
 
 def modules(package: Path) -> dict[str, Path]:
@@ -42,15 +40,9 @@ def modules(package: Path) -> dict[str, Path]:
     return names
 
 
-def imported(text: str, known: dict[str, Path], package: str = "paddle_xc2") -> Iterator[tuple[str, bool]]:
-    """Yields the package's own modules that a file imports, and whether it is only for a type checker."""
+def imported(text: str, known: dict[str, Path], package: str = "paddle_xc2") -> Iterator[str]:
+    """Yields the package's own modules that a file imports, be it for a type checker."""
     tree = ast.parse(text)
-    for_types = {
-        id(inner)
-        for outer in ast.walk(tree)
-        if isinstance(outer, ast.If) and ast.unparse(outer.test).endswith("TYPE_CHECKING")
-        for inner in ast.walk(outer)
-    }
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             raise AssertionError(f"line {node.lineno}: a relative import; STYLE: absolute ones")
@@ -70,17 +62,13 @@ def imported(text: str, known: dict[str, Path], package: str = "paddle_xc2") -> 
             names = [node.args[0].value.removeprefix(package).lstrip(".") or "__init__"]
         else:
             continue
-        for name in names:
-            yield name, id(node) in for_types
+        yield from names
 
 
 def arrows(package: Path) -> dict[str, set[str]]:
-    """What each module imports when it runs."""
+    """What each module imports."""
     known = modules(package)
-    return {
-        module: {name for name, for_types in imported(path.read_text(encoding="utf-8"), known) if not for_types}
-        for module, path in known.items()
-    }
+    return {module: set(imported(path.read_text(encoding="utf-8"), known)) for module, path in known.items()}
 
 
 def room(module: str) -> str:
@@ -121,14 +109,11 @@ def test_every_room_has_its_place():
 
 def test_imports_point_down():
     found = faults(arrows(ROOT / "paddle_xc2"))
-    assert found - EXCEPTIONS == set(), "these point up or sideways: see ORDER"
-    assert EXCEPTIONS - found == set(), "these are gone: take them from the list"
+    assert found == set(), "these point up or sideways: see ORDER"
 
 
 def test_no_circle():
-    found = arrows(ROOT / "paddle_xc2")
-    known = EXCEPTIONS | {(module, name.removeprefix("paddle_xc2.")) for module, name in LATE}
-    assert circle({module: {name for name in found[module] if (module, name) not in known} for module in found}) is None
+    assert circle(arrows(ROOT / "paddle_xc2")) is None
 
 
 @pytest.mark.parametrize(
@@ -146,7 +131,7 @@ def test_an_arrow_that_is_turned_round_is_seen(tmp_path, module, line):
         copy = tmp_path / "paddle_xc2" / path.relative_to(ROOT / "paddle_xc2")
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(path.read_text(encoding="utf-8") + (line if path.match(module) else ""), encoding="utf-8")
-    (fault,) = faults(arrows(tmp_path / "paddle_xc2")) - EXCEPTIONS
+    (fault,) = faults(arrows(tmp_path / "paddle_xc2"))
     assert fault[0] == module.removesuffix(".py").replace("/", ".")
 
 
@@ -171,8 +156,6 @@ STAYS_UNLOADED = {
     "numpy": "importing the package is cheap",
     "psutil": "importing the package is cheap",
 }
-# Imports of our own modules in functions: (module, imported module).
-LATE: set[tuple[str, str]] = set()
 
 
 def inner_imports(path: Path) -> Iterator[str]:
@@ -193,4 +176,4 @@ def test_imports_in_functions_only_in_commands_and_of_libraries_that_stay_unload
         for name in inner_imports(path)
         if room(module) not in ("commands", "cli") and name.split(".")[0] not in STAYS_UNLOADED
     }
-    assert found == LATE
+    assert found == set()

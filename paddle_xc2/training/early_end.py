@@ -8,8 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from paddle_xc2.data.worker_processes import WorkersKilled
-from paddle_xc2.device_errors import device_message, reason_of
-from paddle_xc2.messages import counted, listed
+from paddle_xc2.device_errors import device_message
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.divergence import Diverged
 from paddle_xc2.training.run_folder.interruption import Stopped, is_disk_error
@@ -61,22 +60,3 @@ def report_disk_error(arguments: FinetuneArguments, error: OSError) -> int:
     where = f"output_dir {arguments.output_dir} can't be written to"
     print(f"{where}: {error}; mend that, or choose another folder", file=sys.stderr)
     return EXIT_FAILURE
-
-
-def out_of_memory_message(step: int, batch: dict, sources: list[list[str]], error: Exception) -> str:
-    """What did not fit, and what makes it smaller.
-
-    Args:
-        step: counted from 0.
-        batch: as `data/collate.py` lays it out.
-        sources: names of its samples.
-    """
-    rows, width = batch["input_ids"].shape
-    num_images = counted(len(batch["pixel_values"]), "image")
-    names = sum(sources, [])
-    return (
-        f"step {step + 1}: the memory does not suffice for a batch of {rows} x {width} tokens and "
-        f"{num_images} ({listed(names) or 'a batch that does not count'}); set recompute to true, lower "
-        "per_device_train_batch_size (and raise gradient_accumulation_steps), max_tokens_per_batch, max_length or "
-        f"hd_num, or freeze parts of the model (fix_vit); {reason_of(error)}"
-    )

@@ -33,7 +33,7 @@ from paddle_xc2.training.learning.add_lora import check_starts_from_a_base
 from paddle_xc2.training.learning.new_tokens import token_row_lines
 from paddle_xc2.training.learning.parts import choose_trainable
 from paddle_xc2.training.optimizer import learn_in_float32
-from paddle_xc2.training.outcome import answer_to_first_sample, outcome_lines, train_longer
+from paddle_xc2.training.outcome import answer_to_first_sample, outcome_lines
 from paddle_xc2.training.parallel import wait_for_processes
 from paddle_xc2.training.plan import Plan
 from paddle_xc2.training.plan_text import first_sample_text, plan_lines
@@ -49,6 +49,7 @@ from paddle_xc2.training.run_folder.start import (
     choose_start,
     held,
     note_end,
+    train_longer,
 )
 from paddle_xc2.training.sample_answers import TABLE_FILE, read_questions
 from paddle_xc2.training.shapes_only import model_of_shapes

@@ -11,6 +11,7 @@ from paddle_xc2.generation.chat import decode_answer, stop_ids
 from paddle_xc2.generation.generate import generate
 from paddle_xc2.messages import counted, shown
 from paddle_xc2.training.metrics_file import best_evaluation, is_measured
+from paddle_xc2.training.run_folder.start import train_longer
 
 if TYPE_CHECKING:
     from paddle_xc2.training.plan import Plan
@@ -34,12 +35,6 @@ def few_steps_line(plan: Plan) -> str | None:
     if accumulated > 1 and accumulated * steps > _NEARLY * FEW_STEPS:
         advice += f", or gradient_accumulation_steps to {max(1, accumulated * steps // FEW_STEPS)}"
     return f"{advice} or so"
-
-
-def train_longer(output_dir: Path, is_adapter: bool) -> str:
-    """How a model whose run is over is trained on."""
-    key = "lora_path" if is_adapter else "model_name_or_path"
-    return f'to train its model longer, begin a new run with "{key}": "{output_dir}" and another output_dir'
 
 
 def first_and_last(losses: list[float]) -> tuple[float, float] | None:

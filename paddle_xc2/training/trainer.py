@@ -14,9 +14,8 @@ from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_
 from paddle_xc2 import runtime
 from paddle_xc2.checkpoint.manifest import manifest_files
 from paddle_xc2.data.batches import EpochSteps, ItemLoader, StepItem, TrainingSteps
-from paddle_xc2.device_errors import is_out_of_memory
-from paddle_xc2.messages import listed
-from paddle_xc2.training.early_end import out_of_memory_message
+from paddle_xc2.device_errors import is_out_of_memory, reason_of
+from paddle_xc2.messages import counted, listed
 from paddle_xc2.training.evaluate import Evaluator
 from paddle_xc2.training.log import TrainingLog
 from paddle_xc2.training.optimizer import read_optimizer, write_optimizer
@@ -135,7 +134,7 @@ class StepTrainer(PaddleNLPEngine):
             except (MemoryError, RuntimeError, OSError) as error:
                 if not is_out_of_memory(error):
                     raise
-                message = out_of_memory_message(self.state.global_step, batch, inputs.sources[index:][:1], error)
+                message = _out_of_memory_message(self.state.global_step, batch, inputs.sources[index:][:1], error)
                 raise ValueError(message) from error
             loss += out.loss.detach()
             if inputs.weight:
@@ -302,3 +301,22 @@ class StepTrainer(PaddleNLPEngine):
     def _load_optimizer_and_scheduler(self, checkpoint):
         if checkpoint is not None:
             read_optimizer(Path(checkpoint), self.model, self.optimizer, self.lr_scheduler, self.scaler)
+
+
+def _out_of_memory_message(step: int, batch: dict, sources: list[list[str]], error: Exception) -> str:
+    """What did not fit, and what makes it smaller.
+
+    Args:
+        step: counted from 0.
+        batch: as `data/collate.py` lays it out.
+        sources: names of its samples.
+    """
+    rows, width = batch["input_ids"].shape
+    num_images = counted(len(batch["pixel_values"]), "image")
+    names = sum(sources, [])
+    return (
+        f"step {step + 1}: the memory does not suffice for a batch of {rows} x {width} tokens and "
+        f"{num_images} ({listed(names) or 'a batch that does not count'}); set recompute to true, lower "
+        "per_device_train_batch_size (and raise gradient_accumulation_steps), max_tokens_per_batch, max_length or "
+        f"hd_num, or freeze parts of the model (fix_vit); {reason_of(error)}"
+    )

@@ -18,7 +18,6 @@ from paddle_xc2.files.json_file import read_json
 from paddle_xc2.hub.directory import ADAPTER_CONFIG_FILE, CONFIG_FILE, ModelDirectory
 from paddle_xc2.hub.weight_files import WEIGHT_SUFFIXES
 from paddle_xc2.training.arguments import KEYS, FinetuneArguments
-from paddle_xc2.training.outcome import train_longer
 from paddle_xc2.training.run_folder import checkpoints, predictions
 from paddle_xc2.training.run_folder.sample_contents import describe_changes
 
@@ -228,3 +227,9 @@ def begin_run_folder(output_dir: Path, record: dict) -> None:
 def note_end(output_dir: Path) -> None:
     """Notes that the run is over and its model saved: given again, nothing of it is left to do."""
     _write_run_record(output_dir, _run_record(output_dir) | {_IS_OVER: True})
+
+
+def train_longer(output_dir: Path, is_adapter: bool) -> str:
+    """How a model whose run is over is trained on."""
+    key = "lora_path" if is_adapter else "model_name_or_path"
+    return f'to train its model longer, begin a new run with "{key}": "{output_dir}" and another output_dir'
