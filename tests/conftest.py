@@ -10,6 +10,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 import json
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from PIL import Image
 from paddle_xc2 import runtime
 
 runtime.prepare_environment()  # before any test imports Paddle, so that the 1 above counts
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun by a script in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # so that the programs that tests start hear of Ctrl-C
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 1234
