@@ -69,14 +69,7 @@ EXTRAS = {
         "h11>=0.14,<1",
         "prometheus_client>=0.20,<1",
     ],
-    "web": [
-        "fastapi>=0.110,<1",
-        "starlette>=0.37,<2",
-        "pydantic>=2.7,<3",
-        "uvicorn>=0.30,<1",
-        "h11>=0.14,<1",
-        "prometheus_client>=0.20,<1",
-    ],
+    "web": ["paddle_xc2[serve]"],
     # tests/run.sh. A ruff release may format differently, and a mypy release find other faults, so only their patches.
     "test": [
         "av>=17,<18",

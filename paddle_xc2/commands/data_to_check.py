@@ -108,19 +108,8 @@ def processor_for(wanted: DataToCheck):
     if wanted.model is None:
         return None
     from paddle_xc2.hub.directory import open_model
-    from paddle_xc2.model import load_processor
-    from paddle_xc2.text.load_tokenizer import with_tokens_of_run
+    from paddle_xc2.training.run_processor import run_processor
 
-    processor = load_processor(
-        wanted.model,
-        max_length=wanted.max_length,
-        hd_num=wanted.hd_num,
-        truncation="turns" if wanted.truncation == "turns" else "refuse",
-        image_size=wanted.img_size,
-        exif=wanted.exif,
-        background=wanted.background,
-        pad_image_to_square=wanted.pad_image_to_square,
-    )
     adapter = None if wanted.adapter is None else open_model(wanted.adapter)
-    processor.tokenizer, _ = with_tokens_of_run(processor.tokenizer, adapter, wanted.new_tokens)
+    processor, _ = run_processor(wanted, wanted.model, adapter)
     return processor

@@ -84,7 +84,8 @@ class BaseSettings:
     """What the settings of every family have: how they are kept and copied, and what follows from them.
 
     A family's own class sets, beside its sizes, `xc2_family`, `img_size`, `vision` with at least `patch_size`, and the
-    settings of `AskedAs`. Its `__init__` says which keys of upstream's config.json it takes.
+    settings of `AskedAs`, and has `upstream_constants`, which here only says what it gives. Its `__init__` says which
+    keys of upstream's config.json it takes.
 
     Attributes:
         own_names: arguments of `__init__` that upstream's config.json doesn't have, or has otherwise.

@@ -55,7 +55,7 @@ class VisionLanguageNetwork(PretrainedModel):
     vit: the vision encoder, with `layers`, `num_layers_run`, `use_recompute` and `compute_dtype`.
     vision_proj: what makes image tokens of the vision encoder's patches.
 
-    It has `image_tokens` and `decode`, too.
+    It has `image_tokens` and `decode`, too, which here only say what they take and give.
 
     Attributes:
         run_vision_always: in training with several processes, a batch without images still passes one (blank, weighted

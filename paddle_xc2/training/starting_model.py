@@ -12,13 +12,13 @@ from paddle_xc2.hub.directory import ModelDirectory, open_model
 from paddle_xc2.model import ModelVerbs
 from paddle_xc2.models.token_rows import merge_rows
 from paddle_xc2.text.base import BaseTokenizer
-from paddle_xc2.text.load_tokenizer import with_tokens_of_run
 from paddle_xc2.training.arguments import FinetuneArguments
 from paddle_xc2.training.divergence import check_starting_weights
 from paddle_xc2.training.learning.add_lora import add_lora, check_continues, continue_adapter
 from paddle_xc2.training.learning.new_tokens import fresh_tokens, learn_token_rows, start_new_tokens
 from paddle_xc2.training.plan import Plan
 from paddle_xc2.training.run_folder.start import StartingPoint
+from paddle_xc2.training.run_processor import run_processor
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,7 @@ def find_model(arguments: FinetuneArguments, start: StartingPoint, weights: bool
     directory = open_model(arguments.model_name_or_path, weights=weights)
     learned = start.checkpoint or (arguments.lora_path if arguments.lora else None)
     learned = None if learned is None else open_model(learned)
-    processor = front_door.load_processor(
-        directory,
-        max_length=arguments.max_length,
-        hd_num=arguments.hd_num,
-        truncation="turns" if arguments.truncation == "turns" else "refuse",
-        image_size=arguments.img_size,
-        pad_image_to_square=arguments.pad_image_to_square,
-        exif=arguments.exif,
-        background=arguments.background,
-    )
-    adapter = learned if arguments.lora else None
-    processor.tokenizer, original = with_tokens_of_run(processor.tokenizer, adapter, arguments.new_tokens)
+    processor, original = run_processor(arguments, directory, learned if arguments.lora else None)
     if not arguments.do_train and fresh_tokens(processor.tokenizer, original, arguments.new_tokens or ()):
         raise ValueError(
             f'"new_tokens" are not all tokens of {arguments.lora_path or arguments.model_name_or_path}, and "do_train" '
