@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import paddle
 
+from paddle_xc2.data.collate import collate_arrays
 from paddle_xc2.generation.known_images import KnownImages, image_key
 from paddle_xc2.generation.request import Answer
-from paddle_xc2.generation.runner import Prompt
 from paddle_xc2.models.key_value_cache import KeyValueCache
 
 PIECE = 512  # tokens that are run before others have their turn
@@ -29,8 +28,8 @@ class Prefill:
         self.served = answers[0].request.served
         prompts = [answer.request.prompt for answer in answers]
         self._pixels = {image_key(self.served.name, one): one for prompt in prompts for one in prompt.pixel_values}
-        self._prompt = _padded(prompts, self.served.tokenizer.pad_token_id)
-        self.starts = (self._prompt.attention_mask == 0).sum(axis=1).tolist()
+        self._prompts = collate_arrays(prompts, self.served.tokenizer.pad_token_id, padding_side="left")
+        self.starts = (self._prompts["attention_mask"] == 0).sum(axis=1).tolist()
         self._features: list | None = None  # of each image, in reading order
 
     def advance(self):
@@ -48,7 +47,7 @@ class Prefill:
             keys = [image_key(self.served.name, one) for prompt in prompts for one in prompt.pixel_values]
             self._features = [self._images.of(key) for key in keys]
             self._images.forget_oldest()
-        width = self._prompt.input_ids.shape[1]
+        width = self._prompts["input_ids"].shape[1]
         start = len(self.cache)
         stop = min(start + self._piece(model.config, width), width)
         hidden = model(**self._batch(start, stop), past_key_values=self.cache, use_cache=True).last_hidden_state
@@ -60,13 +59,13 @@ class Prefill:
 
     def _batch(self, start: int, stop: int) -> dict:
         """Columns of the prompts, as arguments of the model."""
-        prompt, columns = self._prompt, slice(start, stop)
-        batch = {"input_ids": paddle.to_tensor(prompt.input_ids[:, columns])}
-        if not prompt.attention_mask.all():
-            batch["attention_mask"] = paddle.to_tensor(prompt.attention_mask[:, :stop])
-        image_mask = prompt.image_mask[:, columns]
+        prompts, columns = self._prompts, slice(start, stop)
+        batch = {"input_ids": paddle.to_tensor(prompts["input_ids"][:, columns])}
+        if not prompts["attention_mask"].all():
+            batch["attention_mask"] = paddle.to_tensor(prompts["attention_mask"][:, :stop])
+        image_mask = prompts["image_mask"][:, columns]
         if image_mask.any():
-            first = int(prompt.image_mask[:, :start].sum())  # a prompt that is run in pieces is alone
+            first = int(prompts["image_mask"][:, :start].sum())  # a prompt that is run in pieces is alone
             features = paddle.concat(self._features)[first : first + int(image_mask.sum())]
             batch |= {"image_mask": paddle.to_tensor(image_mask), "image_features": features}
         return batch
@@ -80,13 +79,3 @@ def group_size(answers: Sequence[Answer]) -> int:
         if count and (answer.request.served is not served or (count + 1) * width > PIECE):
             return count
     return len(answers)
-
-
-def _padded(prompts, pad_token_id: int) -> Prompt:
-    width = max(map(len, prompts))
-    ids = np.full([len(prompts), width], pad_token_id, np.int64)
-    mask, image_mask = np.zeros_like(ids), np.zeros(ids.shape, bool)
-    for row, prompt in enumerate(prompts):
-        columns = slice(width - len(prompt), width)
-        ids[row, columns], mask[row, columns], image_mask[row, columns] = prompt.input_ids, 1, prompt.image_mask
-    return Prompt(ids, mask, image_mask, None)
