@@ -143,7 +143,7 @@ class RunningBatch:
             joining = [Row(*pair) for pair in zip(prefill.answers, numbers, strict=True)]
             self.rows += joining
             self._choose(logits, joining)
-        except Exception as error:
+        except Exception as error:  # as in `advance`
             self._prefill = None
             self._fail(prefill.answers, error)
 

@@ -166,7 +166,7 @@ async def _unless_gone(request: Request, completion: Completion) -> Response:
     finally:
         for task in (answering, leaving):
             task.cancel()
-            with suppress(asyncio.CancelledError, ApiError):
+            with suppress(asyncio.CancelledError, ApiError):  # told above, or nobody is there to hear it
                 await task
 
 
